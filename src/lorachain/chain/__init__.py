@@ -1,0 +1,1 @@
+"""The stages and their order; the only room that knows it."""

@@ -1,0 +1,1 @@
+"""Scores that can be believed: letters, options, perplexity, recall, and their statistics."""

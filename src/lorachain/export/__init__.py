@@ -1,0 +1,1 @@
+"""How a chain leaves the house."""

@@ -1,0 +1,55 @@
+"""What the sources become: one type a kind of record, without behaviour that knows files, prompts or models."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+LETTERS = ("A", "B", "C", "D", "E")
+
+
+@dataclass(frozen=True, slots=True)
+class PlainText:
+    """One document of running text."""
+
+    text: str
+    source: str
+    """Where it came from, as `file:line` or `hub-id:row`: for messages and screening, never trained on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One dictionary entry. At least one of `definition` and `english` is present."""
+
+    term: str
+    definition: str | None = None
+    english: str | None = None
+    category: str | None = None
+    """A group such as a classification code's first letters: distractors are drawn from the same group."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExamQuestion:
+    """One five-option question in KorMedMCQA's published schema (Kweon et al. 2024, arXiv 2403.01469)."""
+
+    id: str
+    """Stable across runs, unique within an exam: `subject-year-period-q_number`."""
+    subject: str
+    question: str
+    options: tuple[str, str, str, str, str]
+    answer: int
+    """Index of the right option, 0 to 4."""
+    reasoning: str | None = None
+    exam: str = ""
+    """The source that the question was read from (its short name), so that two exams are never averaged blindly."""
+
+    @property
+    def answer_letter(self) -> str:
+        return LETTERS[self.answer]
+
+    @property
+    def answer_text(self) -> str:
+        return self.options[self.answer]
+
+    def reordered(self, order: Sequence[int], reasoning: str | None) -> "ExamQuestion":
+        """The same question with `options[i] = old options[order[i]]`; the answer follows its text."""
+        a, b, c, d, e = (self.options[i] for i in order)
+        return replace(self, options=(a, b, c, d, e), answer=list(order).index(self.answer), reasoning=reasoning)

@@ -1,0 +1,1 @@
+"""Weights: loading, adapters, merging, composing. The only room that imports peft."""

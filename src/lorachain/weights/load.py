@@ -1,0 +1,101 @@
+"""A folder or hub snapshot of weights to a model in memory; where its decoder and head are.
+
+Both Gemma 3 classes come through here: text-only (`Gemma3ForCausalLM`: 27b-text, 270m) and multimodal
+(`Gemma3ForConditionalGeneration`: 4b-it). The structure is asked of the model itself (`get_decoder`,
+`get_output_embeddings`), never guessed from key names.
+"""
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from lorachain.errors import DeviceError, ModelError
+
+SUPPORTED_MODEL_TYPES = ("gemma3_text", "gemma3")
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is the first accelerator there is, else the CPU.
+
+    Raises:
+        DeviceError: the device is not on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise DeviceError(f"device {name!r} is not available; this machine has: {', '.join(found)}") from error
+    return device
+
+
+def load_model(folder: Path, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> PreTrainedModel:
+    """The base model of a local folder, weights straight to `device` in `dtype` (bf16: Gemma 3 overflows fp16).
+
+    Only safetensors are read: a pickle can run code.
+
+    Raises:
+        ModelError: the folder is not a Gemma 3 model, or its weights are incomplete or broken.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        if config.model_type not in SUPPORTED_MODEL_TYPES:
+            raise ModelError(
+                f"{folder} holds a model of type {config.model_type!r}; lorachain trains Gemma 3 "
+                f"({', '.join(SUPPORTED_MODEL_TYPES)})"
+            )
+        auto_class = AutoModelForCausalLM if config.model_type == "gemma3_text" else AutoModelForImageTextToText
+        model = auto_class.from_pretrained(
+            folder, dtype=dtype, device_map={"": device}, use_safetensors=True, local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{folder} cannot be loaded as a model: {error}") from error
+    model.eval()
+    return cast(PreTrainedModel, model)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that lies in a model's or adapter's folder.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    try:
+        return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder} has no usable tokenizer: {error}") from error
+
+
+def plain_model(model: nn.Module) -> PreTrainedModel:
+    """The transformers model inside a PEFT wrapper (its LoRA layers still in place), or the model itself."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return cast(PreTrainedModel, inner)
+
+
+def text_decoder(model: nn.Module) -> nn.Module:
+    """The text decoder: ids in, `last_hidden_state` (B, T, H) out, without the head."""
+    inner = plain_model(model)
+    decoder = inner.get_decoder()
+    # The multimodal class' decoder is the composite that also holds the vision tower.
+    return cast(nn.Module, getattr(decoder, "language_model", decoder))
+
+
+def head_weight(model: nn.Module) -> Tensor:
+    """The head's weight (V, H), tied to the embeddings."""
+    head = plain_model(model).get_output_embeddings()
+    return cast(Tensor, head.weight)

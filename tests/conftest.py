@@ -1,0 +1,130 @@
+"""Tiny random Gemma 3 models of both classes with a Gemma-like tokenizer, built in the test process."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import (
+    Gemma3Config,
+    Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    SiglipVisionConfig,
+)
+
+SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n"
+    "{{ m.content | trim }}<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+
+
+def make_tokenizer(*, chat: bool = False) -> PreTrainedTokenizerFast:
+    """Byte-fallback BPE without merges: every text has ids, as with Gemma's own tokenizer."""
+    tokens = SPECIAL + [f"<0x{i:02X}>" for i in range(256)] + ["▁", *"ABCDE정답풀이용어뜻영"]
+    core = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, [], unk_token="<unk>", byte_fallback=True))
+    core.normalizer = normalizers.Replace(" ", "▁")
+    core.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    core.add_special_tokens(SPECIAL)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>"
+    )
+    if chat:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def text_config(**overrides: object) -> Gemma3TextConfig:
+    """Four layers, one of them full attention, a window of 16: both kinds of layer are exercised."""
+    return Gemma3TextConfig(
+        **{
+            "vocab_size": 384,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "query_pre_attn_scalar": 16,
+            "sliding_window": 16,
+            "max_position_embeddings": 4096,
+            "layer_types": ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"],
+            "pad_token_id": 0,
+            "eos_token_id": 1,
+            "bos_token_id": 2,
+            **overrides,
+        }
+    )
+
+
+def make_text_model(seed: int = 0, dtype: torch.dtype = torch.float32, **overrides: object) -> Gemma3ForCausalLM:
+    torch.manual_seed(seed)
+    return _randomise(Gemma3ForCausalLM(text_config(**overrides)), dtype)
+
+
+def make_multimodal_model(seed: int = 0, dtype: torch.dtype = torch.float32) -> Gemma3ForConditionalGeneration:
+    torch.manual_seed(seed)
+    vision = SiglipVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    config = Gemma3Config(
+        text_config=text_config(), vision_config=vision, mm_tokens_per_image=4, image_token_index=383,
+        boi_token_index=382, eoi_token_index=381, pad_token_id=0, eos_token_id=1, bos_token_id=2,
+    )  # fmt: skip
+    return _randomise(Gemma3ForConditionalGeneration(config), dtype)
+
+
+def _randomise(model, dtype: torch.dtype):  # type: ignore[no-untyped-def]
+    """Weights large enough that logits differ clearly: the default 0.02 leaves a tiny model almost uniform."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(0.0, 0.1 if "norm" in name else 0.15)
+    model.generation_config.eos_token_id = [1, 5]
+    return model.to(dtype).eval()
+
+
+@pytest.fixture(params=["text", "multimodal"])
+def tiny_model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    """A float32 tiny model, once of each class."""
+    return make_text_model() if request.param == "text" else make_multimodal_model()
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    return make_tokenizer()
+
+
+@pytest.fixture
+def chat_tokenizer() -> PreTrainedTokenizerFast:
+    return make_tokenizer(chat=True)
+
+
+@pytest.fixture
+def save_tiny(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a tiny model of a class to a folder laid out as the hub lays it; returns the folder."""
+
+    def save(kind: str = "text", *, chat: bool = False, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> Path:
+        model = make_text_model(seed, dtype) if kind == "text" else make_multimodal_model(seed, dtype)
+        folder = tmp_path / f"tiny-{kind}-{seed}"
+        model.save_pretrained(folder)
+        make_tokenizer(chat=chat).save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data, named by LORACHAIN_REAL_DATA; skips with the reason where it is absent."""
+    name = os.environ.get("LORACHAIN_REAL_DATA")
+    if not name or not Path(name).is_dir():
+        pytest.skip("LORACHAIN_REAL_DATA names no folder: the real data may not be shipped (licences)")
+    return Path(name)
