@@ -1,0 +1,81 @@
+"""Dictionary entries for stage 01, from tables with Korean or English column names."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lorachain.data.rows import Row, first_of
+from lorachain.data.sources import SourceInfo, SourceReader, resolve
+from lorachain.errors import DataError
+from lorachain.records import Term
+
+TERM_FIELDS = ("term", "korean", "ko", "표제어", "용어", "한글")
+DEFINITION_FIELDS = ("definition", "meaning", "description", "뜻", "정의", "설명")
+ENGLISH_FIELDS = ("english", "en", "영어", "영문")
+CATEGORY_FIELDS = ("category", "group", "분류")
+
+
+@dataclass(frozen=True)
+class LoadedDictionary:
+    entries: list[Term]
+    sources: list[SourceInfo]
+    duplicates: int = 0
+    """Entries left out because one equal in every field came before, over all sources."""
+
+
+def load_dictionary(
+    sources: Sequence[str], *, skip_bad_rows: bool = False, max_samples: int | None = None
+) -> LoadedDictionary:
+    """Entries in the order of the sources, exact duplicates dropped.
+
+    Entries with the same term and different descriptions are all kept: homonyms and synonyms are real. A category is
+    taken from `category`, or else from a classification `code`, its part before the dot (A00.1 belongs to A00).
+
+    Args:
+        sources: .json, .jsonl, .csv, .tsv, .parquet files, folders of these, `sample`, or hub ids (split `train`).
+        max_samples: at most so many entries over all sources, the first ones.
+
+    Raises:
+        DataError: a source does not exist, cannot be read (see `read_rows`) or gives no entry; a row lacks a term, or
+            both a definition and an English name.
+    """
+    if not sources:
+        raise DataError("dictionary: no source given. Name a file, a folder, a hub id, or `sample`.")
+    resolved = [resolve(name, sample="dictionary.jsonl") for name in sources]
+    entries: dict[Term, None] = {}
+    infos: list[SourceInfo] = []
+    for source in resolved:
+        if max_samples is not None and len(entries) >= max_samples:
+            break
+        reader = SourceReader(source, skip_bad_rows=skip_bad_rows)
+        for where, row in reader.all_rows():
+            try:
+                entry = _entry(row)
+            except ValueError as error:
+                reader.tally.refuse(where, "a term with a definition or an English name", str(error))
+                continue
+            reader.tally.rows += 1
+            entries.setdefault(entry)
+            if max_samples is not None and len(entries) >= max_samples:
+                break
+        reader.require_rows("entry")
+        infos.append(reader.info())
+    return LoadedDictionary(list(entries), infos, duplicates=sum(info.rows for info in infos) - len(entries))
+
+
+def _entry(row: Row) -> Term:
+    """Raises ValueError that says what was found instead of an entry."""
+    term = first_of(row, TERM_FIELDS)
+    definition = first_of(row, DEFINITION_FIELDS)
+    english = first_of(row, ENGLISH_FIELDS)
+    if term is None:
+        raise ValueError(f"no term ({', '.join(TERM_FIELDS)}) among the fields {_names(row)}")
+    if definition is None and english is None:
+        raise ValueError(f"neither a definition nor an English name for {term!r} among the fields {_names(row)}")
+    category = first_of(row, CATEGORY_FIELDS)
+    if category is None and (code := first_of(row, ("code", "코드"))):
+        category = code.partition(".")[0] or None
+    return Term(term, definition, english, category)
+
+
+def _names(row: Row) -> str:
+    return ", ".join(map(str, list(row)[:12]))

@@ -1,0 +1,195 @@
+"""What a source string names, what was read from it, and its fingerprint for provenance.
+
+A source is `sample` (the embedded one), an existing file or folder, or a data set on the hub
+(`owner/name` or `owner/name:config`). A local path named like one of the others is written `./sample`.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Literal
+
+from lorachain.data import hub
+from lorachain.data.lines import open_file
+from lorachain.data.rows import TABLE_SUFFIXES, Located, Tally, read_rows
+from lorachain.errors import DataError
+
+SAMPLE = "sample"
+Kind = Literal["sample", "local", "hub"]
+_HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?::(?P<config>[\w.-]+))?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """Where records came from, for `training_info.json` and for telling whether a stage is stale."""
+
+    name: str
+    """As the user wrote it."""
+    kind: Kind
+    files: dict[str, str]
+    """SHA-256 of each file that was read, by its path relative to the source. Empty for the hub."""
+    sha256: str
+    """Of the whole: over the files' names and hashes; for the hub, over the rows in the order read."""
+    rows: int
+    """Records read and found valid, before duplicates and subjects not asked for are left out."""
+    bad_rows: int
+    revision: str | None = None
+    """The hub's commit; None for files, and for a copy read from the cache offline."""
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source string, resolved. `path` for sample and local, `repo` and `config` for the hub."""
+
+    name: str
+    kind: Kind
+    path: Path | None = None
+    repo: str = ""
+    config: str | None = None
+
+    @property
+    def short_name(self) -> str:
+        """`sample`, the file's or folder's own name, or the last part of the hub id."""
+        if self.path is None:
+            return self.repo.rsplit("/", 1)[1]
+        path = Path(os.path.abspath(self.path))
+        return SAMPLE if self.kind == "sample" else path.name if path.is_dir() else path.stem
+
+
+def resolve(name: str, *, sample: str) -> Source:
+    """What `name` stands for. `sample` is the path of the embedded sample's part under `data/samples`.
+
+    Raises:
+        DataError: it is neither the sample, nor a path, nor formed as a hub id.
+    """
+    if name == SAMPLE:
+        path = Path(str(package_files("lorachain").joinpath("data", "samples"))) / sample
+        if not path.exists():
+            raise DataError(f"sample: the installed package lacks {sample}. Install lorachain anew, or name a path.")
+        return Source(name, "sample", path)
+    try:
+        path = Path(name).expanduser()
+        if name.strip() and os.path.lexists(path):
+            return Source(name, "local", path)
+    except (OSError, RuntimeError, ValueError) as error:  # no home folder, a NUL in the name
+        raise DataError(f"{name!r}: no path ({error}).") from error
+    match = _HUB_ID.fullmatch(name)
+    if match is None or path.suffix.casefold() in (*TABLE_SUFFIXES, ".txt"):
+        raise DataError(
+            f"{name!r}: neither a path that exists (current folder: {Path.cwd()}) nor a hub id (owner/name or "
+            "owner/name:config) nor `sample`. Check the spelling."
+        )
+    return Source(name, "hub", None, match["repo"], match["config"])
+
+
+def walk(root: Path, suffixes: Iterable[str]) -> list[Path]:
+    """The files under `root` (or `root` itself) with one of `suffixes`, sorted; links to folders are not followed.
+
+    Raises:
+        DataError: a folder without such a file, or a folder that cannot be listed.
+    """
+    if not root.is_dir():
+        return [root]
+
+    def fail(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be listed ({error.strerror}).") from error
+
+    wanted = tuple(suffixes)
+    found = [
+        Path(folder, name)
+        for folder, _, names in os.walk(root, onerror=fail)
+        for name in names
+        if Path(name).suffix.casefold() in wanted and not name.startswith(".")
+    ]
+    if not found:
+        raise DataError(f"{root}: the folder holds no file of a known type ({', '.join(wanted)}).")
+    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+
+
+class SourceReader:
+    """Reads the rows of one source and keeps what `SourceInfo` needs: hashes, counts, revision."""
+
+    def __init__(self, source: Source, *, skip_bad_rows: bool = False) -> None:
+        self.source = source
+        self.tally = Tally(skip_bad_rows)
+        self._files: dict[str, str] = {}
+        self._stream = hashlib.sha256()
+        self._revision: str | None = None
+
+    def open(self, path: Path) -> Path:
+        """Takes a file into the fingerprint, before it is read; returns it.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        root = self.source.path
+        name = path.relative_to(root).as_posix() if root is not None and path != root else path.name
+        try:
+            with open_file(path) as file:
+                self._files[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error}).") from error
+        return path
+
+    def also_read(self, other: "SourceReader") -> None:
+        """Takes the files of a second reading of the same source into the fingerprint."""
+        self._files |= other._files
+
+    def file_rows(self, path: Path) -> Iterator[Located]:
+        """Raises DataError as `read_rows` does."""
+        return read_rows(self.open(path), self.tally)
+
+    def hub_revision(self) -> str | None:
+        """Pins the commit at the first call, so that all that is read is of one commit."""
+        if self._revision is None:
+            self._revision = hub.revision_of(self.source.repo)
+        return self._revision
+
+    def hub_rows(self, config: str | None, split: str, *, streaming: bool) -> Iterator[Located]:
+        """Raises DataError as `hub.rows` does."""
+        repo, revision = self.source.repo, self.hub_revision()
+        label = repo if config is None else f"{repo}:{config}"
+        for index, row in enumerate(hub.rows(repo, config, split, revision, streaming=streaming), start=1):
+            text = json.dumps(row, ensure_ascii=False, sort_keys=True, default=str)
+            self._stream.update(text.encode("utf-8", "surrogatepass") + b"\n")
+            yield Located(f"{label}:{split} row {index}", row)
+
+    def all_rows(self) -> Iterator[Located]:
+        """Every row of every table of a source without splits; on the hub, of its split `train`, streamed."""
+        if self.source.path is None:
+            yield from self.hub_rows(self.source.config, "train", streaming=True)
+            return
+        for path in walk(self.source.path, TABLE_SUFFIXES):
+            yield from self.file_rows(path)
+
+    def require_rows(self, what: str) -> None:
+        """Raises:
+        DataError: the source was read and gave nothing.
+        """
+        if self.tally.rows == 0:
+            bad = f" {self.tally.bad_rows} bad rows were passed over; the first: {self.tally.first_bad}"
+            raise DataError(f"{self.source.name}: no {what} found.{bad if self.tally.bad_rows else ''}")
+
+    def info(self) -> SourceInfo:
+        """What was read so far."""
+        digest = self._stream
+        if self.source.kind != "hub":
+            listing = "".join(f"{name}\0{self._files[name]}\n" for name in sorted(self._files))
+            digest = hashlib.sha256(listing.encode("utf-8", "surrogateescape"))
+        return SourceInfo(
+            name=self.source.name,
+            kind=self.source.kind,
+            files=dict(sorted(self._files.items())),
+            sha256=digest.hexdigest(),
+            rows=self.tally.rows,
+            bad_rows=self.tally.bad_rows,
+            revision=self._revision,
+        )
