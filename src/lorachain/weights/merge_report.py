@@ -1,0 +1,103 @@
+"""`merge_report.json`: what a merge did to every tensor, and the proof that it is right."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lorachain.errors import ModelError
+from lorachain.provenance import package_versions, write_json
+
+MERGE_REPORT = "merge_report.json"
+SCHEMA = "lorachain/merge-report"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TargetReport:
+    """One weight that the adapter changed."""
+
+    tensor: str
+    """Its key in the files."""
+    module: str
+    dtype: str
+    shape: list[int]
+    rank: int
+    scale: float
+    delta_norm: float
+    """Frobenius norm of scale*B@A."""
+    max_error_half_ulps: float
+    """max |(merged - base) - scale*B@A| in halves of a unit in the last place of the merged number: one rounding to the
+    nearest is at most 1."""
+    updates: int
+    """Elements whose delta is not zero."""
+    swallowed: int
+    """Updates that left the stored number as it was: below half an ulp of the base's type."""
+    base_sha256: str
+    merged_sha256: str
+
+    @property
+    def swallowed_share(self) -> float:
+        return self.swallowed / self.updates if self.updates else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class MergeReport:
+    """The proof of one merge, written into the merged folder."""
+
+    base_path: str
+    base_sha256: str
+    """`weights_sha256` of the base."""
+    adapter_path: str
+    adapter_sha256: str
+    adapter_tensors: int
+    """Tensors in the adapter's file; each was used exactly once."""
+    merged_sha256: str
+    targets: list[TargetReport]
+    untouched: dict[str, str]
+    """SHA-256 of each tensor that was copied."""
+    probe: dict[str, Any] | None = None
+    """Logits of base + adapter against the merged model (`proof.compare_probe`)."""
+    packages: dict[str, str] = field(default_factory=package_versions)
+
+    @property
+    def max_error_half_ulps(self) -> float:
+        return max(target.max_error_half_ulps for target in self.targets)
+
+    @property
+    def swallowed_share(self) -> float:
+        """Of all updates of all targets."""
+        return sum(t.swallowed for t in self.targets) / max(1, sum(t.updates for t in self.targets))
+
+    def to_json(self) -> dict[str, Any]:
+        totals = {
+            "targets": len(self.targets),
+            "untouched": len(self.untouched),
+            "adapter_tensors": self.adapter_tensors,
+            "max_error_half_ulps": self.max_error_half_ulps,
+            "updates": sum(t.updates for t in self.targets),
+            "swallowed": sum(t.swallowed for t in self.targets),
+            "swallowed_share": self.swallowed_share,
+        }
+        return {"schema": SCHEMA, "version": SCHEMA_VERSION, "totals": totals, **asdict(self)}
+
+
+def write_merge_report(folder: Path, report: MergeReport) -> None:
+    write_json(folder / MERGE_REPORT, report.to_json())
+
+
+def read_merge_report(folder: Path) -> MergeReport:
+    """The report of a merged folder.
+
+    Raises:
+        ModelError: there is none (a merge without its report does not exist), or it is not one.
+    """
+    path = folder / MERGE_REPORT
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        schema, version, _ = content.pop("schema"), content.pop("version"), content.pop("totals")
+        if (schema, version) != (SCHEMA, SCHEMA_VERSION):
+            raise ValueError(f"schema {schema} {version}, this lorachain reads {SCHEMA} {SCHEMA_VERSION}")
+        return MergeReport(**{**content, "targets": [TargetReport(**target) for target in content["targets"]]})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path} is not a merge report: {error}; {folder} was not merged by lorachain") from error

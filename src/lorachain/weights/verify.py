@@ -1,0 +1,87 @@
+"""The proof of a merge, repeated later from the files alone."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from lorachain.errors import AdapterError, ModelError
+from lorachain.weights.factors import LoraTarget, adapter_sha256, open_lora
+from lorachain.weights.layout import read_layout
+from lorachain.weights.merge import half_ulp, row_blocks
+from lorachain.weights.merge_report import read_merge_report
+from lorachain.weights.shards import TORCH_DTYPES, StoredTensor, combine_digests, open_shards, tensor_sha256
+
+_FLOAT32_UNIT = 2.0**-24
+
+
+def verify_merge(folder: Path, *, base: Path | None = None, adapter: Path | None = None) -> None:
+    """Checks a merged folder against its base and adapter, all read anew; returns where everything holds.
+
+    Base and adapter are looked for where the report says they were, unless given. Checked: the hashes of all three;
+    every tensor that is no target has the base's bytes; every target is base + scale*B@A, computed here in float64,
+    within one rounding step.
+
+    Raises:
+        ModelError: a file is missing or changed, or a weight is not what the report says; names the first.
+        AdapterError: the adapter is not the one that was merged.
+    """
+    report = read_merge_report(folder)
+    base, adapter = base or Path(report.base_path), adapter or Path(report.adapter_path)
+    for what, path in (("base", base), ("adapter", adapter)):
+        if not path.is_dir():
+            raise ModelError(f"the {what} of {folder} is no longer at {path}; say where it is now")
+    base_shards, merged_shards = open_shards(base), open_shards(folder)
+    layout = read_layout(base_shards)
+    if adapter_sha256(adapter) != report.adapter_sha256:
+        raise AdapterError(f"{adapter} is not the adapter that was merged into {folder}: its hash is another")
+    targets = {layout.stored[f"{m}.weight"]: target for m, target in open_lora(adapter, layout).targets.items()}
+    recorded = report.untouched | {target.tensor: target.merged_sha256 for target in report.targets}
+    if {target.tensor for target in report.targets} != targets.keys():
+        raise ModelError(f"{folder}: the report's targets are not the adapter's")
+    if not recorded.keys() == base_shards.tensors.keys() == merged_shards.tensors.keys():
+        raise ModelError(f"{folder}: base, merged weights and report do not hold the same tensors")
+    base_digests, merged_digests = {}, {}
+    for name, tensor in merged_shards.tensors.items():
+        origin = base_shards.tensors[name]
+        if (tensor.dtype, tensor.shape) != (origin.dtype, origin.shape):
+            raise ModelError(f"{folder}: {name} has another type or shape than the base's")
+        if name in targets:
+            base_digests[name], merged_digests[name] = _verify_target(origin, tensor, targets[name])
+        else:
+            base_digests[name], merged_digests[name] = tensor_sha256(origin), tensor_sha256(tensor)
+            if base_digests[name] != merged_digests[name]:
+                raise ModelError(f"{folder}: {name} is no target of the adapter, yet differs from the base")
+        if merged_digests[name] != recorded[name]:
+            raise ModelError(f"{folder}: {name} has changed since the merge")
+    if combine_digests(base_shards, base_digests) != report.base_sha256:
+        raise ModelError(f"{base} is not the base that {folder} was made from: its hash is another")
+    if combine_digests(merged_shards, merged_digests) != report.merged_sha256:
+        raise ModelError(f"{folder}: config.json has changed since the merge")
+
+
+def _verify_target(base: StoredTensor, merged: StoredTensor, target: LoraTarget) -> tuple[str, str]:
+    """SHA-256 of the base's and the merged weight's bytes.
+
+    Raises:
+        ModelError: an element is further from base + scale*B@A than one rounding to the stored type. The merge summed
+            in float32, whose own error is at most (r + 2) * 2^-24 * (|W| + scale*|B|@|A|) (Higham 2002, section 3.1).
+    """
+    a, b = (factor.double() for factor in target.factors())
+    base_digest, merged_digest = hashlib.sha256(), hashlib.sha256()
+    dtype = TORCH_DTYPES[base.dtype]
+    for (rows, before), (_, after) in zip(row_blocks(base), row_blocks(merged), strict=True):
+        base_digest.update(before)
+        merged_digest.update(after)
+        old = torch.frombuffer(before, dtype=dtype).view(-1, base.shape[1])
+        new = torch.frombuffer(after, dtype=dtype).view(-1, base.shape[1])
+        expected = old.double() + target.scale * (b[rows] @ a)
+        magnitude = old.double().abs() + abs(target.scale) * (b[rows].abs() @ a.abs())
+        allowed = half_ulp(new).double() + (target.rank + 2) * _FLOAT32_UNIT * magnitude
+        excess = ((new.double() - expected).abs() / allowed).amax()
+        if not excess <= 1:
+            raise ModelError(
+                f"{merged.file.parent}: {merged.name} is not base + scale*B@A: an element is {float(excess):.3g} "
+                "times further off than one rounding allows"
+            )
+    return base_digest.hexdigest(), merged_digest.hexdigest()

@@ -1,0 +1,71 @@
+"""Bases and trained-looking adapters on disk, made with plain transformers and peft."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
+
+from conftest import make_multimodal_model, make_text_model, make_tokenizer
+
+LANGUAGE_LINEAR = r".*(language_model|model)\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+ATTENTION = r".*(language_model|model)\.layers\.\d+\.self_attn\.[qv]_proj"
+IDS = torch.tensor([[2, 70, 101, 33, 8, 300, 261, 45, 90]])
+
+
+def save_base(
+    folder: Path, kind: str, *, dtype: torch.dtype = torch.bfloat16, shard: str = "5GB", **config: object
+) -> Path:
+    model = make_text_model(0, dtype, **config) if kind == "text" else make_multimodal_model(0, dtype)
+    model.save_pretrained(folder, max_shard_size=shard)
+    make_tokenizer(chat=True).save_pretrained(folder)
+    return folder
+
+
+def load_plain(folder: Path, kind: str, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
+    auto = AutoModelForCausalLM if kind == "text" else AutoModelForImageTextToText
+    return auto.from_pretrained(folder, dtype=dtype).eval()
+
+
+def save_adapter_for(
+    base: Path, folder: Path, kind: str, *, seed: int = 7, scale_b: float = 0.05, **config: Any
+) -> Path:
+    """A LoRA on `base` with B far from zero, written by PEFT itself."""
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": ATTENTION, **config}
+    model = get_peft_model(load_plain(base, kind), LoraConfig(**settings), autocast_adapter_dtype=True)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_A" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+            if "lora_B" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale_b)
+    model.save_pretrained(folder)
+    return folder
+
+
+def peft_merged(base: Path, adapter: Path, kind: str) -> PreTrainedModel:
+    """PEFT's own merge_and_unload."""
+    return PeftModel.from_pretrained(load_plain(base, kind), str(adapter)).merge_and_unload()
+
+
+@torch.no_grad()
+def logits(model: torch.nn.Module) -> Tensor:
+    return model(input_ids=IDS).logits.float()
+
+
+def edit_tensors(file: Path, **changes: Any) -> None:
+    """Rewrites a safetensors file: a callable changes a tensor, None removes it, a string renames it."""
+    tensors = load_file(file)
+    for name, change in changes.items():
+        key = next(k for k in tensors if name in k)
+        if change is None:
+            del tensors[key]
+        elif isinstance(change, str):
+            tensors[change] = tensors.pop(key)
+        else:
+            tensors[key] = change(tensors[key])
+    save_file(tensors, file, metadata={"format": "pt"})
