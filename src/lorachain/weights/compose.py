@@ -1,0 +1,172 @@
+"""Two adapters of a chain as one plain LoRA on the public base: megabytes instead of a merged model.
+
+Stage 01 gave W1 = W + s1*B1@A1, stage 02 W2 = W1 + s2*B2@A2. So W2 = W + [s1*B1, s2*B2] @ [A1; A2]: one LoRA of rank
+r1 + r2, exact but for one rounding of each element of B to float32. Every layer's scale is 1 (alpha = rank), so that a
+loader that knows no rank or alpha patterns (vLLM's) computes the same.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lorachain.errors import AdapterError, ConfigError, WorkspaceError
+from lorachain.provenance import write_json
+from lorachain.weights.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from lorachain.weights.factors import PEFT_PREFIX, LoraFile, adapter_sha256, open_lora
+from lorachain.weights.layout import read_layout
+from lorachain.weights.merge_report import read_merge_report
+from lorachain.weights.shards import open_shards, weights_sha256
+from lorachain.workspace import atomic_folder
+
+COMPOSE_REPORT = "compose_report.json"
+SCHEMA = "lorachain/compose-report"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ComposedLayer:
+    """One layer of the composed adapter."""
+
+    module: str
+    exact_rank: int
+    """Sum of the stages' ranks."""
+    rank: int
+    norm: float
+    """Frobenius norm of the exact update."""
+    frobenius_error: float
+    """||exact - kept||_F: the root of the sum of the squared singular values left out (Eckart and Young 1936)."""
+    spectral_error: float
+    """||exact - kept||_2: no input x moves by more than this times |x|. The first singular value left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComposeReport:
+    """What was composed of what, and what recompression left out."""
+
+    base_sha256: str
+    adapter_sha256: list[str]
+    """Of the stages' adapters, first to last."""
+    merged_base_sha256: str
+    """Of the base that the second adapter was trained on: the first one merged."""
+    composed_sha256: str
+    layers: list[ComposedLayer]
+
+    @property
+    def relative_error(self) -> float:
+        """||exact - kept||_F / ||exact||_F over all layers; 0 where nothing was left out."""
+        left_out = sum(layer.frobenius_error**2 for layer in self.layers)
+        return float((left_out / sum(layer.norm**2 for layer in self.layers)) ** 0.5)
+
+    def to_json(self) -> dict[str, Any]:
+        totals = {"layers": len(self.layers), "relative_error": self.relative_error}
+        return {"schema": SCHEMA, "version": SCHEMA_VERSION, "totals": totals, **asdict(self)}
+
+
+def compose_adapters(
+    base: Path, first: Path, second: Path, out: Path, *, merged_base: Path, base_name: str, rank: int | None = None
+) -> ComposeReport:
+    """Writes `first` and `second` as one LoRA on `base` to `out`, with `compose_report.json`.
+
+    `base` is the public model's folder, `merged_base` the model that `second` was trained on: `first` merged into
+    `base` by lorachain, as its merge report says. `base_name` is where plain `peft` will load the base from (a hub id).
+    With `rank`, layers of a higher exact rank are recompressed to it by a truncated SVD.
+
+    Raises:
+        AdapterError: an adapter does not fit, or `second` was not trained on `first` merged into `base`.
+        ConfigError: `rank` is below 1.
+        WorkspaceError: `out` exists.
+    """
+    if rank is not None and rank < 1:
+        raise ConfigError(f"rank is {rank}; allowed: 1 or more, or none for the exact composition")
+    if out.exists():
+        raise WorkspaceError(f"{out} exists; composing never overwrites: choose another folder or remove it")
+    link = read_merge_report(merged_base)
+    if link.adapter_sha256 != adapter_sha256(first) or link.base_sha256 != weights_sha256(base):
+        raise AdapterError(
+            f"{merged_base} is not {first} merged into {base} (its merge report names other hashes): the second "
+            "adapter's updates would be added to weights that it never saw"
+        )
+    layout = read_layout(open_shards(base))
+    stages = [open_lora(first, layout), open_lora(second, layout)]
+    tensors: dict[str, Tensor] = {}
+    layers = []
+    for module in sorted({module for stage in stages for module in stage.targets}):
+        a, b = concatenated(stages, module)
+        layer, a, b = _kept(module, a, b, rank)
+        layers.append(layer)
+        tensors[f"{PEFT_PREFIX}{module}.lora_A.weight"] = a.contiguous()
+        tensors[f"{PEFT_PREFIX}{module}.lora_B.weight"] = b.contiguous()
+    with atomic_folder(out) as staging:
+        save_file(tensors, staging / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        _write_config(staging, base_name, layers)
+        report = ComposeReport(
+            base_sha256=link.base_sha256,
+            adapter_sha256=[adapter_sha256(first), adapter_sha256(second)],
+            merged_base_sha256=link.merged_sha256,
+            composed_sha256=adapter_sha256(staging),
+            layers=layers,
+        )
+        write_json(staging / COMPOSE_REPORT, report.to_json())
+    return report
+
+
+def concatenated(stages: list[LoraFile], module: str) -> tuple[Tensor, Tensor]:
+    """A (R, in) and B (out, R) in float32 with B@A the sum of the stages' scale*B@A; R the sum of their ranks."""
+    targets = [stage.targets[module] for stage in stages if module in stage.targets]
+    factors = [(target.scale, *target.factors()) for target in targets]
+    return torch.cat([a for _, a, _ in factors]), torch.cat([scale * b for scale, _, b in factors], dim=1)
+
+
+def truncated(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The best approximation of B@A of the given rank, as factors A' (k, in), B' (out, k), and all singular values.
+
+    B = Qb Rb and A^T = Qa Ra, so B@A = Qb (Rb Ra^T) Qa^T and only the small core (at most R, R) needs an SVD: the dense
+    (out, in) matrix is never made. Computed in float64; the singular values are split evenly between the factors.
+    """
+    q_b, r_b = torch.linalg.qr(b.double())  # (out, m), (m, R) with m = min(out, R)
+    q_a, r_a = torch.linalg.qr(a.double().T)  # (in, n), (n, R)
+    u, s, vt = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)  # (m, l), (l,), (l, n)
+    root = s[:rank].sqrt()
+    kept_b = q_b @ (u[:, :rank] * root)
+    kept_a = (root[:, None] * vt[:rank]) @ q_a.T
+    return kept_a.float(), kept_b.float(), s
+
+
+def _kept(module: str, a: Tensor, b: Tensor, rank: int | None) -> tuple[ComposedLayer, Tensor, Tensor]:
+    """The layer's factors, recompressed where their rank is above `rank`, and what that left out."""
+    exact_rank = len(a)
+    kept_a, kept_b, s = truncated(a, b, rank or exact_rank)
+    norm = float(torch.linalg.vector_norm(s))
+    if rank is None or rank >= exact_rank:
+        return ComposedLayer(module, exact_rank, exact_rank, norm, 0.0, 0.0), a, b
+    left_out = s[rank:]
+    frobenius, spectral = float(torch.linalg.vector_norm(left_out)), float(left_out[0]) if len(left_out) else 0.0
+    return ComposedLayer(module, exact_rank, len(kept_a), norm, frobenius, spectral), kept_a, kept_b
+
+
+def _write_config(folder: Path, base_name: str, layers: list[ComposedLayer]) -> None:
+    """`adapter_config.json` as PEFT writes it: alpha = rank everywhere, patterns only for layers of another rank."""
+    rank = max(layer.rank for layer in layers)
+    others = {layer.module: layer.rank for layer in layers if layer.rank != rank}
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=rank,
+        lora_dropout=0.0,
+        target_modules=[layer.module for layer in layers],
+        rank_pattern=others,
+        alpha_pattern=others,
+        base_model_name_or_path=base_name,
+        inference_mode=True,
+    )
+    config.save_pretrained(str(folder))
+    path = folder / ADAPTER_CONFIG
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["target_modules"] = sorted(content["target_modules"])  # PEFT writes a set: in another order each run
+    write_json(path, content)
