@@ -9,9 +9,9 @@ import json
 import os
 import random
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,18 +28,30 @@ _SUBJECT = re.compile(r"\w[\w.-]*")
 Made = Literal["train", "dev"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """One entry as it will be asked."""
+Kind = Literal["english", "term"]
+"""What a question asks for. Its five options are all of that kind."""
+_KINDS: tuple[Kind, Kind] = ("english", "term")
 
-    stem: str
-    answer: str
-    key: str
-    """The answer, normalised: options differ in it."""
-    kind: str
-    """`english` or `term`: what the answer is. Distractors are of the same kind."""
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One entry as it may be asked."""
+
+    entry: Term
     concept: int
     """Entries that share a term, a definition or an English name are one concept: never options against each other."""
+    stems: dict[Kind, str]
+    """The question for each kind of answer that the entry allows."""
+
+    def option(self, kind: Kind) -> str | None:
+        return self.entry.english if kind == "english" else self.entry.term
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    text: str
+    concept: int
+    """The options of a question differ in it, and so in their text."""
     category: str | None
 
 
@@ -73,8 +85,8 @@ def make_exam(
     if not _SUBJECT.fullmatch(subject):
         raise ConfigError(f"subject: expected letters, digits, '_', '-' and '.', found {subject!r}.")
     rng = random.Random(seed)
-    items = list(_items(entries, rng))
-    concepts = sorted({item.concept for item in items})
+    asked = _askable(entries)
+    concepts = sorted({item.concept for item in asked})
     if len(concepts) < MIN_ENTRIES:
         raise DataError(
             f"make-exam: expected at least {MIN_ENTRIES} entries with an English name or a definition that differ "
@@ -83,24 +95,28 @@ def make_exam(
     rng.shuffle(concepts)
     dev_size = min(max(round(dev_fraction * len(concepts)), 1), len(concepts) - 1)
     in_dev = set(concepts[:dev_size])
-    halves: dict[Made, list[_Item]] = {
-        "train": [item for item in items if item.concept not in in_dev],
-        "dev": [item for item in items if item.concept in in_dev],
+    halves: dict[Made, list[_Asked]] = {
+        "train": [item for item in asked if item.concept not in in_dev],
+        "dev": [item for item in asked if item.concept in in_dev],
     }
     limits = _share(limit, {made: len(half) for made, half in halves.items()}, dev_fraction)
-    everything = _Pool(items)
+    everything = _Pool(asked)
     exam: dict[Made, list[ExamQuestion]] = {"train": [], "dev": []}
+    seen: set[str] = set()
     for period, (made, half) in enumerate(halves.items(), start=1):
-        pool = _Pool(half)
-        for item in rng.sample(half, limits[made]):
-            distractors = pool.distractors(item, rng) or everything.distractors(item, rng)
-            if distractors is not None:
-                exam[made].append(_question(item, distractors, f"0-{period}-{len(exam[made]) + 1}", subject, rng))
-    if not exam["train"] or not exam["dev"]:
-        raise DataError(
-            "make-exam: the entries give no question with five different options in "
-            f"{'train' if not exam['train'] else 'dev'}. Add entries to the dictionary."
-        )
+        pools = (_Pool(half), everything)
+        rng.shuffle(half)
+        for item in half:
+            if len(exam[made]) == limits[made]:
+                break
+            question = _question(item, pools, seen, f"{subject}-0-{period}-{len(exam[made]) + 1}", subject, rng)
+            if question is not None:
+                exam[made].append(question)
+        if not exam[made]:
+            raise DataError(
+                f"make-exam: no entry of the {made} part has five different options to choose from. Add entries that "
+                "have the same fields (English name, definition) to the dictionary."
+            )
     return exam
 
 
@@ -147,22 +163,18 @@ def _share(limit: int | None, sizes: Mapping[Made, int], dev_fraction: float) ->
     return {"train": min(limit - dev, sizes["train"]), "dev": dev}
 
 
-def _items(entries: Sequence[Term], rng: random.Random) -> Iterator[_Item]:
-    """The entries that can be asked, each stem once."""
-    asked: set[str] = set()
+def _askable(entries: Sequence[Term]) -> list[_Asked]:
+    """The entries with an English name, or a definition that says more than the term."""
+    asked = []
     for entry, concept in zip(entries, _concepts(entries), strict=True):
-        clue = _clue(entry)
-        ways = (["english"] if entry.english else []) + (["term"] if clue else [])
-        if not ways:
-            continue
-        kind = rng.choice(ways)
-        if kind == "english":
-            stem, answer = f"다음 용어의 영어 이름은? {entry.term}", entry.english or ""
-        else:
-            stem, answer = f"다음 설명에 해당하는 용어는? {clue}", entry.term
-        if normalised(answer) and normalised(stem) not in asked:
-            asked.add(normalised(stem))
-            yield _Item(stem, answer, normalised(answer), kind, concept, entry.category)
+        stems: dict[Kind, str] = {}
+        if entry.english and normalised(entry.english):
+            stems["english"] = f"다음 용어의 영어 이름은? {entry.term}"
+        if (clue := _clue(entry)) and normalised(entry.term):
+            stems["term"] = f"다음 설명에 해당하는 용어는? {clue}"
+        if stems:
+            asked.append(_Asked(entry, concept, stems))
+    return asked
 
 
 def _clue(entry: Term) -> str | None:
@@ -187,7 +199,7 @@ def _concepts(entries: Sequence[Term]) -> list[int]:
     first_with: dict[tuple[str, str], int] = {}
     for i, entry in enumerate(entries):
         keys = [("term", entry.term), ("definition", _clue(entry))]
-        keys += [("english", name) for name in (entry.english or "").split(";")]
+        keys += [("english", name) for name in (entry.english, *(entry.english or "").split(";"))]
         for kind, value in keys:
             if value and (key := normalised(value)):
                 parent[root(i)] = root(first_with.setdefault((kind, key), i))
@@ -195,59 +207,73 @@ def _concepts(entries: Sequence[Term]) -> list[int]:
 
 
 class _Pool:
-    """Items by kind, and by kind and category, each in the order of their answers' lengths."""
+    """Options by kind, and by kind and category, each in the order of their lengths."""
 
-    def __init__(self, items: Iterable[_Item]) -> None:
-        self._by_group: dict[tuple[str, str | None], list[_Item]] = defaultdict(list)
+    def __init__(self, items: Iterable[_Asked]) -> None:
+        self._groups: dict[tuple[Kind, str | None], list[_Option]] = defaultdict(list)
         for item in items:
-            self._by_group[item.kind, None].append(item)
-            if item.category is not None:
-                self._by_group[item.kind, item.category].append(item)
-        for group in self._by_group.values():
+            for kind in _KINDS:
+                text = item.option(kind)
+                if text and normalised(text):
+                    option = _Option(text, item.concept, item.entry.category)
+                    for category in dict.fromkeys((None, option.category)):
+                        self._groups[kind, category].append(option)
+        for group in self._groups.values():
             group.sort(key=_length)
 
-    def distractors(self, asked: _Item, rng: random.Random) -> list[_Item] | None:
+    def distractors(self, answer: _Option, kind: Kind, rng: random.Random) -> list[str] | None:
         """Four wrong options that differ from each other; None where the pool has too few."""
-        taken: list[_Item] = []
-        for category in [asked.category, None] if asked.category is not None else [None]:
-            taken += self._nearest(asked, self._by_group.get((asked.kind, category), []), taken, rng)
-        return taken if len(taken) == 4 else None
+        taken: list[_Option] = []
+        for category in dict.fromkeys((answer.category, None)):
+            taken += self._nearest(answer, self._groups.get((kind, category), []), taken, rng)
+        return [option.text for option in taken] if len(taken) == 4 else None
 
-    def _nearest(self, asked: _Item, group: list[_Item], taken: list[_Item], rng: random.Random) -> list[_Item]:
-        """Up to as many items as are still wanted, a uniformly drawn share of them from the shorter side."""
+    def _nearest(
+        self, answer: _Option, group: list[_Option], taken: list[_Option], rng: random.Random
+    ) -> list[_Option]:
+        """Up to as many options as are still wanted, a uniformly drawn number of them from the shorter side."""
         wanted = 4 - len(taken)
-        keys = {asked.key, *(item.key for item in taken)}
-        # Ties in length are cut at a random place, or equal lengths would all count as longer.
-        low, high = (
-            bisect_left(group, len(asked.answer), key=_length),
-            bisect_left(group, len(asked.answer) + 1, key=_length),
-        )
-        middle = rng.randint(low, high)
-        shorter = _first_different(reversed(group[:middle]) if middle else (), asked, keys)
-        longer = _first_different(group[middle:], asked, keys | {item.key for item in shorter})
-        from_shorter = max(min(rng.randint(0, wanted), len(shorter)), wanted - len(longer))
-        chosen = rng.sample(shorter, min(from_shorter, len(shorter)))
-        return chosen + rng.sample(longer, min(wanted - len(chosen), len(longer)))
+        used = {answer.concept, *(option.concept for option in taken)}
+        length = len(answer.text)
+        # Equal lengths are divided at a random place, or all of them would count as longer.
+        middle = rng.randint(bisect_left(group, length, key=_length), bisect_right(group, length, key=_length))
+        shorter = _first_different((group[i] for i in range(middle - 1, -1, -1)), used)
+        used |= {option.concept for option in shorter}
+        longer = _first_different((group[i] for i in range(middle, len(group))), used)
+        from_shorter = min(max(rng.randint(0, wanted), wanted - len(longer)), len(shorter))
+        chosen = rng.sample(shorter, from_shorter)
+        return chosen + rng.sample(longer, min(wanted - from_shorter, len(longer)))
 
 
-def _length(item: _Item) -> int:
-    return len(item.answer)
+def _length(option: _Option) -> int:
+    return len(option.text)
 
 
-def _first_different(items: Iterable[_Item], asked: _Item, keys: set[str]) -> list[_Item]:
-    """The first few of the items that are other concepts and differ from `keys` and each other."""
-    found: dict[str, _Item] = {}
-    for item in items:
-        if item.concept != asked.concept and item.key not in keys:
-            found.setdefault(item.key, item)
+def _first_different(options: Iterable[_Option], used: set[int]) -> list[_Option]:
+    """The first few of the options whose concepts are neither used nor each other's."""
+    found: dict[int, _Option] = {}
+    for option in options:
+        if option.concept not in used:
+            found.setdefault(option.concept, option)
         if len(found) == NEIGHBOURS:
             break
     return list(found.values())
 
 
-def _question(item: _Item, distractors: list[_Item], number: str, subject: str, rng: random.Random) -> ExamQuestion:
-    texts = [distractor.answer for distractor in distractors]
-    answer = rng.randrange(5)
-    texts.insert(answer, item.answer)
-    a, b, c, d, e = texts
-    return ExamQuestion(f"{subject}-{number}", subject, item.stem, (a, b, c, d, e), answer, exam=subject)
+def _question(
+    item: _Asked, pools: Sequence[_Pool], seen: set[str], name: str, subject: str, rng: random.Random
+) -> ExamQuestion | None:
+    """The entry asked in one of its ways, drawn; None where its stems were all asked or the options do not suffice."""
+    for kind in rng.sample(sorted(item.stems), len(item.stems)):
+        text, stem = item.option(kind), item.stems[kind]
+        if text is None or normalised(stem) in seen:
+            continue
+        answer = _Option(text, item.concept, item.entry.category)
+        for pool in pools:
+            if (texts := pool.distractors(answer, kind, rng)) is not None:
+                seen.add(normalised(stem))
+                place = rng.randrange(5)
+                texts.insert(place, text)
+                a, b, c, d, e = texts
+                return ExamQuestion(name, subject, stem, (a, b, c, d, e), place, exam=subject)
+    return None

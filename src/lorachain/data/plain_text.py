@@ -97,6 +97,8 @@ def _from_txt(path: Path, tally: Tally) -> Iterator[PlainText]:
             yield from _document(lines, path, first)
             lines, size = [], 0
         if not lines:
+            if not text.strip():
+                continue
             first = number
         lines.append(text)
         size += len(text)

@@ -74,7 +74,7 @@ def read_rows(path: Path, tally: Tally) -> Iterator[Located]:
     }
     reader = readers.get(path.suffix.casefold())
     if reader is None:
-        raise DataError(f"{path}: expected one of {', '.join(TABLE_SUFFIXES)}, found {path.suffix or 'no suffix'!r}.")
+        raise DataError(f"{path}: expected one of {', '.join(TABLE_SUFFIXES)}, found {path.suffix or 'no suffix'}.")
     yield from reader(path, tally)
 
 
