@@ -1,0 +1,41 @@
+import pytest
+import torch
+
+from conftest import make_text_model
+from lorachain.exam.tree import Tree, tree_hidden
+from lorachain.weights.load import text_decoder
+
+
+def ids(count: int, seed: int) -> list[int]:
+    return torch.randint(6, 380, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def test_every_branch_is_what_it_would_be_alone(tiny_model) -> None:  # type: ignore[no-untyped-def]
+    """Stem and branches both longer than the window of 16, so that it must count positions and not places."""
+    trees = [Tree(ids(30, 0), [ids(20, 1), [], ids(3, 2)]), Tree(ids(5, 3), [ids(9, 4)]), Tree(ids(40, 5))]
+    read = [[p for b in range(len(tree.branches)) for p in tree.path(b)] or [39] for tree in trees]
+    with torch.no_grad():
+        found = tree_hidden(tiny_model, trees, read)
+        wanted = []
+        for tree in trees:
+            for branch in tree.branches or [[]]:
+                line = torch.tensor([[*tree.stem, *branch]])
+                alone = text_decoder(tiny_model)(input_ids=line).last_hidden_state[0]
+                wanted.append(alone[len(tree.stem) - 1 :])
+    torch.testing.assert_close(found, torch.cat(wanted), atol=2e-5, rtol=1e-4)
+
+
+def test_lengths_and_places() -> None:
+    tree = Tree([1, 2, 3], [[4, 5], [], [6]])
+    assert len(tree) == 6
+    assert tree.starts == [3, 5, 5]
+    assert [tree.path(b) for b in range(3)] == [[2, 3, 4], [2], [2, 5]]
+
+
+@pytest.mark.parametrize("branches", [[], [ids(4, 7)]])
+def test_padding_changes_nothing(branches: list[list[int]]) -> None:
+    model, tree = make_text_model(), Tree(ids(9, 6), branches)
+    with torch.no_grad():
+        alone = tree_hidden(model, [tree], [[8]])
+        beside = tree_hidden(model, [tree, Tree(ids(50, 8), branches)], [[8], []])
+    torch.testing.assert_close(alone, beside, atol=2e-5, rtol=1e-4)
