@@ -6,6 +6,7 @@ likely as none. Here the text never carries a BOS and `TokenEncoder` always puts
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -31,6 +32,7 @@ class Tokenizer(Protocol):
     def apply_chat_template(self, conversation: list[dict[str, str]], **kwargs: Any) -> Any: ...
     def convert_tokens_to_ids(self, tokens: str) -> int: ...
     def decode(self, token_ids: Sequence[int], **kwargs: Any) -> str: ...
+    def save_pretrained(self, save_directory: str | Path) -> object: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,7 @@ def _no_split(source: Source, split: Split, found: set[Split] | set[str]) -> Dat
 
 def _fewshot(reader: SourceReader, subjects: Sequence[str] | None) -> list[ExamQuestion]:
     """The few-shot questions of a source that has some; read apart, so that they are not counted as dev questions."""
-    apart = SourceReader(reader.source, skip_bad_rows=reader.tally.skip_bad_rows)
+    apart = reader.again()
     source = reader.source
     if source.path is None:
         configs = [source.config] if source.config else hub.configs(source.repo, reader.hub_revision())

@@ -19,8 +19,9 @@ from lorachain.data.lines import MAX_LINE_BYTES, open_file, read_lines
 from lorachain.errors import DataError
 
 TABLE_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-MAX_JSON_BYTES = 256 * 2**20
-"""A .json is parsed whole, at up to twenty times its size in memory; larger data belongs in .jsonl."""
+MAX_JSON_BYTES = 64 * 2**20
+"""A .json is parsed whole, at up to 25 times its size in memory (a list of empty lists); larger data belongs in .jsonl,
+which is read by lines."""
 PARQUET_BATCH_ROWS = 1024
 
 Row = dict[str, object]
@@ -198,7 +199,7 @@ def _read_delimited(path: Path, tally: Tally) -> Iterator[Located]:
         except StopIteration:
             return
         except csv.Error as error:
-            fields, found = [], str(error)
+            fields, found = [], f"a broken one ({error})"
         if problems:
             number, found = problems.popitem()
             where, expected = f"{path}:{number}", "a line of UTF-8 text"

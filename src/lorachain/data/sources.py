@@ -139,6 +139,12 @@ class SourceReader:
             raise DataError(f"{path}: cannot be read ({error}).") from error
         return path
 
+    def again(self) -> "SourceReader":
+        """A reader of the same source at the same commit, with counts of its own."""
+        other = SourceReader(self.source, skip_bad_rows=self.tally.skip_bad_rows)
+        other._revision = self._revision
+        return other
+
     def also_read(self, other: "SourceReader") -> None:
         """Takes the files of a second reading of the same source into the fingerprint."""
         self._files |= other._files

@@ -1,9 +1,11 @@
 """Cross entropy of supervised rows against 262,144 vocabulary rows, without ever keeping a (N, V) tensor.
 
-The head is frozen and tied to the embeddings, so it needs no gradient of its own: the hidden states' gradient is
-formed chunk by chunk in the forward pass, while a chunk's logits are at hand, as in Liger (Hsu et al. 2024,
-arXiv 2410.10989) and Cut Cross-Entropy (Wijmans et al. 2024, arXiv 2411.09009). Products run in the weights' type,
-statistics in float32. Both of those need Triton; this runs everywhere.
+The gradient of a row's loss with respect to its hidden state h is  softmax(h Wᵀ) W − W[target]:  attention with the
+head as both keys and values. So it is formed as flash attention forms its output (Dao et al. 2022, arXiv 2205.14135):
+blocks of the vocabulary pass once, with an online softmax (Milakov & Gimelshein 2018, arXiv 1805.02867), and each
+block's logits stay in the processor's cache. The head is frozen (and tied), so it needs no gradient of its own and
+nothing is computed twice. Products run in the weights' type, statistics in float32. Liger (arXiv 2410.10989) and Cut
+Cross-Entropy (arXiv 2411.09009) have the same aim and need Triton; this runs everywhere.
 """
 
 from typing import Any, cast
@@ -15,26 +17,23 @@ from torch.autograd.function import once_differentiable
 from lorachain.tokens import IGNORE_INDEX
 from lorachain.weights.load import head_weight, text_decoder
 
-CHUNK_ROWS = 128
-"""Rows scored at a time: 128 x 262,144 logits are 64 MiB in bf16."""
+ROW_BLOCK = 256
+VOCABULARY_BLOCK = {"cpu": 8_192, "cuda": 65_536}
+"""Measured (docs/benchmarks.md): on the CPU a block of 256 x 8,192 logits stays in the shared cache."""
 
 
 class _SupervisedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        wants_gradient = hidden.requires_grad
-        gradient = torch.empty_like(hidden) if wants_gradient else None  # (N, H)
+        gradient = torch.empty_like(hidden) if hidden.requires_grad else None  # (N, H)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        for start in range(0, hidden.shape[0], CHUNK_ROWS):
-            rows = slice(start, start + CHUNK_ROWS)
-            target = targets[rows].unsqueeze(1)  # (C, 1)
-            logits = (hidden[rows] @ weight.T).float()  # (C, V)
-            log_normaliser = logits.logsumexp(dim=1, keepdim=True)  # (C, 1)
-            total += (log_normaliser - logits.gather(1, target)).sum()
+        for start in range(0, hidden.shape[0], ROW_BLOCK):
+            rows = slice(start, start + ROW_BLOCK)
+            states, target_rows = hidden[rows], weight[targets[rows]].float()  # (C, H) both
+            log_normaliser, expected_row = _online_softmax(states, weight, with_expectation=gradient is not None)
+            total += (log_normaliser - (states.float() * target_rows).sum(dim=1)).sum()
             if gradient is not None:
-                probabilities = logits.sub_(log_normaliser).exp_()  # (C, V), in place: the logits are spent
-                probabilities.scatter_add_(1, target, torch.full_like(target, -1, dtype=torch.float32))
-                gradient[rows] = probabilities.to(weight.dtype) @ weight
+                gradient[rows] = (expected_row - target_rows).to(gradient.dtype)
         if gradient is not None:
             ctx.save_for_backward(gradient)
         return total
@@ -43,7 +42,27 @@ class _SupervisedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return (gradient * upstream.to(gradient.dtype), None, None)
+        return gradient * upstream.to(gradient.dtype), None, None
+
+
+def _online_softmax(states: Tensor, weight: Tensor, *, with_expectation: bool) -> tuple[Tensor, Tensor]:
+    """log Σ exp(h Wᵀ) as (C,), and softmax(h Wᵀ) W as (C, H), both float32, in one pass over the vocabulary."""
+    count, width = states.shape
+    block = VOCABULARY_BLOCK.get(states.device.type, 65_536)
+    highest = torch.full((count, 1), -torch.inf, device=states.device)
+    normaliser = torch.zeros((count, 1), device=states.device)
+    expectation = torch.zeros((count, width), device=states.device)
+    for start in range(0, weight.shape[0], block):
+        vocabulary = weight[start : start + block]  # (B, H)
+        logits = states @ vocabulary.T  # (C, B)
+        new_highest = torch.maximum(highest, logits.amax(dim=1, keepdim=True).float())
+        rescale = (highest - new_highest).exp_()
+        exponentials = logits.float().sub_(new_highest).exp_()  # (C, B)
+        normaliser = normaliser * rescale + exponentials.sum(dim=1, keepdim=True)
+        if with_expectation:
+            expectation.mul_(rescale).add_(exponentials.to(weight.dtype) @ vocabulary)
+        highest = new_highest
+    return (highest + normaliser.log()).squeeze(1), expectation / normaliser
 
 
 def supervised_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft import PeftModel as PeftModel  # other rooms name the type, only this one imports peft
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -67,13 +68,27 @@ def add_fresh_lora(
         target_modules=language_model_targets(model, target_modules),
         base_model_name_or_path=base_path,
     )
+    with warnings.catch_warnings():  # PEFT overwrites the base's name by the model's own, and says so
+        warnings.simplefilter("ignore", UserWarning)
+        peft_model = get_peft_model(model, config, autocast_adapter_dtype=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        with warnings.catch_warnings():  # PEFT overwrites the base's name by the model's own, and says so
-            warnings.simplefilter("ignore", UserWarning)
-            peft_model = get_peft_model(model, config, autocast_adapter_dtype=True)
+        for layer in (m for m in peft_model.modules() if isinstance(m, LoraLayer)):
+            _initialise(layer)
     peft_model.peft_config["default"].base_model_name_or_path = base_path
     return cast(PeftModel, peft_model)
+
+
+def _initialise(layer: LoraLayer) -> None:
+    """PEFT's own initialisation, drawn on the CPU: the same for a skeleton without weights and on any device."""
+    factors = layer.lora_A["default"], layer.lora_B["default"]
+    devices = [cast(Tensor, factor.weight).device for factor in factors]
+    for factor in factors:
+        factor.to_empty(device="cpu")
+    layer.reset_lora_parameters("default", True)  # type: ignore[no-untyped-call]
+    for factor, device in zip(factors, devices, strict=True):
+        if device.type != "meta":
+            factor.to(device)
 
 
 def refuse_second_adapter(model: nn.Module) -> None:

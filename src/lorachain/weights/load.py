@@ -17,10 +17,10 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoTokenizer,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from lorachain.errors import DeviceError, ModelError
+from lorachain.tokens import Tokenizer
 
 SUPPORTED_MODEL_TYPES = ("gemma3_text", "gemma3")
 
@@ -69,14 +69,14 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype = torch.bf
     return cast(PreTrainedModel, model)
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer that lies in a model's or adapter's folder.
 
     Raises:
         ModelError: there is none, or it cannot be read.
     """
     try:
-        return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder, local_files_only=True))
+        return cast(Tokenizer, AutoTokenizer.from_pretrained(folder, local_files_only=True))
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder} has no usable tokenizer: {error}") from error
 

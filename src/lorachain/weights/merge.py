@@ -9,10 +9,13 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,6 +35,7 @@ from lorachain.weights.shards import (
 )
 from lorachain.workspace import atomic_folder, require_space
 
+_Done = TypeVar("_Done")
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
 
@@ -44,6 +48,7 @@ COMPANIONS = (
 _BLOCK_ELEMENTS = 1 << 20
 # Below some hundred rows BLAS takes another path and sums in another order than PEFT's product of the whole matrix.
 _MIN_ROWS = 256
+_MAX_WORKERS = 4
 _ROUNDING_SLACK = 2.0**-12  # W + delta is itself rounded to float32 before it is rounded to the base's 16 bits
 
 
@@ -72,8 +77,8 @@ def merge_adapter(
     by_tensor = {layout.stored[f"{module}.weight"]: target for module, target in lora.targets.items()}
     _check_types(shards, by_tensor)
     require_space(out, shards.total_bytes)
-    with atomic_folder(out) as staging:
-        report = _write_merged(shards, lora, by_tensor, staging, on_progress or (lambda done, total: None))
+    with atomic_folder(out) as staging, _block_workers() as workers:
+        report = _write_merged(shards, lora, by_tensor, staging, workers, on_progress or (lambda done, total: None))
         if expected_base_sha256 is not None and report.base_sha256 != expected_base_sha256:
             raise AdapterError(
                 f"{adapter} was trained on a base with the hash {expected_base_sha256[:12]}…, {base} has "
@@ -94,8 +99,26 @@ def _check_types(shards: Shards, targets: dict[str, LoraTarget]) -> None:
             )
 
 
+@contextmanager
+def _block_workers() -> Iterator[ThreadPoolExecutor]:
+    """Threads that each compute a block alone. torch's own threads would meet after every small operation, which costs
+    more than the operation where the processor is shared with others."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # threads started from here on take it over
+    try:
+        with ThreadPoolExecutor(min(threads, _MAX_WORKERS)) as workers:
+            yield workers
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _write_merged(
-    shards: Shards, lora: LoraFile, by_tensor: dict[str, LoraTarget], out: Path, on_progress: Progress
+    shards: Shards,
+    lora: LoraFile,
+    by_tensor: dict[str, LoraTarget],
+    out: Path,
+    workers: ThreadPoolExecutor,
+    on_progress: Progress,
 ) -> MergeReport:
     done, total = 0, shards.total_bytes
     reports: list[TargetReport] = []
@@ -108,7 +131,7 @@ def _write_merged(
                 if target is None:
                     untouched[tensor.name] = _copy_tensor(tensor, stream)
                 else:
-                    reports.append(_merge_tensor(tensor, target, stream))
+                    reports.append(_merge_tensor(tensor, target, stream, workers))
                 done += tensor.size
                 on_progress(done, total)
     if shards.index is not None:
@@ -139,13 +162,18 @@ def _copy_tensor(tensor: StoredTensor, stream: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _merge_tensor(tensor: StoredTensor, target: LoraTarget, stream: BinaryIO) -> TargetReport:
+def _merge_tensor(
+    tensor: StoredTensor, target: LoraTarget, stream: BinaryIO, workers: ThreadPoolExecutor
+) -> TargetReport:
     a, b = target.factors()  # (r, in), (out, r)
+
+    def merged(rows: slice, buffer: bytearray) -> tuple[bytearray, MergedBlock]:
+        weight = torch.frombuffer(buffer, dtype=TORCH_DTYPES[tensor.dtype]).view(-1, tensor.shape[1])
+        return buffer, merge_block(weight, b[rows], a, target.scale)
+
     base_digest, merged_digest = hashlib.sha256(), hashlib.sha256()
     square_norm, max_error, updates, swallowed = 0.0, 0.0, 0, 0
-    for rows, buffer in row_blocks(tensor):
-        weight = torch.frombuffer(buffer, dtype=TORCH_DTYPES[tensor.dtype]).view(-1, tensor.shape[1])
-        block = merge_block(weight, b[rows], a, target.scale)
+    for buffer, block in _in_order(workers, merged, row_blocks(tensor)):
         if not math.isfinite(block.max_error):
             raise AdapterError(f"{tensor.name}: base + adapter is not finite; base or adapter is broken")
         base_digest.update(buffer)
@@ -174,6 +202,19 @@ def _merge_tensor(tensor: StoredTensor, target: LoraTarget, stream: BinaryIO) ->
         base_sha256=base_digest.hexdigest(),
         merged_sha256=merged_digest.hexdigest(),
     )
+
+
+def _in_order(
+    workers: ThreadPoolExecutor, work: Callable[[slice, bytearray], _Done], jobs: Iterable[tuple[slice, bytearray]]
+) -> Iterator[_Done]:
+    """The results in the jobs' order, a few at a time in flight: what is in memory stays bounded."""
+    waiting: deque[Future[_Done]] = deque()
+    for job in jobs:
+        waiting.append(workers.submit(work, *job))
+        if len(waiting) > _MAX_WORKERS:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def row_blocks(tensor: StoredTensor) -> Iterator[tuple[slice, bytearray]]:

@@ -1,0 +1,107 @@
+"""The validation history: what every stage and epoch scored, and what a run in progress has found so far."""
+
+import shutil
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lorachain.exam.validation import ValidationResult
+from lorachain.provenance import SCHEMA_VERSION, VALIDATION_RESULTS, read_json, write_json
+
+RUN_RECORD = "run.json"
+
+
+@dataclass(slots=True)
+class EpochScore:
+    """One validation: epoch 0 is before training."""
+
+    stage: str
+    epoch: int
+    step: int
+    at: str
+    result: dict[str, Any]
+    compared_with: dict[str, Any] = field(default_factory=dict)
+    """Exact McNemar against "stage start" and "base model", where the questions are the same."""
+
+    @property
+    def validation(self) -> ValidationResult:
+        return ValidationResult.from_dict(self.result)
+
+
+def score(stage: str, epoch: int, step: int, result: ValidationResult, earlier: "list[EpochScore]") -> EpochScore:
+    """A validation as a line of the history, compared with the stage's start and the chain's first line."""
+    compared: dict[str, Any] = {}
+    starts = {
+        "stage start": next((e for e in earlier if e.stage == stage and e.epoch == 0), None),
+        "base model": next((e for e in earlier if e.epoch == 0), None),
+    }
+    for name, start in starts.items():
+        if start is not None and start.validation.data_sha256 == result.data_sha256:
+            compared[name] = result.compare_to(start.validation, other=f"the {name}")
+    return EpochScore(stage, epoch, step, time.strftime("%Y-%m-%dT%H:%M:%S%z"), result.as_dict(), compared)
+
+
+def read_history(folder: Path) -> list[EpochScore]:
+    """The history in a folder, oldest first; empty where there is none."""
+    path = folder / VALIDATION_RESULTS
+    return [EpochScore(**line) for line in read_json(path)["results"]] if path.exists() else []
+
+
+def write_history(folder: Path, scores: list[EpochScore]) -> None:
+    write_json(
+        folder / VALIDATION_RESULTS, {"schema_version": SCHEMA_VERSION, "results": [asdict(line) for line in scores]}
+    )
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """What a running stage has found, so that an interruption loses nothing; replaced as a whole at each change."""
+
+    path: Path
+    fingerprint: str
+    before: dict[str, Any] | None = None
+    """The stage's own measure before training (perplexity, recall)."""
+    scores: list[EpochScore] = field(default_factory=list)
+
+    @staticmethod
+    def open(run: Path, fingerprint: str) -> "RunRecord":
+        """The record of this fingerprint; a run with other settings or data is moved aside, one of them is kept."""
+        path = run / RUN_RECORD
+        if path.exists():
+            stored = read_json(path)
+            if stored["fingerprint"] == fingerprint:
+                scores = [EpochScore(**line) for line in stored["scores"]]
+                return RunRecord(path, fingerprint, stored["before"], scores)
+        if run.exists() and any(run.iterdir()):
+            aside = run.with_name(f".{run.name}.superseded")
+            shutil.rmtree(aside, ignore_errors=True)
+            run.rename(aside)
+        run.mkdir(parents=True, exist_ok=True)
+        record = RunRecord(path, fingerprint)
+        record.write()
+        return record
+
+    def write(self) -> None:
+        stored = {
+            "fingerprint": self.fingerprint,
+            "before": self.before,
+            "scores": [asdict(line) for line in self.scores],
+        }
+        write_json(self.path, stored)
+
+    def put(self, line: EpochScore) -> None:
+        """Adds a line, in place of one for the same epoch: a step that is repeated after a kill leaves one row."""
+        self.scores = [s for s in self.scores if s.epoch != line.epoch] + [line]
+        self.write()
+
+    def score_of(self, epoch: int) -> EpochScore | None:
+        return next((line for line in self.scores if line.epoch == epoch), None)
+
+    def best(self, protocol: str) -> EpochScore | None:
+        """The epoch with the most right answers by `protocol`; of equals the earlier. None before the first."""
+        best: EpochScore | None = None
+        for line in sorted((s for s in self.scores if s.epoch > 0), key=lambda s: s.epoch):
+            if best is None or line.validation.better_than(best.validation, protocol):
+                best = line
+        return best

@@ -1,0 +1,98 @@
+"""The order of the stages, and which of them a run has to do."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lorachain.chain.context import ChainContext
+from lorachain.chain.debug_log import debug_log
+from lorachain.chain.initial import initialise
+from lorachain.chain.merging import merge_and_add_lora
+from lorachain.chain.stage import StageRun
+from lorachain.chain.state import STEPS, StepName, StepState, output_folder, step_state
+from lorachain.errors import WorkspaceError
+from lorachain.workspace import StageName, model_lock
+
+STEP_TITLES: dict[StepName, str] = {
+    "init": "base + LoRA",
+    "00": "00 plain text",
+    "01": "01 dictionary",
+    "merge": "01 merged + new LoRA",
+    "02": "02 exam",
+}
+STEPS_OF_COMMAND: dict[str, tuple[StepName, ...]] = {
+    "init": ("init",),
+    "train 00": ("00",),
+    "train 01": ("01", "merge"),
+    "train 02": ("02",),
+    "run": STEPS,
+}
+
+
+def run_steps(context: ChainContext, steps: Sequence[StepName], *, skip_to_start: bool = False) -> list[StepState]:
+    """Does those of `steps` that are not fresh, in their order, holding the model's lock.
+
+    Finished work that became stale is replaced only after `context.confirm` said so.
+
+    Args:
+        skip_to_start: the stage starts from raw_lora_added instead of its place in the chain (for ablations).
+
+    Returns:
+        The states afterwards, of all steps of the chain.
+
+    Raises:
+        LorachainError: anything the user can mend; what was finished stays.
+        TrainingInterrupted: on a signal, after saving.
+    """
+    with model_lock(context.workspace, context.model) as taken_over:
+        if taken_over:
+            context.reporter.message(taken_over)
+        for step in steps:
+            state = step_state(context, step)
+            if state.condition == "fresh":
+                context.reporter.message(f"{STEP_TITLES[step]} is finished ({state.folder}), skipped")
+                continue
+            if state.condition == "stale":
+                _ask_to_replace(context, state)
+            _do(context, step, skip_to_start)
+    return [step_state(context, step) for step in STEPS]
+
+
+def _ask_to_replace(context: ChainContext, state: StepState) -> None:
+    following = ", ".join(STEP_TITLES[step] for step in STEPS[STEPS.index(state.step) + 1 :])
+    consequence = f"{STEP_TITLES[state.step]} will be redone" + (f", then {following}" if following else "")
+    context.reporter.message(f"{STEP_TITLES[state.step]}: {state.reason}; {consequence}")
+    if not context.confirm(f"Replace {state.folder}?"):
+        raise WorkspaceError(
+            f"{state.folder} is finished but stale ({state.reason}); nothing was changed. "
+            "Run again with --yes to redo it, or restore what changed"
+        )
+
+
+def _do(context: ChainContext, step: StepName, skip_to_start: bool) -> None:
+    if step == "init":
+        initialise(context)
+        return
+    stage: StageName = "01" if step == "merge" else step
+    with debug_log(context.workspace.debug_log(stage)):
+        if step == "merge":
+            merge_and_add_lora(context)
+        else:
+            StageRun(context, stage, skip_to_start=skip_to_start).run()
+
+
+def plan(context: ChainContext, steps: Sequence[StepName]) -> list[dict[str, Any]]:
+    """What a run would read and write, without loading weights (`--dry-run`)."""
+    planned = []
+    for step in steps:
+        state = step_state(context, step)
+        stage = step if step in ("00", "01", "02") else None
+        planned.append(
+            {
+                "step": STEP_TITLES[step],
+                "state": state.condition,
+                "reason": state.reason,
+                "reads": [*(context.stage_sources(stage) if stage else []), *(context.sources.exam if stage else [])],
+                "writes": str(output_folder(context, step)),
+            }
+        )
+    return planned

@@ -1,0 +1,221 @@
+"""init, train 00/01/02, run, status."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lorachain.cli import options as o
+from lorachain.cli.app import app, train_app
+
+if TYPE_CHECKING:
+    from lorachain.chain.context import ChainContext
+    from lorachain.chain.state import StepState
+
+_HERE = Path(".")
+
+
+@app.command()
+def init(
+    model: o.Model,
+    workspace: o.WorkspaceDir = _HERE,
+    config: o.ConfigFile = None,
+    rank: o.Rank = None,
+    device: o.Device = None,
+    seed: o.Seed = None,
+    yes: o.Yes = False,
+    dry_run: o.DryRun = False,
+) -> None:
+    """Put an untrained LoRA on the public base: raw_lora_added/."""
+    common = o.Common(model, workspace, config, rank=rank, device=device, seed=seed, yes=yes)
+    _go(o.build_context(common, []), "init", dry_run)
+
+
+@train_app.command("00")
+def train_00(
+    model: o.Model,
+    epochs: o.Epochs = None,
+    workspace: o.WorkspaceDir = _HERE,
+    config: o.ConfigFile = None,
+    plain_text: o.PlainText = None,
+    exam: o.Exam = None,
+    max_samples: o.MaxSamples = None,
+    learning_rate: o.LearningRate = None,
+    batch_size: o.BatchSize = None,
+    max_length: o.MaxLength = None,
+    device: o.Device = None,
+    seed: o.Seed = None,
+    save_every: o.SaveEvery = None,
+    skip_bad_rows: o.SkipBadRows = False,
+    yes: o.Yes = False,
+    dry_run: o.DryRun = False,
+) -> None:
+    """Stage 00: plain Korean text. raw_lora_added/ -> 00_trained/."""
+    common = o.Common(
+        model, workspace, config, plain_text, None, exam, max_samples, learning_rate, batch_size, max_length,
+        device=device, seed=seed, yes=yes, skip_bad_rows=skip_bad_rows, save_every=save_every,
+    )  # fmt: skip
+    _go(o.build_context(common, ["00"], _one(epochs)), "train 00", dry_run)
+
+
+@train_app.command("01")
+def train_01(
+    model: o.Model,
+    epochs: o.Epochs = None,
+    workspace: o.WorkspaceDir = _HERE,
+    config: o.ConfigFile = None,
+    dictionary: o.Dictionary = None,
+    exam: o.Exam = None,
+    max_samples: o.MaxSamples = None,
+    learning_rate: o.LearningRate = None,
+    batch_size: o.BatchSize = None,
+    max_length: o.MaxLength = None,
+    device: o.Device = None,
+    seed: o.Seed = None,
+    save_every: o.SaveEvery = None,
+    skip_bad_rows: o.SkipBadRows = False,
+    yes: o.Yes = False,
+    dry_run: o.DryRun = False,
+) -> None:
+    """Stage 01: medical dictionary, same LoRA; then merge and a fresh LoRA. 00_trained/ -> 01_trained/."""
+    common = o.Common(
+        model, workspace, config, None, dictionary, exam, max_samples, learning_rate, batch_size, max_length,
+        device=device, seed=seed, yes=yes, skip_bad_rows=skip_bad_rows, save_every=save_every,
+    )  # fmt: skip
+    _go(o.build_context(common, ["01"], _one(epochs)), "train 01", dry_run)
+
+
+@train_app.command("02")
+def train_02(
+    model: o.Model,
+    epochs: o.Epochs = None,
+    workspace: o.WorkspaceDir = _HERE,
+    config: o.ConfigFile = None,
+    exam: o.Exam = None,
+    max_samples: o.MaxSamples = None,
+    learning_rate: o.LearningRate = None,
+    batch_size: o.BatchSize = None,
+    max_length: o.MaxLength = None,
+    device: o.Device = None,
+    seed: o.Seed = None,
+    save_every: o.SaveEvery = None,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="Ablation: straight from raw_lora_added/, without stages 00 and 01.")
+    ] = False,
+    skip_bad_rows: o.SkipBadRows = False,
+    yes: o.Yes = False,
+    dry_run: o.DryRun = False,
+) -> None:
+    """Stage 02: KorMedMCQA with reasoning, on a fresh LoRA. 01_another_lora_added/ -> 02_trained/."""
+    common = o.Common(
+        model, workspace, config, None, None, exam, max_samples, learning_rate, batch_size, max_length,
+        device=device, seed=seed, yes=yes, skip_bad_rows=skip_bad_rows, save_every=save_every,
+    )  # fmt: skip
+    _go(o.build_context(common, ["02"], _one(epochs)), "train 02", dry_run, skip_to_start=from_start)
+
+
+@app.command()
+def run(
+    model: o.Model = "gemma-3-270m",
+    epochs: Annotated[str | None, typer.Option("--epochs", help="Of stages 00,01,02: such as 1,3,5.")] = None,
+    workspace: o.WorkspaceDir = _HERE,
+    config: o.ConfigFile = None,
+    plain_text: o.PlainText = None,
+    dictionary: o.Dictionary = None,
+    exam: o.Exam = None,
+    max_samples: o.MaxSamples = None,
+    learning_rate: o.LearningRate = None,
+    batch_size: o.BatchSize = None,
+    max_length: o.MaxLength = None,
+    rank: o.Rank = None,
+    device: o.Device = None,
+    seed: o.Seed = None,
+    save_every: o.SaveEvery = None,
+    skip_bad_rows: o.SkipBadRows = False,
+    yes: o.Yes = False,
+    dry_run: o.DryRun = False,
+) -> None:
+    """The whole chain; what is finished is skipped."""
+    common = o.Common(
+        model, workspace, config, plain_text, dictionary, exam, max_samples, learning_rate, batch_size, max_length,
+        rank, device, seed, yes, skip_bad_rows, save_every,
+    )  # fmt: skip
+    _go(o.build_context(common, ["00", "01", "02"], o.parse_epochs(epochs)), "run", dry_run)
+
+
+@app.command()
+def status(model: o.Model = "gemma-3-270m", workspace: o.WorkspaceDir = _HERE, config: o.ConfigFile = None) -> None:
+    """What stands of the chain: stage, state, accuracy, when, next command."""
+    from lorachain.chain.state import STEPS, step_state
+    from lorachain.report.screen import Screen
+
+    context = o.build_context(o.Common(model, workspace, config), [])
+    _print_status(context, Screen(), [step_state(context, step) for step in STEPS])
+
+
+def _one(epochs: int | None) -> list[int] | None:
+    return None if epochs is None else [epochs]
+
+
+def _go(context: "ChainContext", command: str, dry_run: bool, *, skip_to_start: bool = False) -> None:
+    """Plans or does a command's steps, then prints what they are worth."""
+    from lorachain.chain.runner import STEPS_OF_COMMAND, plan, run_steps
+    from lorachain.report.screen import Screen
+    from lorachain.training.interrupts import TrainingInterrupted
+
+    steps = STEPS_OF_COMMAND[command]
+    if dry_run:
+        resolved = {"plan": plan(context, steps), "configuration": context.config.model_dump(mode="json")}
+        print(json.dumps(resolved, ensure_ascii=False, indent=2))
+        return
+    try:
+        states = run_steps(context, steps, skip_to_start=skip_to_start)
+    except TrainingInterrupted as interrupted:
+        context.reporter.message(f"{interrupted}; go on with: {context.command(command)} and the same options")
+        sys.exit(interrupted.exit_code)
+    _print_results(context, Screen(), states, command)
+
+
+def _print_results(context: "ChainContext", screen: Any, states: "list[StepState]", command: str) -> None:
+    from lorachain.report.tables import chain_table, stage_table
+
+    infos: dict[str, Any] = {state.step: state.info for state in states if state.info}
+    trained = [infos[stage] for stage in ("00", "01", "02") if stage in infos]
+    probe = infos["merge"].get("probe") if "merge" in infos else None
+    if command == "run":
+        screen.table(chain_table(trained, probe, f"{context.model}: what each stage changed"))
+    elif command.startswith("train"):
+        stage = command.removeprefix("train ")
+        screen.table(stage_table(infos[stage], f"{context.model}, stage {stage}"))
+    upcoming = _next_command(context, states)
+    screen.message(f"next: {upcoming}" if upcoming else "the chain is complete")
+
+
+def _next_command(context: "ChainContext", states: "list[StepState]") -> str:
+    """The command of the first step that is not fresh."""
+    maker = {"init": "init", "00": "train 00", "01": "train 01", "merge": "train 01", "02": "train 02"}
+    return next((context.command(maker[state.step]) for state in states if state.condition != "fresh"), "")
+
+
+def _print_status(context: "ChainContext", screen: Any, states: "list[StepState]") -> None:
+    from lorachain.chain.runner import STEP_TITLES
+    from lorachain.report.tables import accuracy_words, status_table
+
+    rows = []
+    upcoming = _next_command(context, states)
+    for state in states:
+        info = state.info or {}
+        after = info.get("validation", {}).get("after", {}).get(context.entry.answer_style)
+        is_next = state is next((s for s in states if s.condition != "fresh"), None)
+        rows.append(
+            {
+                "stage": STEP_TITLES[state.step],
+                "state": state.condition + (f": {state.reason}" if state.reason else ""),
+                "accuracy": accuracy_words(after),
+                "when": info.get("finished", "–"),
+                "next": upcoming if is_next else "",
+            }
+        )
+    screen.table(status_table(f"{context.model} in {context.workspace.root.resolve()}", rows))
