@@ -18,7 +18,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from lorachain.errors import WorkspaceError
-from lorachain.weights.merge import half_ulp, merge_adapter, merge_block
+from lorachain.weights.blocks import half_ulp, merge_block
+from lorachain.weights.merge import merge_adapter
 from lorachain.weights.merge_report import MERGE_REPORT, read_merge_report
 from lorachain.weights.shards import open_shards, read_tensor, weights_sha256
 

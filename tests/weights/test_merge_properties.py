@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lora_making import load_plain, peft_merged, save_adapter_for, save_base
 
-from lorachain.weights.merge import half_ulp, merge_adapter, merge_block
+from lorachain.weights.blocks import half_ulp, merge_block
+from lorachain.weights.merge import merge_adapter
 from lorachain.weights.verify import verify_merge
 
 NAMES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

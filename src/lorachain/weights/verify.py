@@ -1,14 +1,15 @@
 """The proof of a merge, repeated later from the files alone."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 from lorachain.errors import AdapterError, ModelError
+from lorachain.weights.blocks import block_workers, half_ulp, in_order, row_blocks
 from lorachain.weights.factors import LoraTarget, adapter_sha256, open_lora
 from lorachain.weights.layout import read_layout
-from lorachain.weights.merge import half_ulp, row_blocks
 from lorachain.weights.merge_report import read_merge_report
 from lorachain.weights.shards import TORCH_DTYPES, StoredTensor, combine_digests, open_shards, tensor_sha256
 
@@ -42,25 +43,28 @@ def verify_merge(folder: Path, *, base: Path | None = None, adapter: Path | None
     if not recorded.keys() == base_shards.tensors.keys() == merged_shards.tensors.keys():
         raise ModelError(f"{folder}: base, merged weights and report do not hold the same tensors")
     base_digests, merged_digests = {}, {}
-    for name, tensor in merged_shards.tensors.items():
-        origin = base_shards.tensors[name]
-        if (tensor.dtype, tensor.shape) != (origin.dtype, origin.shape):
-            raise ModelError(f"{folder}: {name} has another type or shape than the base's")
-        if name in targets:
-            base_digests[name], merged_digests[name] = _verify_target(origin, tensor, targets[name])
-        else:
-            base_digests[name], merged_digests[name] = tensor_sha256(origin), tensor_sha256(tensor)
-            if base_digests[name] != merged_digests[name]:
-                raise ModelError(f"{folder}: {name} is no target of the adapter, yet differs from the base")
-        if merged_digests[name] != recorded[name]:
-            raise ModelError(f"{folder}: {name} has changed since the merge")
+    with block_workers() as workers:
+        for name, tensor in merged_shards.tensors.items():
+            origin = base_shards.tensors[name]
+            if (tensor.dtype, tensor.shape) != (origin.dtype, origin.shape):
+                raise ModelError(f"{folder}: {name} has another type or shape than the base's")
+            if name in targets:
+                base_digests[name], merged_digests[name] = _verify_target(origin, tensor, targets[name], workers)
+            else:
+                base_digests[name], merged_digests[name] = workers.map(tensor_sha256, (origin, tensor))
+                if base_digests[name] != merged_digests[name]:
+                    raise ModelError(f"{folder}: {name} is no target of the adapter, yet differs from the base")
+            if merged_digests[name] != recorded[name]:
+                raise ModelError(f"{folder}: {name} has changed since the merge")
     if combine_digests(base_shards, base_digests) != report.base_sha256:
         raise ModelError(f"{base} is not the base that {folder} was made from: its hash is another")
     if combine_digests(merged_shards, merged_digests) != report.merged_sha256:
         raise ModelError(f"{folder}: config.json has changed since the merge")
 
 
-def _verify_target(base: StoredTensor, merged: StoredTensor, target: LoraTarget) -> tuple[str, str]:
+def _verify_target(
+    base: StoredTensor, merged: StoredTensor, target: LoraTarget, workers: ThreadPoolExecutor
+) -> tuple[str, str]:
     """SHA-256 of the base's and the merged weight's bytes.
 
     Raises:
@@ -70,18 +74,23 @@ def _verify_target(base: StoredTensor, merged: StoredTensor, target: LoraTarget)
     a, b = (factor.double() for factor in target.factors())
     base_digest, merged_digest = hashlib.sha256(), hashlib.sha256()
     dtype = TORCH_DTYPES[base.dtype]
-    for (rows, before), (_, after) in zip(row_blocks(base), row_blocks(merged), strict=True):
-        base_digest.update(before)
-        merged_digest.update(after)
+
+    def excess(job: tuple[tuple[slice, bytearray], tuple[slice, bytearray]]) -> tuple[bytearray, bytearray, float]:
+        (rows, before), (_, after) = job
         old = torch.frombuffer(before, dtype=dtype).view(-1, base.shape[1])
         new = torch.frombuffer(after, dtype=dtype).view(-1, base.shape[1])
         expected = old.double() + target.scale * (b[rows] @ a)
         magnitude = old.double().abs() + abs(target.scale) * (b[rows].abs() @ a.abs())
         allowed = half_ulp(new).double() + (target.rank + 2) * _FLOAT32_UNIT * magnitude
-        excess = ((new.double() - expected).abs() / allowed).amax()
-        if not excess <= 1:
+        return before, after, float(((new.double() - expected).abs() / allowed).amax())
+
+    jobs = zip(row_blocks(base), row_blocks(merged), strict=True)
+    for before, after, times_allowed in in_order(workers, excess, jobs):
+        base_digest.update(before)
+        merged_digest.update(after)
+        if not times_allowed <= 1:  # a comparison that a NaN fails
             raise ModelError(
-                f"{merged.file.parent}: {merged.name} is not base + scale*B@A: an element is {float(excess):.3g} "
+                f"{merged.file.parent}: {merged.name} is not base + scale*B@A: an element is {times_allowed:.3g} "
                 "times further off than one rounding allows"
             )
     return base_digest.hexdigest(), merged_digest.hexdigest()
