@@ -58,6 +58,13 @@ def test_exam_reads_all_configurations_at_one_commit(hub: SimpleNamespace) -> No
     assert not any(call[2] == "test" for call in hub.calls)
 
 
+def test_a_data_set_that_moves_while_it_is_read(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = iter(["first", "second", "third"])
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *a, **k: SimpleNamespace(sha=next(commits)))
+    assert load_exam(["o/exam"], "dev").sources[0].revision == "first"
+    assert {(call[2], call[3]) for call in hub.calls} == {("dev", "first"), ("fewshot", "first")}
+
+
 def test_exam_configuration_and_subjects(hub: SimpleNamespace) -> None:
     assert {q.subject for q in load_exam(["o/exam:nurse"], "train").questions} == {"nurse"}
     load_exam(["o/exam"], "train", subjects=["doctor"])

@@ -37,6 +37,12 @@ def test_holds() -> None:
     assert not ExamScreen([]).holds(LONG)
 
 
+def test_a_stem_as_short_as_the_anchor_at_the_very_end() -> None:
+    stem = "가" * ANCHOR
+    assert ExamScreen([ask(stem)]).holds(stem)
+    assert not ExamScreen([ask(stem)]).holds(stem[1:])
+
+
 def test_same_question() -> None:
     screen = ExamScreen([ask(LONG), ask(TINY)])
     options = list(ask(TINY).options)
