@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from conftest import make_text_model
+from lorachain.exam.prefix import KeyValues, common_prefix, compute_prefix
 from lorachain.exam.tree import Tree, tree_hidden
 from lorachain.weights.load import text_decoder
 
@@ -39,3 +40,30 @@ def test_padding_changes_nothing(branches: list[list[int]]) -> None:
         alone = tree_hidden(model, [tree], [[8]])
         beside = tree_hidden(model, [tree, Tree(ids(50, 8), branches)], [[8], []])
     torch.testing.assert_close(alone, beside, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("length", [40, 33])
+def test_a_shared_prefix_is_as_good_as_its_ids(tiny_model, length: int) -> None:  # type: ignore[no-untyped-def]
+    prefix_ids = ids(length, 9)
+    trees = [Tree(ids(30, 0), [ids(20, 1), ids(3, 2)]), Tree(ids(2, 3))]
+    whole = [Tree(prefix_ids + tree.stem, tree.branches) for tree in trees]
+    read = [[0, 29, 40, 52], [1]]
+    with torch.no_grad():
+        prefix = compute_prefix(tiny_model, prefix_ids)
+        assert prefix is not None
+        found = tree_hidden(tiny_model, trees, read, KeyValues(prefix))
+        wanted = tree_hidden(tiny_model, whole, [[place + length for place in places] for places in read])
+    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-4)
+
+
+def test_a_short_prefix_is_not_worth_it() -> None:
+    with torch.no_grad():
+        assert compute_prefix(make_text_model(), ids(31, 0)) is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "common"),
+    [([[1, 2, 3], [1, 2, 4]], 2), ([[1, 2], [1, 2]], 1), ([[1]], 0), ([[5, 6, 7]], 2), ([[1], [2, 3]], 0)],
+)
+def test_common_prefix_leaves_each_row_one_id(rows: list[list[int]], common: int) -> None:
+    assert common_prefix(rows) == common

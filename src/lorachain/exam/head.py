@@ -33,3 +33,15 @@ def target_logits(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Log-probability of each row's target: hidden (N, H), weight (V, H), targets (N,) int64 -> (N,) float32."""
     return target_logits(hidden, weight, targets) - log_normaliser(hidden, weight)
+
+
+def most_likely(hidden: Tensor, weight: Tensor) -> Tensor:
+    """The token with the highest logit of each row, the first of equals: hidden (N, H), weight (V, H) -> (N,) int64."""
+    best = hidden.new_full((len(hidden),), float("-inf"))
+    chosen = torch.zeros(len(hidden), dtype=torch.int64, device=hidden.device)
+    for number, block in enumerate(torch.split(weight, COLUMNS)):
+        value, index = (hidden @ block.T).max(dim=-1)
+        better = value > best
+        best = torch.where(better, value, best)
+        chosen = torch.where(better, index + number * COLUMNS, chosen)
+    return chosen

@@ -14,7 +14,7 @@ from lorachain.errors import DataError, ModelError
 from lorachain.exam.head import log_normaliser, target_logits
 from lorachain.exam.inference import evaluating
 from lorachain.exam.tree import Tree, tree_hidden
-from lorachain.prompts import answer_prompt
+from lorachain.prompts import Prompt, answer_prompt
 from lorachain.records import LETTERS, ExamQuestion
 from lorachain.tokens import TokenEncoder, token_budget_groups
 from lorachain.weights.load import head_weight
@@ -36,7 +36,7 @@ class QuestionScore:
     @property
     def chosen_letter(self) -> int:
         """Index of the most likely letter; the first of equals."""
-        return _argmax(self.letter_logprobs)
+        return first_argmax(self.letter_logprobs)
 
     @property
     def chosen_option(self) -> int:
@@ -47,10 +47,11 @@ class QuestionScore:
         """
         if self.option_logprobs is None:
             raise ValueError(f"question {self.id} was scored without options")
-        return _argmax(self.option_logprobs)
+        return first_argmax(self.option_logprobs)
 
 
-def _argmax(values: Sequence[float]) -> int:
+def first_argmax(values: Sequence[float]) -> int:
+    """Index of the largest value; the first of equals."""
     return max(range(len(values)), key=lambda i: (values[i], -i))
 
 
@@ -85,6 +86,12 @@ def letter_tokens(encoder: TokenEncoder) -> LetterTokens:
     return LetterTokens(rows[0][:shared], ids)
 
 
+def five_logprobs(hidden: Tensor, weight: Tensor, letters: LetterTokens) -> Tensor:
+    """Log-softmax over the letters alone: hidden (N, H), weight (V, H) -> (N, 5) float32. Five rows of the head."""
+    rows = weight[torch.tensor(letters.ids, device=weight.device)]
+    return torch.log_softmax(hidden.float() @ rows.float().T, dim=-1)
+
+
 def score_questions(
     model: nn.Module,
     encoder: TokenEncoder,
@@ -92,9 +99,11 @@ def score_questions(
     *,
     token_budget: int = 8192,
     with_options: bool = True,
+    prompt: Callable[[ExamQuestion], Prompt] = answer_prompt,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[QuestionScore]:
-    """Both readings of every question, in the given order; `on_progress` hears how many are done.
+    """Both readings of every question, in the given order, after what `prompt` makes of it; `on_progress` hears how
+    many are done.
 
     Batches hold at most `token_budget` padded tokens (a longer question stands alone), so memory does not grow with
     the number of questions, and a score does not depend on its neighbours beyond rounding. Works for plain and
@@ -105,7 +114,7 @@ def score_questions(
         DataError: an option has no text.
     """
     letters = letter_tokens(encoder)
-    items = [_item(encoder, question, letters, with_options) for question in questions]
+    items = [_item(encoder, question, prompt(question), letters, with_options) for question in questions]
     scores: dict[int, QuestionScore] = {}
     with evaluating(model):
         for group in token_budget_groups([len(item.tree) for item in items], token_budget):
@@ -125,8 +134,10 @@ class _Item:
     """Where in the line the letters' logits are read."""
 
 
-def _item(encoder: TokenEncoder, question: ExamQuestion, letters: LetterTokens, with_options: bool) -> _Item:
-    stem = encoder.prompt_ids(answer_prompt(question))
+def _item(
+    encoder: TokenEncoder, question: ExamQuestion, prompt: Prompt, letters: LetterTokens, with_options: bool
+) -> _Item:
+    stem = encoder.prompt_ids(prompt)
     options = [encoder.text_ids(f" {text}") for text in question.options] if with_options else []
     for text, ids in zip(question.options, options, strict=False):
         if not text.strip() or not ids:
@@ -150,8 +161,7 @@ def _score(model: nn.Module, items: list[_Item], letters: LetterTokens) -> list[
     weight = head_weight(model)  # (V, H)
     per_item = torch.split(hidden, [len(places) for places in read])
     at_cue = torch.stack([rows[0] for rows in per_item])  # (B, H)
-    five = at_cue.float() @ weight[torch.tensor(letters.ids, device=weight.device)].float().T  # (B, 5)
-    letter_logprobs = torch.log_softmax(five, dim=-1).tolist()
+    letter_logprobs = five_logprobs(at_cue, weight, letters).tolist()
     option_logprobs = _option_logprobs(items, [rows[1:] for rows in per_item], weight)
     return [
         QuestionScore(
