@@ -1,0 +1,149 @@
+"""Merged weights as GGUF for llama.cpp and Ollama, through llama.cpp's own converter; no quantiser of ours.
+
+The converter is `convert_hf_to_gguf.py` of https://github.com/ggml-org/llama.cpp. The package `convert-hf-to-gguf`
+carries it, but brings its own copy of the module `gguf`, which would replace the one that lorachain depends on: so it
+is run as a program, from an environment of its own, and never imported.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from gguf import GGUFReader
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from lorachain.errors import ConfigError, ModelError
+from lorachain.export.card import CardFacts, write_card
+from lorachain.export.licences import notice_text
+from lorachain.weights.load import load_tokenizer
+from lorachain.workspace import atomic_folder
+
+OutType = Literal["f16", "bf16", "q8_0"]
+OUT_TYPES: tuple[OutType, ...] = ("f16", "bf16", "q8_0")
+CONVERTER = "convert-hf-to-gguf"
+MODELFILE = "Modelfile"
+# Ollama's template language (Go's text/template). Ollama puts the BOS itself.
+_CHAT_TEMPLATE = """{{- range $i, $_ := .Messages }}
+{{- $last := eq (len (slice $.Messages $i)) 1 }}
+{{- if or (eq .Role "user") (eq .Role "system") }}<start_of_turn>user
+{{ .Content }}<end_of_turn>
+{{ if $last }}<start_of_turn>model
+{{ end }}
+{{- else if eq .Role "assistant" }}<start_of_turn>model
+{{ .Content }}{{ if not $last }}<end_of_turn>
+{{ end }}
+{{- end }}
+{{- end }}"""
+_PLAIN_TEMPLATE = "{{ .Prompt }}"
+
+
+def export_gguf(model: Path, out: Path, facts: CardFacts, *, outtype: OutType, converter: Path | None = None) -> Path:
+    """Converts a merged folder; `out` gets the GGUF file, a Modelfile for Ollama, model card and NOTICE.
+
+    Of a multimodal model the language model is converted: the chain trains nothing else.
+
+    Returns:
+        The GGUF file.
+
+    Raises:
+        ConfigError: there is no converter on this machine; the message has the command to run.
+        ModelError: the converter fails, or what it wrote is not this model.
+    """
+    file_name = f"{facts.name}-{outtype}.gguf"
+    command = [*find_converter(converter, model, out / file_name, outtype), str(model), "--outtype", outtype]
+    with atomic_folder(out) as staging:
+        file = staging / file_name
+        done = subprocess.run([*command, "--outfile", str(file)], capture_output=True, text=True, check=False)
+        if done.returncode or not file.is_file():
+            last = "\n".join(done.stderr.strip().splitlines()[-3:])
+            raise ModelError(f"llama.cpp's converter could not convert {model}:\n{last}")
+        check_gguf(file, model)
+        chat = bool(load_tokenizer(model).chat_template)
+        (staging / MODELFILE).write_text(modelfile(file_name, notice_text(facts.base), chat=chat), encoding="utf-8")
+        write_card(staging, facts, "gguf")
+    return out / file_name
+
+
+def find_converter(given: Path | None, model: Path, file: Path, outtype: OutType) -> list[str]:
+    """How to start llama.cpp's converter: a script that the user names, or the program on the search path.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    if given is not None:
+        if not given.is_file():
+            raise ConfigError(f"converter {given} is not there; name llama.cpp's convert_hf_to_gguf.py")
+        return [sys.executable, str(given)] if given.suffix == ".py" else [str(given)]
+    found = shutil.which(CONVERTER)
+    if found is None:
+        raise ConfigError(
+            "no converter to GGUF on this machine: lorachain uses llama.cpp's own. Get it with "
+            f"`pipx install {CONVERTER}` (an environment of its own: it replaces the module gguf), or from llama.cpp's "
+            "repository, and run the export again; or convert by hand:\n"
+            f"  {CONVERTER} {model} --outtype {outtype} --outfile {file}"
+        )
+    return [found]
+
+
+def check_gguf(file: Path, model: Path) -> None:
+    """Raises ModelError unless the file is a whole Gemma 3 of the model's depth and width, with BOS and tied head."""
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    text: dict[str, Any] = config.get("text_config", config)
+    try:
+        reader = GGUFReader(file)
+        found = {
+            key: field.contents()
+            for key in ("general.architecture", "gemma3.block_count", "gemma3.embedding_length")
+            if (field := reader.get_field(key)) is not None
+        }
+        adds_bos = reader.get_field("tokenizer.ggml.add_bos_token")
+        names = {tensor.name for tensor in reader.tensors}
+    except (OSError, ValueError, IndexError, KeyError) as error:
+        raise ModelError(f"{file} is no GGUF file: {error}") from error
+    expected = {
+        "general.architecture": "gemma3",
+        "gemma3.block_count": text["num_hidden_layers"],
+        "gemma3.embedding_length": text["hidden_size"],
+    }
+    if found != expected:
+        raise ModelError(f"{file} says it is {found}, the merged model is {expected}")
+    if adds_bos is None or not adds_bos.contents():
+        raise ModelError(f"{file} does not put a BOS before a prompt; Gemma needs it exactly once")
+    if "output.weight" in names and text.get("tie_word_embeddings", True):
+        raise ModelError(f"{file} holds a head of its own beside the embeddings; Gemma 3 ties them")
+
+
+def load_gguf(file: Path) -> PreTrainedModel:
+    """A GGUF file's weights de-quantised into transformers, bf16 on the CPU: to ask it what the merged model is asked.
+
+    Raises:
+        ModelError: transformers cannot read it.
+    """
+    options: dict[str, Any] = {"gguf_file": file.name, "dtype": torch.bfloat16}
+    if hasattr(transformers, "GgufConfig"):  # newer transformers keep the blocks packed unless told otherwise
+        options["quantization_config"] = transformers.GgufConfig(gguf_file=file.name, dequantize=True)
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(file.parent, **options)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(f"{file} cannot be loaded back: {error}") from error
+    return model
+
+
+def modelfile(file_name: str, notice: str, *, chat: bool) -> str:
+    """Ollama's Modelfile: the turns as Gemma's chat template writes them, or the bare prompt for a model without one.
+
+    Greedy by default, as the chain's own validation asks.
+    """
+    lines = [
+        f"FROM ./{file_name}",
+        f'TEMPLATE """{_CHAT_TEMPLATE if chat else _PLAIN_TEMPLATE}"""',
+        *(['PARAMETER stop "<end_of_turn>"'] if chat else []),
+        "PARAMETER temperature 0",
+        f'LICENSE """{notice}"""',
+    ]
+    return "\n".join(lines) + "\n"
