@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +12,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lora_making import ATTENTION, LANGUAGE_LINEAR, load_plain, logits, save_adapter_for, save_base
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from lora_making import ATTENTION, LANGUAGE_LINEAR, load_plain, logits, save_adapter_for, save_base
 from lorachain.errors import AdapterError, ConfigError, WorkspaceError
 from lorachain.weights.compose import COMPOSE_REPORT, compose_adapters, truncated
 from lorachain.weights.merge import merge_adapter
@@ -150,6 +151,41 @@ def test_truncation_is_the_dense_svds(out: int, inner: int, full: int, rank: int
     torch.testing.assert_close(kept_b.double() @ kept_a.double(), best, atol=1e-4, rtol=1e-4)
     count = min(len(s), len(singular))
     torch.testing.assert_close(singular[:count], s[:count], atol=1e-4, rtol=1e-4)
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(
+    kind=st.sampled_from(["text", "multimodal"]),
+    ranks=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    alphas=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    rslora=st.tuples(st.booleans(), st.booleans()),
+    names=st.tuples(*[st.lists(st.sampled_from(["q_proj", "v_proj", "down_proj"]), min_size=1, unique=True)] * 2),
+)
+def test_composing_is_merging_one_after_the_other(
+    kind: str,
+    ranks: tuple[int, int],
+    alphas: tuple[int, int],
+    rslora: tuple[bool, bool],
+    names: tuple[list[str], list[str]],
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        at = save_base(folder / "base", kind, dtype=torch.float32)
+        adapters = []
+        for stage in range(2):
+            adapters.append(
+                save_adapter_for(
+                    at, folder / f"0{stage}", kind, seed=stage, r=ranks[stage], lora_alpha=alphas[stage],
+                    use_rslora=rslora[stage], target_modules=names[stage], exclude_modules=r".*vision_tower.*",
+                )
+            )  # fmt: skip
+            merge_adapter(at, adapters[-1], folder / f"merged{stage}")
+            at = folder / f"merged{stage}"
+        chain = Chain(kind, folder / "base", adapters[0], folder / "merged0", adapters[1])
+        merge_adapter(folder / "base", chain.compose(folder / "composed"), folder / "whole")
+        whole, stepwise = (load_plain(path, kind).state_dict() for path in (folder / "whole", at))
+        for key in whole:
+            torch.testing.assert_close(whole[key], stepwise[key], atol=1e-5, rtol=1e-5)
 
 
 def test_a_second_adapter_from_another_chain_is_refused(tmp_path: Path) -> None:

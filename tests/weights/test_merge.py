@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+
 from lora_making import (
     ATTENTION,
     LANGUAGE_LINEAR,
@@ -14,9 +17,6 @@ from lora_making import (
     save_adapter_for,
     save_base,
 )
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
-
 from lorachain.errors import WorkspaceError
 from lorachain.weights.blocks import half_ulp, merge_block
 from lorachain.weights.merge import merge_adapter
@@ -91,6 +91,20 @@ def test_hub_layout_of_the_4b_is_kept(tmp_path: Path) -> None:
     target = report.targets[0]
     assert target.tensor == "language_model.model.layers.0.self_attn.q_proj.weight"
     assert target.module == "model.language_model.layers.0.self_attn.q_proj"
+
+
+def test_hub_names_of_the_vision_tower_are_recognised_and_kept(tmp_path: Path) -> None:
+    """The hub's files say vision_tower.vision_model.…, transformers 5 writes vision_tower.…: both load, both merge."""
+    base = save_base(tmp_path / "base", "multimodal")
+    adapter = save_adapter_for(base, tmp_path / "adapter", "multimodal")
+    file = base / "model.safetensors"
+    tensors = {n.replace("vision_tower.", "vision_tower.vision_model."): t for n, t in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+    report = merge_adapter(base, adapter, tmp_path / "merged")
+    assert any(name.startswith("vision_tower.vision_model.") for name in report.untouched)
+    ours = load_plain(tmp_path / "merged", "multimodal").state_dict()
+    theirs = peft_merged(base, adapter, "multimodal").state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 @pytest.mark.parametrize(
