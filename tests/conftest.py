@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,6 +19,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     SiglipVisionConfig,
 )
+
+from chain_making import finished_chain, finished_copy, lorachain, tiny_workspace  # noqa: F401 - fixtures
 
 SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
 CHAT_TEMPLATE = (
@@ -107,18 +110,26 @@ def chat_tokenizer() -> PreTrainedTokenizerFast:
     return make_tokenizer(chat=True)
 
 
-@pytest.fixture
-def save_tiny(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a tiny model of a class to a folder laid out as the hub lays it; returns the folder."""
+@pytest.fixture(scope="session")
+def save_tiny_in() -> Callable[..., Path]:
+    """Writes a tiny model of a class into a folder laid out as the hub lays it; returns that folder."""
 
-    def save(kind: str = "text", *, chat: bool = False, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> Path:
+    def save(
+        parent: Path, kind: str = "text", *, chat: bool = False, seed: int = 0, dtype: torch.dtype = torch.bfloat16
+    ) -> Path:
         model = make_text_model(seed, dtype) if kind == "text" else make_multimodal_model(seed, dtype)
-        folder = tmp_path / f"tiny-{kind}-{seed}"
+        folder = parent / f"tiny-{kind}-{seed}"
         model.save_pretrained(folder)
         make_tokenizer(chat=chat).save_pretrained(folder)
         return folder
 
     return save
+
+
+@pytest.fixture
+def save_tiny(tmp_path: Path, save_tiny_in: Callable[..., Path]) -> Callable[..., Path]:
+    """`save_tiny_in` the test's own folder."""
+    return partial(save_tiny_in, tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -2,22 +2,20 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from chain_making import FinishedChain
+
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.mark.parametrize(("kind", "chat"), [("text", False), ("multimodal", True)])
-def test_run_makes_the_whole_tree(tiny_workspace: Callable[..., Path], lorachain: Run, kind: str, chat: bool) -> None:
-    root = tiny_workspace(kind, chat=chat)
-    common = ("--model", "tiny", "--workspace", root, "--config", root / "chain.toml")
-    code, out, err = lorachain("run", *common)
-    assert code == 0, err
-    assert "what each stage changed" in out
-    model = root / "model"
+@pytest.mark.parametrize("kind", ["text", "multimodal"])
+def test_run_makes_the_whole_tree(finished_chain: Callable[..., FinishedChain], lorachain: Run, kind: str) -> None:
+    chain = finished_chain(kind)
+    assert "what each stage changed" in chain.out
+    model = chain.model
     for folder in ("raw_lora_added", "00_trained", "01_trained", "01_another_lora_added", "02_trained"):
         for name in ("adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "training_info.json"):
             assert (model / folder / "tiny" / name).is_file(), f"{folder}/{name}"
@@ -41,9 +39,9 @@ def test_run_makes_the_whole_tree(tiny_workspace: Callable[..., Path], lorachain
     assert not any(name for name in trained if "vision" in name)
     assert all((trained[name] != untrained[name]).any() for name in trained)
 
-    code, out, err = lorachain("run", *common)
+    code, out, err = lorachain("run", *chain.options)
     assert code == 0
     assert err.count("skipped") == 5
-    code, out, err = lorachain("status", *common)
+    code, out, err = lorachain("status", *chain.options)
     assert code == 0
     assert out.count("fresh") == 5

@@ -1,0 +1,129 @@
+"""Fixtures around a workspace whose model is a tiny one in a local folder, and a chain that runs in seconds.
+
+In a module of its own, imported by the root conftest: a second conftest.py would hide the first from
+`from conftest import ...` (there are no packages under tests/).
+"""
+
+import contextlib
+import io
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SMALL = """
+dtype = "float32"
+[lora]
+rank = 4
+alpha = 8
+[validation]
+max_questions = 10
+heldout_documents = 2
+recall_entries = 6
+[training]
+micro_batch_tokens = 2048
+[stages.00]
+max_length = 128
+batch_size = 4
+max_samples = 20
+[stages.01]
+epochs = 2
+max_samples = 20
+[stages.02]
+epochs = 2
+max_samples = 16
+learning_rate = 1e-3
+"""
+
+
+def run_command_line(*arguments: object) -> tuple[int, str, str]:
+    """The command line in this process: (exit code, stdout, stderr)."""
+    from lorachain.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+    return code, out.getvalue(), err.getvalue()
+
+
+def make_workspace(root: Path, weights: Path, **entry: object) -> Path:
+    """A workspace that knows the model `tiny`; `chain.toml` in it is the small chain."""
+    (root / "model" / "raw").mkdir(parents=True)
+    values = {"tiny": {"local_path": str(weights), "sources": "embedded", **entry}}
+    (root / "model" / "raw" / "model_paths.json").write_text(json.dumps(values), encoding="utf-8")
+    (root / "chain.toml").write_text(SMALL, encoding="utf-8")
+    return root
+
+
+def options_of(root: Path) -> tuple[str, ...]:
+    """What every command of the small chain is given."""
+    return ("--model", "tiny", "--workspace", str(root), "--config", str(root / "chain.toml"))
+
+
+@pytest.fixture
+def tiny_workspace(tmp_path: Path, save_tiny: Callable[..., Path]) -> Callable[..., Path]:
+    def make(kind: str = "text", *, name: str = "workspace", chat: bool = False, **entry: object) -> Path:
+        weights = tmp_path / f"tiny-{kind}-0"
+        if not weights.exists():
+            save_tiny(kind, chat=chat)
+        return make_workspace(tmp_path / name, weights, **entry)
+
+    return make
+
+
+@pytest.fixture
+def lorachain() -> Callable[..., tuple[int, str, str]]:
+    return run_command_line
+
+
+@dataclass(frozen=True)
+class FinishedChain:
+    """A chain that went through: its workspace (to be read, never changed) and what the command said."""
+
+    kind: str
+    root: Path
+    base: Path
+    out: str
+    err: str
+
+    @property
+    def model(self) -> Path:
+        return self.root / "model"
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        return options_of(self.root)
+
+
+@pytest.fixture(scope="session")
+def finished_chain(
+    tmp_path_factory: pytest.TempPathFactory, save_tiny_in: Callable[..., Path]
+) -> Callable[..., FinishedChain]:
+    """The whole small chain, run once a session for each class of model: text without a chat template, multimodal
+    with one."""
+    made: dict[str, FinishedChain] = {}
+
+    def finished(kind: str = "text") -> FinishedChain:
+        if kind not in made:
+            parent = tmp_path_factory.mktemp(f"finished-{kind}")
+            base = save_tiny_in(parent, kind, chat=kind == "multimodal")
+            root = make_workspace(parent / "workspace", base)
+            code, out, err = run_command_line("run", *options_of(root))
+            assert code == 0, err
+            made[kind] = FinishedChain(kind, root, base, out, err)
+        return made[kind]
+
+    return finished
+
+
+@pytest.fixture
+def finished_copy(tmp_path: Path, finished_chain: Callable[..., FinishedChain]) -> Path:
+    """A finished workspace of the text class, to be changed at will."""
+    return shutil.copytree(finished_chain("text").root, tmp_path / "copy")
