@@ -1,5 +1,6 @@
 """Rows of a weight matrix: read, merged and measured block by block, several at a time."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,33 +16,42 @@ from lorachain.weights.shards import StoredTensor, read_blocks
 _BLOCK_ELEMENTS = 1 << 20
 # Below some hundred rows BLAS takes another path and sums in another order than PEFT's product of the whole matrix.
 _MIN_ROWS = 256
+_CACHED_ELEMENTS = 1 << 17
 _MAX_WORKERS = 4
 _Job = TypeVar("_Job")
 _Done = TypeVar("_Done")
 
 
+@dataclass(frozen=True, slots=True)
+class BlockWorkers:
+    """Threads that each compute a block alone."""
+
+    pool: ThreadPoolExecutor
+    count: int
+
+    def in_order(self, work: Callable[[_Job], _Done], jobs: Iterable[_Job]) -> Iterator[_Done]:
+        """The results in the jobs' order; one job more than there are threads is in flight, so memory stays bounded."""
+        waiting: deque[Future[_Done]] = deque()
+        for job in jobs:
+            waiting.append(self.pool.submit(work, job))
+            if len(waiting) > self.count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
 @contextmanager
-def block_workers() -> Iterator[ThreadPoolExecutor]:
-    """Threads that each compute a block alone. torch's own threads would meet after every small operation, which costs
-    more than the operation where the processor is shared with others."""
+def block_workers() -> Iterator[BlockWorkers]:
+    """As many threads as torch would use, with torch's own switched off: those would meet after every small operation,
+    which costs more than the operation where the processor is shared with others."""
     threads = torch.get_num_threads()
+    count = min(threads, _MAX_WORKERS)
     torch.set_num_threads(1)  # threads started from here on take it over
     try:
-        with ThreadPoolExecutor(min(threads, _MAX_WORKERS)) as workers:
-            yield workers
+        with ThreadPoolExecutor(count) as pool:
+            yield BlockWorkers(pool, count)
     finally:
         torch.set_num_threads(threads)
-
-
-def in_order(workers: ThreadPoolExecutor, work: Callable[[_Job], _Done], jobs: Iterable[_Job]) -> Iterator[_Done]:
-    """The results in the jobs' order, a few at a time in flight: what is in memory stays bounded."""
-    waiting: deque[Future[_Done]] = deque()
-    for job in jobs:
-        waiting.append(workers.submit(work, job))
-        if len(waiting) > _MAX_WORKERS:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def row_blocks(tensor: StoredTensor) -> Iterator[tuple[slice, bytearray]]:
@@ -81,18 +91,21 @@ def merge_block(weight: Tensor, b: Tensor, a: Tensor, scale: float) -> MergedBlo
     harmless).
     """
     delta = (b @ a).mul_(scale)
+    merged = torch.empty_like(weight)
     wide = torch.float64 if weight.dtype == torch.float32 else torch.float32
-    exact = weight.to(wide) + delta
-    merged = exact.to(weight.dtype)
-    error = (merged.to(wide) - exact).abs_().div_(half_ulp(merged).to(wide))
-    changed = delta != 0
-    return MergedBlock(
-        merged=merged,
-        square_norm=float(torch.linalg.vector_norm(delta, dtype=torch.float32)) ** 2,
-        max_error=float(error.amax()),
-        updates=int(torch.count_nonzero(changed)),
-        swallowed=int(torch.count_nonzero(changed.logical_and_(merged == weight))),
-    )
+    square_norm, max_error, updates, swallowed = 0.0, 0.0, 0, 0
+    # A few rows at a time, so that the dozen passes below stay in the processor's cache.
+    step = max(1, _CACHED_ELEMENTS // weight.shape[1])
+    for old, new, update in zip(*(torch.split(t, step) for t in (weight, merged, delta)), strict=True):
+        exact = old.to(wide) + update
+        new.copy_(exact)
+        error = exact.sub_(new).abs_().div_(half_ulp(new))
+        changed = update != 0
+        max_error = max(max_error, float(error.amax().nan_to_num(math.inf)))  # max() would drop a NaN
+        square_norm += float(torch.linalg.vector_norm(update)) ** 2
+        updates += int(torch.count_nonzero(changed))
+        swallowed += int(torch.count_nonzero(changed.logical_and_(new == old)))
+    return MergedBlock(merged, square_norm, max_error, updates, swallowed)
 
 
 def half_ulp(values: Tensor) -> Tensor:

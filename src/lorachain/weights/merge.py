@@ -10,14 +10,13 @@ import json
 import math
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 
 from lorachain.errors import AdapterError, ModelError, WorkspaceError
-from lorachain.weights.blocks import MergedBlock, block_workers, in_order, merge_block, row_blocks
+from lorachain.weights.blocks import BlockWorkers, MergedBlock, block_workers, merge_block, row_blocks
 from lorachain.weights.factors import LoraFile, LoraTarget, adapter_sha256, open_lora
 from lorachain.weights.layout import read_layout
 from lorachain.weights.merge_report import MergeReport, TargetReport, write_merge_report
@@ -96,7 +95,7 @@ def _write_merged(
     lora: LoraFile,
     by_tensor: dict[str, LoraTarget],
     out: Path,
-    workers: ThreadPoolExecutor,
+    workers: BlockWorkers,
     on_progress: Progress,
 ) -> MergeReport:
     done, total = 0, shards.total_bytes
@@ -141,9 +140,7 @@ def _copy_tensor(tensor: StoredTensor, stream: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _merge_tensor(
-    tensor: StoredTensor, target: LoraTarget, stream: BinaryIO, workers: ThreadPoolExecutor
-) -> TargetReport:
+def _merge_tensor(tensor: StoredTensor, target: LoraTarget, stream: BinaryIO, workers: BlockWorkers) -> TargetReport:
     a, b = target.factors()  # (r, in), (out, r)
 
     def merged(job: tuple[slice, bytearray]) -> tuple[bytearray, MergedBlock]:
@@ -153,7 +150,7 @@ def _merge_tensor(
 
     base_digest, merged_digest = hashlib.sha256(), hashlib.sha256()
     square_norm, max_error, updates, swallowed = 0.0, 0.0, 0, 0
-    for buffer, block in in_order(workers, merged, row_blocks(tensor)):
+    for buffer, block in workers.in_order(merged, row_blocks(tensor)):
         if not math.isfinite(block.max_error):
             raise AdapterError(f"{tensor.name}: base + adapter is not finite; base or adapter is broken")
         base_digest.update(buffer)

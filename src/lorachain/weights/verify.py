@@ -1,13 +1,12 @@
 """The proof of a merge, repeated later from the files alone."""
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 from lorachain.errors import AdapterError, ModelError
-from lorachain.weights.blocks import block_workers, half_ulp, in_order, row_blocks
+from lorachain.weights.blocks import BlockWorkers, block_workers, half_ulp, row_blocks
 from lorachain.weights.factors import LoraTarget, adapter_sha256, open_lora
 from lorachain.weights.layout import read_layout
 from lorachain.weights.merge_report import read_merge_report
@@ -51,7 +50,7 @@ def verify_merge(folder: Path, *, base: Path | None = None, adapter: Path | None
             if name in targets:
                 base_digests[name], merged_digests[name] = _verify_target(origin, tensor, targets[name], workers)
             else:
-                base_digests[name], merged_digests[name] = workers.map(tensor_sha256, (origin, tensor))
+                base_digests[name], merged_digests[name] = workers.pool.map(tensor_sha256, (origin, tensor))
                 if base_digests[name] != merged_digests[name]:
                     raise ModelError(f"{folder}: {name} is no target of the adapter, yet differs from the base")
             if merged_digests[name] != recorded[name]:
@@ -63,7 +62,7 @@ def verify_merge(folder: Path, *, base: Path | None = None, adapter: Path | None
 
 
 def _verify_target(
-    base: StoredTensor, merged: StoredTensor, target: LoraTarget, workers: ThreadPoolExecutor
+    base: StoredTensor, merged: StoredTensor, target: LoraTarget, workers: BlockWorkers
 ) -> tuple[str, str]:
     """SHA-256 of the base's and the merged weight's bytes.
 
@@ -85,7 +84,7 @@ def _verify_target(
         return before, after, float(((new.double() - expected).abs() / allowed).amax())
 
     jobs = zip(row_blocks(base), row_blocks(merged), strict=True)
-    for before, after, times_allowed in in_order(workers, excess, jobs):
+    for before, after, times_allowed in workers.in_order(excess, jobs):
         base_digest.update(before)
         merged_digest.update(after)
         if not times_allowed <= 1:  # a comparison that a NaN fails
