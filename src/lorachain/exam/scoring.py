@@ -32,6 +32,7 @@ class QuestionScore:
     """Log-likelihood of " " + option text, summed over its tokens; None where options were not asked."""
     option_tokens: tuple[int, ...] | None
     option_chars: tuple[int, ...]
+    prompt_tokens: int
 
     @property
     def chosen_letter(self) -> int:
@@ -171,6 +172,7 @@ def _score(model: nn.Module, items: list[_Item], letters: LetterTokens) -> list[
             option_logprobs=option_logprobs[i],
             option_tokens=tuple(len(ids) for ids in item.options) if item.options else None,
             option_chars=tuple(len(text) for text in item.question.options),
+            prompt_tokens=len(item.tree.stem),
         )
         for i, item in enumerate(items)
     ]

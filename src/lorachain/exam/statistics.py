@@ -1,6 +1,7 @@
 """Intervals and tests of exam scores, all of them scipy's, and the words in which they are told."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest, bootstrap
@@ -18,6 +19,11 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     """
     interval = binomtest(correct, n).proportion_ci(confidence_level=0.95, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def proportion(correct: int, n: int) -> dict[str, Any]:
+    """An accuracy that never stands without its n and interval."""
+    return {"n": n, "correct": correct, "accuracy": correct / n, "wilson95": list(wilson(correct, n))}
 
 
 def differs_from_chance(correct: int, n: int, chance: float = CHANCE) -> float:
@@ -58,6 +64,24 @@ def paired_bootstrap(
     result = bootstrap(
         (difference,), np.mean, n_resamples=resamples, method="percentile", rng=np.random.default_rng(seed), batch=500
     )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def macro_interval(groups: Sequence[Sequence[bool]], *, seed: int = 0) -> tuple[float, float] | None:
+    """95 % percentile bootstrap interval of the mean of the groups' accuracies, questions resampled within each group.
+
+    None where a group has fewer than two questions.
+    """
+    if not groups or min(map(len, groups)) < 2:
+        return None
+
+    def macro(*samples: Any, axis: int) -> Any:
+        return np.mean([sample.mean(axis=axis) for sample in samples], axis=0)
+
+    result = bootstrap(
+        [np.asarray(group, dtype=np.float32) for group in groups], macro, n_resamples=10_000, method="percentile",
+        rng=np.random.default_rng(seed), batch=500,
+    )  # fmt: skip
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 

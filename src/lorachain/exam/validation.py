@@ -18,7 +18,7 @@ from lorachain.exam.statistics import (
     differs_from_chance,
     discordant,
     mcnemar_exact,
-    wilson,
+    proportion,
 )
 from lorachain.records import LETTERS, ExamQuestion
 from lorachain.tokens import TokenEncoder
@@ -47,11 +47,6 @@ def check_questions(questions: Sequence[ExamQuestion]) -> None:
         if key in seen:
             raise DataError(f"question id {question.id!r} occurs twice in exam {question.exam!r}; ids must be unique")
         seen.add(key)
-
-
-def proportion(correct: int, n: int) -> dict[str, Any]:
-    """An accuracy that never stands without its n and interval."""
-    return {"n": n, "correct": correct, "accuracy": correct / n, "wilson95": list(wilson(correct, n))}
 
 
 @dataclass(frozen=True, slots=True)
