@@ -114,26 +114,35 @@ def answer_text(question: ExamQuestion, style: AnswerStyle) -> str:
     return f" {question.answer_text} ({question.answer_letter})"
 
 
-def exam_example(question: ExamQuestion, style: AnswerStyle) -> Example:
-    """Reasoning then answer where the question has reasoning, the answer alone where it has none."""
+def exam_examples(question: ExamQuestion, style: AnswerStyle) -> list[Example]:
+    """The answer by itself; and where the question has reasoning, first reasoning then answer. The cue tells which.
+
+    The direct answer is taught of every question because validation and the published protocols ask for it; a model
+    that only ever saw reasoning could not be told from one that learnt nothing.
+    """
     answer = answer_text(question, style)
-    if question.reasoning:
-        return Example(reasoning_prompt(question), f" {question.reasoning.strip()}\n{ANSWER_CUE}{answer}")
-    return Example(answer_prompt(question), answer)
+    direct = Example(answer_prompt(question), answer)
+    if not question.reasoning:
+        return [direct]
+    reasoned = Example(reasoning_prompt(question), f" {question.reasoning.strip()}\n{ANSWER_CUE}{answer}")
+    return [reasoned, direct]
 
 
 # A letter in the reasoning refers to an option when it stands alone in the ways Korean explanations write it:
-# "(B)", "정답은 B", "보기 B", "B번", "B. ", "선택지 B". "비타민 B" or "B형간염" must stay as they are.
+# "(B)", "정답은 B", "보기 B", "B번", "B. ", "선택지 B". "비타민 B", "B형간염" and "정답은 DNA" must stay as they are.
 _LETTER_REFERENCE = re.compile(
     r"(?<=\()(?P<bracket>[A-E])(?=\))"
     r"|(?:(?<=정답은 )|(?<=정답: )|(?<=정답：)|(?<=답은 )|(?<=보기 )|(?<=선택지 )|(?<=옵션 ))"
-    r"(?P<named>[A-E])(?![A-Za-z0-9가-힣]*[형군])"
+    r"(?P<named>[A-E])(?![A-Za-z0-9-]|[가-힣]*[형군])"
     r"|(?<![A-Za-z0-9가-힣])(?P<numbered>[A-E])(?=번)"
     r"|(?:(?<=^)|(?<=\n))(?P<listed>[A-E])(?=[.)] )"
 )
 _REFERS_TO_OPTIONS = re.compile(
     r"모두|위의|이상의|전부|해당\s*(사항)?\s*없음|없다$|다\s*맞|①|②|③|④|⑤|\b[A-E]\s*[,와과및]\s*[A-E]\b|[㉠-㉭ㄱ-ㅎ]\s*,"
 )
+# Numbers are never remapped ("22번 염색체" is no option): a question whose reasoning names one as an option keeps its
+# order.
+_OPTION_BY_NUMBER = re.compile(r"(?:정답은|답은|정답\s*[:：]|보기|선택지|옵션)\s*\(?[1-5①-⑤]")
 
 
 def remap_letters(text: str, letter_for: dict[str, str]) -> str:
@@ -142,7 +151,10 @@ def remap_letters(text: str, letter_for: dict[str, str]) -> str:
 
 
 def options_depend_on_order(question: ExamQuestion) -> bool:
-    """Whether an option refers to others or to the list as a whole ("모두 옳다", "①, ③"): left in order, then."""
+    """Whether an option refers to others or to the list as a whole ("모두 옳다", "①, ③"), or the reasoning to an
+    option by its number ("정답은 3번"): left in order, then."""
+    if _OPTION_BY_NUMBER.search(question.reasoning or ""):
+        return True
     return any(_REFERS_TO_OPTIONS.search(option) for option in question.options)
 
 

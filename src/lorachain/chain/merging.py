@@ -1,33 +1,19 @@
 """The last step of stage 01: its LoRA merged into the base, the proof, and a fresh LoRA on the merged base."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from lorachain.chain.context import ChainContext
 from lorachain.chain.history import read_history, write_history
 from lorachain.chain.initial import write_fresh_lora
 from lorachain.chain.parents import Parent
-from lorachain.data.exam import load_exam
-from lorachain.data.plain_text import stream_plain_text
-from lorachain.exam.scoring import letter_tokens
-from lorachain.prompts import answer_prompt
+from lorachain.chain.probe import prove_merge
 from lorachain.provenance import TRAINING_INFO, read_json
 from lorachain.registry import weights_folder
-from lorachain.tokens import TokenEncoder
-from lorachain.weights.adapter import load_adapter
 from lorachain.weights.factors import adapter_sha256
-from lorachain.weights.load import load_model, load_tokenizer
 from lorachain.weights.merge import merge_adapter
 from lorachain.weights.merge_report import write_merge_report
-from lorachain.weights.proof import compare_probe, probe_logits
 from lorachain.workspace import atomic_folder
-
-PROBE_QUESTIONS = 16
-PROBE_DOCUMENTS = 8
-_PROBE_TOKENS = 256
 
 
 def merge_depends_on(context: ChainContext) -> dict[str, Any]:
@@ -61,13 +47,7 @@ def merge_and_add_lora(context: ChainContext) -> dict[str, Any]:
                 expected_base_sha256=info["base_sha256"],
                 on_progress=lambda done, total: bar(100 * done // total),
             )
-        encoder = TokenEncoder(load_tokenizer(parent.base))
-        rows = probe_rows(encoder)
-        probe = compare_probe(
-            logits_of(context, rows, parent.base, trained),
-            logits_of(context, rows, staging / "base"),
-            letter_tokens(encoder).ids,
-        )
+        probe = prove_merge(parent.base, trained, staging / "base", context.device, context.dtype)
         write_merge_report(staging / "base", replace(report, probe=probe))
         write_fresh_lora(
             context,
@@ -81,17 +61,3 @@ def merge_and_add_lora(context: ChainContext) -> dict[str, Any]:
         )
         write_history(staging, read_history(trained))
     return probe
-
-
-def probe_rows(encoder: TokenEncoder) -> list[list[int]]:
-    """The fixed probe: exam questions (their next token is a letter) and plain text, from the embedded sample."""
-    questions = load_exam(["sample"], "dev", max_samples=PROBE_QUESTIONS).questions
-    documents = stream_plain_text(["sample"], max_samples=PROBE_DOCUMENTS)
-    rows = [encoder.prompt_ids(answer_prompt(question)) for question in questions]
-    return rows + [[encoder.bos_id, *encoder.text_ids(document.text)][:_PROBE_TOKENS] for document in documents]
-
-
-def logits_of(context: ChainContext, rows: list[list[int]], base: Path, adapter: Path | None = None) -> Tensor:
-    """Next-token logits (N, V) of base (+ adapter), loaded for this and freed: one model in memory at a time."""
-    model = load_model(base, context.device, context.dtype)
-    return probe_logits(load_adapter(model, adapter, trainable=False) if adapter else model, rows)

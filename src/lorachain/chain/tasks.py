@@ -21,7 +21,7 @@ from lorachain.prompts import (
     AnswerStyle,
     dictionary_example,
     directions,
-    exam_example,
+    exam_examples,
     plain_text_example,
     shuffled,
 )
@@ -110,12 +110,12 @@ class PlainTextTask:
         folder = inputs.data_folder / "tokens"
         with atomic_folder(folder) as staging:
             write_token_store(staging / "documents.arrow", rows())
+            if self.counts["documents"] < 2:
+                raise DataError(
+                    f"plain text {inputs.sources.plain_text}: {self.counts['documents']} documents are left to train "
+                    "on; at least 2 are needed. Name more with --plain-text"
+                )
         self.sources = stream.sources
-        if self.counts["documents"] < 2:
-            raise DataError(
-                f"plain text {inputs.sources.plain_text}: {self.counts['documents']} documents are left to train on; "
-                "at least 2 are needed. Name more with --plain-text"
-            )
         return TokenStore(folder / "documents.arrow")
 
     def lines_of_epoch(self, epoch: int) -> Sequence[Line]:
@@ -208,7 +208,7 @@ class ExamTask:
         )
         self.sources = loaded.sources
         questions, dropped = disjoint_train(loaded.questions, inputs.held_out)
-        self._questions = [question for question in questions if len(self._row(question)) <= inputs.stage.max_length]
+        self._questions = [question for question in questions if self._fits(question)]
         self.counts = {
             "questions": len(self._questions),
             "questions_with_reasoning": sum(q.reasoning is not None for q in self._questions),
@@ -216,12 +216,15 @@ class ExamTask:
         }
         _require_fitting(len(questions), len(self._questions), inputs, self.counts)
 
-    def _row(self, question: ExamQuestion) -> TokenRow:
-        return self._inputs.encoder.encode(exam_example(question, self._inputs.answer_style))
+    def _rows(self, question: ExamQuestion) -> list[TokenRow]:
+        return [self._inputs.encoder.encode(e) for e in exam_examples(question, self._inputs.answer_style)]
+
+    def _fits(self, question: ExamQuestion) -> bool:
+        return all(len(row) <= self._inputs.stage.max_length for row in self._rows(question))
 
     def lines_of_epoch(self, epoch: int) -> list[Line]:
         rng = random.Random(f"options:{self._inputs.config.seed}:{epoch}")
-        return [[self._row(shuffled(question, rng))] for question in self._questions]
+        return [[row] for question in self._questions for row in self._rows(shuffled(question, rng))]
 
     def measure(self, model: nn.Module) -> Measure:
         return {}

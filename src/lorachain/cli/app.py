@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in given
     # Advice of libraries that read this at import time; the debug log has what they log.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from lorachain.cli import chain_commands, data_commands  # noqa: F401 - they register their commands
+    # Each registers its commands.
+    from lorachain.cli import chain_commands, data_commands, weights_commands  # noqa: F401
 
     try:
         app([argument for argument in given if argument != "--debug"])

@@ -9,6 +9,7 @@ import typer
 
 from lorachain.cli import options as o
 from lorachain.cli.app import app, train_app
+from lorachain.errors import ConfigError
 
 if TYPE_CHECKING:
     from lorachain.chain.context import ChainContext
@@ -152,7 +153,24 @@ def status(model: o.Model = "gemma-3-270m", workspace: o.WorkspaceDir = _HERE, c
     from lorachain.report.screen import Screen
 
     context = o.build_context(o.Common(model, workspace, config), [])
-    _print_status(context, Screen(), [step_state(context, step) for step in STEPS])
+    _print_status(context, Screen(), [step_state(context, step, as_configured=False) for step in STEPS])
+
+
+@app.command()
+def history(
+    stage: Annotated[str, typer.Argument(help="init, 00, 01, merge or 02.")] = "02",
+    model: o.Model = "gemma-3-270m",
+    workspace: o.WorkspaceDir = _HERE,
+) -> None:
+    """The lineage from the public base to a stage, with every score on the way."""
+    from lorachain.chain.links import lineage
+    from lorachain.chain.state import STEPS
+
+    step = next((step for step in STEPS if step == stage), None)
+    if step is None:
+        raise ConfigError(f"stage {stage!r} is unknown; allowed: {', '.join(STEPS)}")
+    for line in lineage(o.build_context(o.Common(model, workspace), []), step):
+        print(line)
 
 
 def _one(epochs: int | None) -> list[int] | None:
@@ -167,7 +185,10 @@ def _go(context: "ChainContext", command: str, dry_run: bool, *, skip_to_start: 
 
     steps = STEPS_OF_COMMAND[command]
     if dry_run:
-        resolved = {"plan": plan(context, steps), "configuration": context.config.model_dump(mode="json")}
+        resolved = {
+            "plan": plan(context, steps, skip_to_start=skip_to_start),
+            "configuration": context.config.model_dump(mode="json"),
+        }
         print(json.dumps(resolved, ensure_ascii=False, indent=2))
         return
     try:

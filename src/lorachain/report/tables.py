@@ -81,3 +81,41 @@ def chain_table(infos: Sequence[Info], probe: Info | None, title: str) -> Table:
             f"{probe['max_abs_logit']:.3f}, letters agree {100 * probe['letter_agreement']:.0f} %"
         )
     return table
+
+
+def merge_table(report: Info, title: str) -> Table:
+    """The proof of one merge."""
+    totals, probe = report["totals"], report["probe"]
+    table = Table("checked", "found", title=title)
+    table.add_row("adapter tensors, each used once", f"{totals['adapter_tensors']:,}")
+    table.add_row("weights changed", f"{totals['targets']:,}")
+    table.add_row("weights untouched, bytes equal", f"{totals['untouched']:,}")
+    table.add_row("largest |(merged - base) - scale·B·A|, in half ulps", f"{totals['max_error_half_ulps']:.3f}")
+    table.add_row("updates swallowed by rounding (below half an ulp)", f"{100 * totals['swallowed_share']:.1f} %")
+    _add_probe(table, "merged against base + adapter", probe)
+    return table
+
+
+def compose_table(report: Info, proof: Info, title: str) -> Table:
+    """The proof of a composed adapter."""
+    layers = report["layers"]
+    table = Table("checked", "found", title=title)
+    table.add_row("layers", f"{len(layers):,}")
+    table.add_row("rank, exact", str(max(layer["exact_rank"] for layer in layers)))
+    table.add_row("rank, kept", str(max(layer["rank"] for layer in layers)))
+    worst = max(layers, key=lambda layer: layer["frobenius_error"] / (layer["norm"] or 1.0))
+    table.add_row(
+        "worst layer's relative error (Frobenius)",
+        f"{worst['frobenius_error'] / (worst['norm'] or 1.0):.2e} ({worst['module']})",
+    )
+    _add_probe(table, "composed against the chain", proof["in_dtype"])
+    _add_probe(table, "the same in float32: rounding of the merged base", proof["rounding_of_merged_base"])
+    return table
+
+
+def _add_probe(table: Table, what: str, probe: Info) -> None:
+    table.add_row(
+        f"{what}: {probe['rows']} probe rows",
+        f"max |Δlogit| {probe['max_abs_logit']:.3f}, mean {probe['mean_abs_logit']:.4f}, mean KL "
+        f"{probe['mean_kl']:.2e} nats, letters agree {100 * probe['letter_agreement']:.0f} %",
+    )

@@ -69,6 +69,13 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype = torch.bf
     return cast(PreTrainedModel, model)
 
 
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The type that a model's weights are stored in, as its configuration says; bf16 where it does not."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    dtype = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
+    return dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
+
+
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer that lies in a model's or adapter's folder.
 

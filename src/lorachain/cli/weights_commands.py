@@ -1,0 +1,190 @@
+"""merge, verify, compose, export."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lorachain.cli import options as o
+from lorachain.cli.app import app
+from lorachain.errors import ConfigError, WorkspaceError
+
+if TYPE_CHECKING:
+    from lorachain.chain.context import ChainContext
+
+_HERE = Path(".")
+Out = Annotated[Path, typer.Option("--out", help="Folder to write; it must not exist.")]
+
+
+@app.command()
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="Folder with adapter_config.json.")],
+    into: Annotated[str, typer.Option("--into", help="The adapter's base: a folder, or a model's short name.")],
+    out: Out,
+    workspace: o.WorkspaceDir = _HERE,
+    device: Annotated[str, typer.Option("--device", help="Where the probe runs.")] = "auto",
+) -> None:
+    """Merge a LoRA into its base, streaming, and prove it: merge_report.json beside the weights."""
+    from lorachain.chain.debug_log import quiet_libraries
+    from lorachain.chain.probe import prove_merge
+    from lorachain.registry import find_entry, weights_folder
+    from lorachain.report.screen import Screen
+    from lorachain.report.tables import merge_table
+    from lorachain.weights.load import resolve_device, stored_dtype
+    from lorachain.weights.merge import merge_adapter
+    from lorachain.weights.merge_report import write_merge_report
+    from lorachain.workspace import Workspace
+
+    quiet_libraries()
+    screen, target = Screen(), resolve_device(device)
+    base = Path(into) if Path(into).is_dir() else weights_folder(find_entry(Workspace(workspace), into))
+    with screen.bar(f"merging into {out}", 100) as bar:
+        report = merge_adapter(
+            base,
+            adapter,
+            out,
+            expected_base_sha256=_trained_on(adapter),
+            on_progress=lambda done, total: bar(100 * done // total),
+        )
+    report = replace(report, probe=prove_merge(base, adapter, out, target, stored_dtype(base)))
+    write_merge_report(out, report)
+    screen.table(merge_table(report.to_json(), f"{adapter} merged into {base}"))
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path | None, typer.Argument(help="A merged folder; without it, the whole chain.")] = None,
+    model: o.Model = "gemma-3-270m",
+    workspace: o.WorkspaceDir = _HERE,
+    base: Annotated[Path | None, typer.Option("--base", help="Where the base is now, if it was moved.")] = None,
+    adapter: Annotated[Path | None, typer.Option("--adapter", help="Where the adapter is now.")] = None,
+) -> None:
+    """Repeat the proof from the files alone: of one merge, or of every link of the chain."""
+    from lorachain.chain.links import verify_chain
+    from lorachain.report.screen import Screen
+    from lorachain.weights.verify import verify_merge
+
+    if folder is not None:
+        verify_merge(folder, base=base, adapter=adapter)
+        Screen().message(f"{folder}: base, adapter, report and every weight agree")
+        return
+    context = o.build_context(o.Common(model, workspace), [])
+    for line in verify_chain(context):
+        context.reporter.message(line)
+
+
+@app.command()
+def compose(
+    out: Out,
+    model: o.Model = "gemma-3-270m",
+    workspace: o.WorkspaceDir = _HERE,
+    rank: Annotated[int | None, typer.Option("--rank", help="Recompress to this rank; without it, exact.")] = None,
+    device: o.Device = None,
+) -> None:
+    """Stage 01's and stage 02's LoRA as one plain LoRA on the public base, proved against the chain."""
+    from lorachain.chain.probe import prove_composition
+    from lorachain.export.folders import export_adapter
+    from lorachain.provenance import write_json
+    from lorachain.report.screen import Screen
+    from lorachain.report.tables import compose_table
+    from lorachain.weights.compose import COMPOSE_REPORT
+
+    context = o.build_context(o.Common(model, workspace, device=device), [])
+    chain = _finished_chain(context)
+    _require_absent(out)
+    report = export_adapter(
+        chain["base"],
+        chain["01"],
+        chain["02"],
+        out,
+        _card_facts(context, chain),
+        merged_base=chain["merged"],
+        rank=rank,
+    ).to_json()
+    proof = prove_composition(chain["base"], out, chain["merged"], chain["02"], context.device, context.dtype)
+    write_json(out / COMPOSE_REPORT, {**report, "probe": proof})
+    Screen().table(compose_table(report, proof, f"{context.model}: the chain as one adapter in {out}"))
+
+
+@app.command()
+def export(
+    out: Out,
+    form: Annotated[str, typer.Option("--format", help="hf (merged), adapter (composed) or gguf.")],
+    model: o.Model = "gemma-3-270m",
+    workspace: o.WorkspaceDir = _HERE,
+    outtype: Annotated[str, typer.Option("--outtype", help="Of gguf: f16, bf16 or q8_0.")] = "bf16",
+    converter: Annotated[
+        Path | None, typer.Option("--converter", help="llama.cpp's convert_hf_to_gguf.py, if not on the PATH.")
+    ] = None,
+) -> None:
+    """Let the chain leave the house, with its model card."""
+    import tempfile
+
+    from lorachain.export.folders import export_adapter, export_hf
+    from lorachain.export.gguf import OUT_TYPES, export_gguf
+
+    kinds = ("hf", "adapter", "gguf")
+    if form not in kinds:
+        raise ConfigError(f"--format is {form!r}; allowed: {', '.join(kinds)}")
+    if outtype not in OUT_TYPES:
+        raise ConfigError(f"--outtype is {outtype!r}; allowed: {', '.join(OUT_TYPES)}")
+    context = o.build_context(o.Common(model, workspace), [])
+    chain = _finished_chain(context)
+    facts = _card_facts(context, chain)
+    _require_absent(out)
+    if form == "adapter":
+        export_adapter(chain["base"], chain["01"], chain["02"], out, facts, merged_base=chain["merged"])
+    elif form == "hf":
+        export_hf(chain["merged"], chain["02"], out, facts)
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+            merged = Path(scratch) / "merged"
+            export_hf(chain["merged"], chain["02"], merged, facts)
+            export_gguf(merged, out, facts, outtype=outtype, converter=converter)
+    context.reporter.message(f"{form} -> {out}")
+
+
+def _trained_on(adapter: Path) -> str | None:
+    """Hash of the base that an adapter of ours was trained on; None for an adapter from elsewhere."""
+    from lorachain.provenance import TRAINING_INFO, read_json
+
+    info = adapter / TRAINING_INFO
+    return read_json(info).get("base_sha256") if info.is_file() else None
+
+
+def _finished_chain(context: "ChainContext") -> dict[str, Path]:
+    """The folders of a chain whose stages are all there."""
+    from lorachain.provenance import TRAINING_INFO
+    from lorachain.registry import weights_folder
+
+    workspace, model = context.workspace, context.model
+    found = {
+        "01": workspace.trained("01", model),
+        "merged": workspace.merged_base(model),
+        "02": workspace.trained("02", model),
+    }
+    for folder in (found["01"], workspace.another_lora_added(model), found["02"]):
+        if not (folder / TRAINING_INFO).is_file():
+            raise WorkspaceError(f"{folder} is missing; finish the chain with: {context.command('run')}")
+    return {**found, "base": weights_folder(context.entry)}
+
+
+def _card_facts(context: "ChainContext", chain: dict[str, Path]) -> Any:
+    from lorachain.export.card import CardFacts, read_stage_infos
+    from lorachain.weights.layout import skeleton
+
+    stages = read_stage_infos([context.workspace.trained("00", context.model), chain["01"], chain["02"]])
+    multimodal = skeleton(chain["base"]).config.model_type == "gemma3"
+    return CardFacts(
+        name=f"{context.model}-korean-medical",
+        base=context.entry.huggingface_id or context.model,
+        auto_class="AutoModelForImageTextToText" if multimodal else "AutoModelForCausalLM",
+        stages=stages,
+    )
+
+
+def _require_absent(out: Path) -> None:
+    if out.exists():
+        raise WorkspaceError(f"--out {out} exists; choose another folder or remove it")
