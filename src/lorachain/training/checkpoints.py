@@ -66,7 +66,7 @@ def why_not_whole(folder: Path, fingerprint: str) -> str | None:
     """None where the manifest holds for every file, otherwise what is wrong."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        expected: dict[str, str] = manifest["files"]
+        expected = dict(manifest["files"])
         stored_fingerprint = manifest["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):
         return f"{MANIFEST} is missing or broken"
