@@ -44,9 +44,10 @@ def load_dictionary(
     entries: dict[Term, None] = {}
     infos: list[SourceInfo] = []
     for source in resolved:
-        if max_samples is not None and len(entries) >= max_samples:
-            break
         reader = SourceReader(source, skip_bad_rows=skip_bad_rows)
+        if max_samples is not None and len(entries) >= max_samples:
+            infos.append(reader.info())  # named and not reached: no rows
+            continue
         for where, row in reader.all_rows():
             try:
                 entry = _entry(row)
