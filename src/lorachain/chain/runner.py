@@ -10,7 +10,7 @@ from lorachain.chain.merging import merge_and_add_lora
 from lorachain.chain.stage import StageRun
 from lorachain.chain.state import STEPS, StepName, StepState, output_folder, step_state
 from lorachain.errors import WorkspaceError
-from lorachain.workspace import StageName, model_lock
+from lorachain.workspace import StageName, disk_full_as_error, model_lock
 
 STEP_TITLES: dict[StepName, str] = {
     "init": "base + LoRA",
@@ -43,18 +43,19 @@ def run_steps(context: ChainContext, steps: Sequence[StepName], *, skip_to_start
         LorachainError: anything the user can mend; what was finished stays.
         TrainingInterrupted: on a signal, after saving.
     """
-    with model_lock(context.workspace, context.model) as taken_over:
+    workspace = context.workspace
+    with disk_full_as_error(workspace.model_root), model_lock(workspace, context.model) as taken_over:
         if taken_over:
             context.reporter.message(taken_over)
         for step in steps:
-            state = step_state(context, step)
+            state = step_state(context, step, skip_to_start=skip_to_start)
             if state.condition == "fresh":
                 context.reporter.message(f"{STEP_TITLES[step]} is finished ({state.folder}), skipped")
                 continue
             if state.condition == "stale":
                 _ask_to_replace(context, state)
             _do(context, step, skip_to_start)
-    return [step_state(context, step) for step in STEPS]
+    return [step_state(context, step, as_configured=step in steps, skip_to_start=skip_to_start) for step in STEPS]
 
 
 def _ask_to_replace(context: ChainContext, state: StepState) -> None:
@@ -80,11 +81,11 @@ def _do(context: ChainContext, step: StepName, skip_to_start: bool) -> None:
             StageRun(context, stage, skip_to_start=skip_to_start).run()
 
 
-def plan(context: ChainContext, steps: Sequence[StepName]) -> list[dict[str, Any]]:
+def plan(context: ChainContext, steps: Sequence[StepName], *, skip_to_start: bool = False) -> list[dict[str, Any]]:
     """What a run would read and write, without loading weights (`--dry-run`)."""
     planned = []
     for step in steps:
-        state = step_state(context, step)
+        state = step_state(context, step, skip_to_start=skip_to_start)
         stage = step if step in ("00", "01", "02") else None
         planned.append(
             {

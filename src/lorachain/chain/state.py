@@ -39,42 +39,70 @@ def output_folder(context: ChainContext, step: StepName) -> Path:
     return workspace.another_lora_added(model) if step == "merge" else workspace.trained(step, model)
 
 
-def step_state(context: ChainContext, step: StepName) -> StepState:
-    """Compares what the step was made from with what stands now."""
+def step_state(
+    context: ChainContext, step: StepName, *, as_configured: bool = True, skip_to_start: bool = False
+) -> StepState:
+    """Compares what the step was made from with what stands now.
+
+    Args:
+        as_configured: also with the settings and source names at hand; without it only with what lies on the disk
+            (a command for one stage knows nothing of the options that another was given).
+        skip_to_start: stage 02 is wanted straight on raw_lora_added.
+    """
     folder = output_folder(context, step)
     if not (folder / TRAINING_INFO).is_file():
         begun = steps_present(context.workspace.training(step, context.model)) if step in ("00", "01", "02") else []
         if begun:
             return StepState(step, "partial", folder, reason=f"checkpoint at step {begun[0]}")
         return StepState(step, "missing", folder)
-    info = read_json(folder / TRAINING_INFO)
+    info = None
     try:
-        reason = _why_stale(context, step, folder, info)
+        info = read_json(folder / TRAINING_INFO)
+        reason = _why_stale(context, step, folder, info, as_configured)
+        if not reason and step == "02" and as_configured and _from_start(info) != skip_to_start:
+            reason = f"it was trained on {info['depends_on']['parent']['folder']}"
     except LorachainError as error:
         reason = str(error)
+    except (KeyError, TypeError, AttributeError) as error:
+        info, reason = None, f"{TRAINING_INFO} is not as this lorachain writes it ({type(error).__name__}: {error})"
     return StepState(step, "stale" if reason else "fresh", folder, info, reason)
 
 
-def _why_stale(context: ChainContext, step: StepName, folder: Path, info: dict[str, Any]) -> str:
+def _from_start(info: dict[str, Any]) -> bool:
+    folder: str = info["depends_on"]["parent"]["folder"]
+    return folder.startswith("raw_lora_added/")
+
+
+def _why_stale(context: ChainContext, step: StepName, folder: Path, info: dict[str, Any], as_configured: bool) -> str:
     if adapter_sha256(folder) != info["adapter_sha256"]:
         return "its adapter file was changed after training"
-    if step == "init":
-        return _difference(info["depends_on"], init_depends_on(context))
-    if step == "merge":
-        return _difference(info["depends_on"], merge_depends_on(context))
-    return _stage_difference(context, step, info)
+    if step == "init" or step == "merge":
+        made_from = info["depends_on"]
+        now = init_depends_on(context) if step == "init" else merge_depends_on(context)
+        if not as_configured:
+            now |= {key: made_from[key] for key in ("lora", "seed")}
+        return _difference(made_from, now)
+    changed = _changed_parent(context, step, info)
+    if not changed and as_configured:
+        changed = _changed_settings(context, step, info)
+    return changed or _changed_source(context, step, info)
 
 
-def _stage_difference(context: ChainContext, stage: StageName, info: dict[str, Any]) -> str:
+def _changed_parent(context: ChainContext, stage: StageName, info: dict[str, Any]) -> str:
     made_from = info["depends_on"]
-    parent = parent_folder(context, stage, skip_to_start=made_from["parent"]["folder"].startswith("raw_lora_added/"))
+    parent = parent_folder(context, stage, skip_to_start=_from_start(info))
     if not parent.exists():
         return f"its parent {parent.parent.name} is gone"
     if adapter_sha256(parent) != made_from["parent"]["adapter_sha256"]:
         return f"{parent.parent.name} changed"
     if read_json(parent / TRAINING_INFO)["base_sha256"] != made_from["parent"]["base_sha256"]:
         return "its base changed"
-    config = context.config
+    return ""
+
+
+def _changed_settings(context: ChainContext, stage: StageName, info: dict[str, Any]) -> str:
+    """A setting that is another now, or sources of other names."""
+    made_from, config = info["depends_on"], context.config
     now = {
         "stage": config.stages[stage].model_dump(),
         "training": config.training.model_dump(exclude={"save_every_minutes", "keep_checkpoints"}),
@@ -82,8 +110,11 @@ def _stage_difference(context: ChainContext, stage: StageName, info: dict[str, A
         "dtype": config.dtype,
         "answer_style": context.entry.answer_style,
     }
-    settings = _difference({**made_from["settings"], "seed": made_from["seed"]}, {**now, "seed": config.seed})
-    return settings or _changed_source(context, stage, info)
+    if changed := _difference({**made_from["settings"], "seed": made_from["seed"]}, {**now, "seed": config.seed}):
+        return changed
+    was = {source["name"] for source in (*info["sources"], *info["exam_sources"])}
+    named = {*context.stage_sources(stage), *context.sources.exam}
+    return "" if was == named else f"sources were {', '.join(sorted(was))}, are {', '.join(sorted(named))}"
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str:
@@ -99,13 +130,9 @@ def _difference(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -
 
 
 def _changed_source(context: ChainContext, stage: StageName, info: dict[str, Any]) -> str:
-    """A source that is not what the stage read: another name, or a file with other content."""
+    """A source whose files are gone or hold something else than the stage read."""
     recorded = [(stage, source) for source in info["sources"]]
     recorded += [("02", source) for source in info["exam_sources"]]
-    named = {*context.stage_sources(stage), *context.sources.exam}
-    if {source["name"] for _, source in recorded} != named:
-        was = ", ".join(sorted({source["name"] for _, source in recorded}))
-        return f"sources were {was}, are {', '.join(sorted(named))}"
     for kind, source in recorded:
         root = resolve(source["name"], sample=_SAMPLES[kind]).path
         for name, expected in source["files"].items():
