@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import Gemma3ForCausalLM
 
-from conftest import make_tokenizer, text_config
+from conftest import text_config
 from lora_making import save_adapter_for
 from lorachain.weights.merge import merge_adapter
 
@@ -23,10 +24,15 @@ def megabytes(field: str) -> float:
 def test_peak_memory_is_some_blocks_not_the_model(tmp_path: Path) -> None:
     base = tmp_path / "base"
     config = text_config(**BIG, layer_types=["sliding_attention", "full_attention"] * 2)
-    model = Gemma3ForCausalLM(config).to(torch.bfloat16)
-    model.save_pretrained(base)
-    make_tokenizer().save_pretrained(base)
-    del model
+    config.dtype = torch.bfloat16
+    config.save_pretrained(base)
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in Gemma3ForCausalLM(config).state_dict().items()}
+    zeros = {
+        name: torch.zeros(shape, dtype=torch.bfloat16) for name, shape in shapes.items() if name != "lm_head.weight"
+    }
+    save_file(zeros, base / "model.safetensors", metadata={"format": "pt"})
+    del zeros
     names = ["gate_proj", "up_proj", "down_proj"]
     adapter = save_adapter_for(base, tmp_path / "adapter", "text", r=2, target_modules=names)
     size = (base / "model.safetensors").stat().st_size / 2**20
