@@ -134,7 +134,7 @@ def weights_folder(entry: ModelEntry) -> Path:
         ModelError: gated, missing or unreachable repository, a local path that is no model, a missing package.
     """
     if entry.huggingface_id:
-        return _from_hub(entry.huggingface_id, entry.revision)
+        return hub_weights(entry.huggingface_id, entry.revision)
     if entry.local_path:
         if not (entry.local_path / "config.json").is_file():
             raise ModelError(f"local_path {entry.local_path} holds no config.json; name a folder with a Gemma 3 model")
@@ -142,7 +142,7 @@ def weights_folder(entry: ModelEntry) -> Path:
     return embedded_weights()
 
 
-def _from_hub(repository: str, revision: str | None) -> Path:
+def hub_weights(repository: str, revision: str | None) -> Path:
     page = f"https://huggingface.co/{repository}"
     try:
         with disk_full_as_error(Path(HF_HUB_CACHE)):

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Advice of libraries that read this at import time; the debug log has what they log.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Each registers its commands.
-    from lorachain.cli import chain_commands, data_commands, weights_commands  # noqa: F401
+    from lorachain.cli import chain_commands, data_commands, exam_commands, weights_commands  # noqa: F401
 
     try:
         app([argument for argument in given if argument != "--debug"])

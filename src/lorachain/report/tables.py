@@ -119,3 +119,42 @@ def _add_probe(table: Table, what: str, probe: Info) -> None:
         f"max |Δlogit| {probe['max_abs_logit']:.3f}, mean {probe['mean_abs_logit']:.4f}, mean KL "
         f"{probe['mean_kl']:.2e} nats, letters agree {100 * probe['letter_agreement']:.0f} %",
     )
+
+
+def result_table(result: Info, title: str) -> Table:
+    """One evaluation: every accuracy with n and interval, baselines beside it."""
+    settings = ", ".join(f"{key}={value}" for key, value in result["settings"].items())
+    table = Table("", "score", "in words", title=title)
+    asked = f"{result['protocol']}/{result['protocol_version']} on {result['split']}"
+    table.add_row(f"all, {asked}", accuracy_words(result["score"]), result["score"]["words"])
+    for subject, found in result["per_subject"].items():
+        table.add_row(subject, accuracy_words(found), "")
+    for name, found in result["baselines"].items():
+        table.add_row(f"baseline: {name.replace('_', ' ')}", accuracy_words(found), "")
+    tokens, seconds = result["tokens"], result["seconds"]
+    table.caption = (
+        f"{settings}\n{seconds:.0f} s, {result['data']['n'] / max(seconds, 1e-9):.1f} questions/s, "
+        f"{tokens['prompt']:,} prompt and {tokens['generated']:,} generated tokens"
+    )
+    return table
+
+
+def comparison_tables(found: Info, *, with_flips: bool) -> list[Table]:
+    """The difference with its interval and test, and the questions that changed."""
+    low, high = found["bootstrap95"] or (float("nan"), float("nan"))
+    table = Table("A", "B", "B - A", "exact McNemar", "in words", title=f"{found['protocol']} on {found['split']}")
+    table.add_row(
+        accuracy_words(found["a"]),
+        accuracy_words(found["b"]),
+        f"{100 * found['difference']:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]",
+        f"p = {found['mcnemar_p']:.3g} ({len(found['gained'])} gained, {len(found['lost'])} lost)",
+        found["words"],
+    )
+    if not with_flips:
+        return [table]
+    flips = Table("question", "right", "A", "B", title="questions that changed")
+    letters = "ABCDE"
+    for flip in (*found["gained"], *found["lost"]):
+        chosen = ("–" if flip[side] is None else letters[flip[side]] for side in "ab")
+        flips.add_row(f"{flip['exam']} {flip['id']}", letters[flip["gold"]], *chosen)
+    return [table, flips]

@@ -1,0 +1,92 @@
+"""What `lorachain eval` is asked to score: a chain stage, a model or adapter folder, a hub id."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lorachain.chain.context import ChainContext
+from lorachain.chain.state import STEPS, output_folder
+from lorachain.errors import AdapterError, ModelError, WorkspaceError
+from lorachain.provenance import TRAINING_INFO, read_json
+from lorachain.registry import hub_weights, weights_folder
+from lorachain.tokens import TokenEncoder
+from lorachain.weights.adapter import ADAPTER_CONFIG, load_adapter, read_adapter_config
+from lorachain.weights.factors import adapter_sha256
+from lorachain.weights.load import load_model, load_tokenizer
+from lorachain.weights.shards import weights_sha256
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredModel:
+    """A base, and the adapter on it where there is one."""
+
+    name: str
+    base: Path
+    adapter: Path | None
+
+    def identity(self) -> dict[str, Any]:
+        """Name and hashes, as they stand in a result.
+
+        Raises:
+            AdapterError: the adapter was trained on another base.
+        """
+        base_hash = weights_sha256(self.base)
+        if self.adapter is not None and (self.adapter / TRAINING_INFO).is_file():
+            trained_on = read_json(self.adapter / TRAINING_INFO)["base_sha256"]
+            if trained_on != base_hash:
+                raise AdapterError(
+                    f"{self.adapter} was trained on a base with the hash {trained_on[:12]}…, {self.base} has "
+                    f"{base_hash[:12]}…; score it on the base that it was trained on"
+                )
+        return {
+            "name": self.name,
+            "base_sha256": base_hash,
+            "adapter_sha256": adapter_sha256(self.adapter) if self.adapter else None,
+        }
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> tuple[nn.Module, TokenEncoder]:
+        model = load_model(self.base, device, dtype)
+        encoder = TokenEncoder(load_tokenizer(self.base))
+        return (load_adapter(model, self.adapter, trainable=False) if self.adapter else model), encoder
+
+
+def find_scored_model(context: ChainContext, name: str) -> ScoredModel:
+    """`context.model`'s base for `base`, a step of its chain by name, a folder, or a hub id.
+
+    Raises:
+        ModelError: it is none of these, or a folder without a model; AdapterError: its base cannot be found.
+    """
+    if name == "base":
+        return ScoredModel(context.model, weights_folder(context.entry), None)
+    step = next((step for step in STEPS if step == name), None)
+    if step is not None:
+        folder = output_folder(context, step)
+        if not (folder / TRAINING_INFO).is_file():
+            raise WorkspaceError(f"{folder} is missing; make it with: {context.command('run')}")
+        return _from_adapter(folder, f"{context.model}:{step}")
+    folder = Path(name)
+    if folder.is_dir():
+        if (folder / ADAPTER_CONFIG).is_file():
+            return _from_adapter(folder, folder.name)
+        return ScoredModel(folder.name, folder, None)
+    if name.count("/") == 1 and not name.startswith((".", "/")):
+        return ScoredModel(name, hub_weights(name, None), None)
+    raise ModelError(
+        f"{name!r} is no model to score; allowed: base, a step of the chain ({', '.join(STEPS)}), a folder with a "
+        "model or an adapter, or a hub id (owner/name)"
+    )
+
+
+def _from_adapter(folder: Path, name: str) -> ScoredModel:
+    base = str(read_adapter_config(folder).get("base_model_name_or_path") or "")
+    if Path(base).is_dir():
+        return ScoredModel(name, Path(base), folder)
+    if base.count("/") != 1 or base.startswith((".", "/")):
+        raise AdapterError(
+            f"{folder} names {base!r} as its base, which is not there; put it back, or write where it is now as "
+            f"base_model_name_or_path into {folder / ADAPTER_CONFIG}"
+        )
+    return ScoredModel(name, hub_weights(base, None), folder)
