@@ -1,5 +1,5 @@
 """The command line. Commands are thin: they parse, build a context, call a room, and print."""
 
-from lorachain.cli.app import main
+from lorachain.cli.entry import main
 
 __all__ = ["main"]

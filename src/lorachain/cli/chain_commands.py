@@ -1,4 +1,4 @@
-"""init, train 00/01/02, run, status."""
+"""init, train, run, status, history."""
 
 import json
 import sys
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorachain.cli import options as o
-from lorachain.cli.app import app, train_app
+from lorachain.cli.app import app
 from lorachain.errors import ConfigError
+from lorachain.workspace import STAGES
 
 if TYPE_CHECKING:
     from lorachain.chain.context import ChainContext
@@ -34,39 +35,14 @@ def init(
     _go(o.build_context(common, []), "init", dry_run)
 
 
-@train_app.command("00")
-def train_00(
+@app.command()
+def train(
+    stage: Annotated[str, typer.Argument(help="00 plain text, 01 dictionary (then merge and fresh LoRA), or 02 exam.")],
     model: o.Model,
     epochs: o.Epochs = None,
     workspace: o.WorkspaceDir = _HERE,
     config: o.ConfigFile = None,
     plain_text: o.PlainText = None,
-    exam: o.Exam = None,
-    max_samples: o.MaxSamples = None,
-    learning_rate: o.LearningRate = None,
-    batch_size: o.BatchSize = None,
-    max_length: o.MaxLength = None,
-    device: o.Device = None,
-    seed: o.Seed = None,
-    save_every: o.SaveEvery = None,
-    skip_bad_rows: o.SkipBadRows = False,
-    yes: o.Yes = False,
-    dry_run: o.DryRun = False,
-) -> None:
-    """Stage 00: plain Korean text. raw_lora_added/ -> 00_trained/."""
-    common = o.Common(
-        model, workspace, config, plain_text, None, exam, max_samples, learning_rate, batch_size, max_length,
-        device=device, seed=seed, yes=yes, skip_bad_rows=skip_bad_rows, save_every=save_every,
-    )  # fmt: skip
-    _go(o.build_context(common, ["00"], _one(epochs)), "train 00", dry_run)
-
-
-@train_app.command("01")
-def train_01(
-    model: o.Model,
-    epochs: o.Epochs = None,
-    workspace: o.WorkspaceDir = _HERE,
-    config: o.ConfigFile = None,
     dictionary: o.Dictionary = None,
     exam: o.Exam = None,
     max_samples: o.MaxSamples = None,
@@ -76,45 +52,24 @@ def train_01(
     device: o.Device = None,
     seed: o.Seed = None,
     save_every: o.SaveEvery = None,
-    skip_bad_rows: o.SkipBadRows = False,
-    yes: o.Yes = False,
-    dry_run: o.DryRun = False,
-) -> None:
-    """Stage 01: medical dictionary, same LoRA; then merge and a fresh LoRA. 00_trained/ -> 01_trained/."""
-    common = o.Common(
-        model, workspace, config, None, dictionary, exam, max_samples, learning_rate, batch_size, max_length,
-        device=device, seed=seed, yes=yes, skip_bad_rows=skip_bad_rows, save_every=save_every,
-    )  # fmt: skip
-    _go(o.build_context(common, ["01"], _one(epochs)), "train 01", dry_run)
-
-
-@train_app.command("02")
-def train_02(
-    model: o.Model,
-    epochs: o.Epochs = None,
-    workspace: o.WorkspaceDir = _HERE,
-    config: o.ConfigFile = None,
-    exam: o.Exam = None,
-    max_samples: o.MaxSamples = None,
-    learning_rate: o.LearningRate = None,
-    batch_size: o.BatchSize = None,
-    max_length: o.MaxLength = None,
-    device: o.Device = None,
-    seed: o.Seed = None,
-    save_every: o.SaveEvery = None,
     from_start: Annotated[
-        bool, typer.Option("--from-start", help="Ablation: straight from raw_lora_added/, without stages 00 and 01.")
+        bool, typer.Option("--from-start", help="Ablation of 02: straight from raw_lora_added/, without 00 and 01.")
     ] = False,
     skip_bad_rows: o.SkipBadRows = False,
     yes: o.Yes = False,
     dry_run: o.DryRun = False,
 ) -> None:
-    """Stage 02: KorMedMCQA with reasoning, on a fresh LoRA. 01_another_lora_added/ -> 02_trained/."""
+    """Train one stage of the chain: 00, 01 or 02."""
+    if stage not in STAGES:
+        raise ConfigError(f"stage {stage!r} is unknown; allowed: {', '.join(STAGES)}")
+    if from_start and stage != "02":
+        raise ConfigError(f"--from-start is for stage 02; stage {stage} has one place in the chain")
     common = o.Common(
-        model, workspace, config, None, None, exam, max_samples, learning_rate, batch_size, max_length,
+        model, workspace, config, plain_text, dictionary, exam, max_samples, learning_rate, batch_size, max_length,
         device=device, seed=seed, yes=yes, skip_bad_rows=skip_bad_rows, save_every=save_every,
     )  # fmt: skip
-    _go(o.build_context(common, ["02"], _one(epochs)), "train 02", dry_run, skip_to_start=from_start)
+    context = o.build_context(common, [stage], None if epochs is None else [epochs])
+    _go(context, f"train {stage}", dry_run, skip_to_start=from_start)
 
 
 @app.command()
@@ -171,10 +126,6 @@ def history(
         raise ConfigError(f"stage {stage!r} is unknown; allowed: {', '.join(STEPS)}")
     for line in lineage(o.build_context(o.Common(model, workspace), []), step):
         print(line)
-
-
-def _one(epochs: int | None) -> list[int] | None:
-    return None if epochs is None else [epochs]
 
 
 def _go(context: "ChainContext", command: str, dry_run: bool, *, skip_to_start: bool = False) -> None:

@@ -1,0 +1,35 @@
+"""The entry point: errors to messages and exit codes."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+# Each registers its commands.
+from lorachain.cli import chain_commands, data_commands, exam_commands, weights_commands  # noqa: F401
+from lorachain.cli.app import app
+from lorachain.errors import LorachainError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line.
+
+    Exit codes: 0 done, 2 something the user can mend (one message), 130 and 143 interrupted (and saved), 1 a fault of
+    ours (with its traceback).
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    # Advice of libraries that read this at import time; the debug log has what they log.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+    try:
+        app([argument for argument in given if argument != "--debug"])
+    except LorachainError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("interrupted; finished stages and checkpoints are kept", file=sys.stderr)
+        sys.exit(130)
