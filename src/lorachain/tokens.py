@@ -74,13 +74,19 @@ class TokenEncoder:
         self.eos_id: int = tokenizer.eos_token_id
 
     def text_ids(self, text: str) -> list[int]:
-        """Ids of the text alone: no BOS, no EOS; special tokens written in the text are recognised."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        """Ids of the text alone: no BOS, no EOS; a `<bos>` that stands in the data is five characters, no token."""
+        return self._ids(text, split_special_tokens=True)
+
+    def _ids(self, text: str, *, split_special_tokens: bool) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens)[
+            "input_ids"
+        ]
         return ids
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """BOS and the rendered prompt."""
-        return [self.bos_id, *self.text_ids(render(prompt, self.tokenizer))]
+        """BOS and the rendered prompt; a chat template's turns are special tokens."""
+        text = render(prompt, self.tokenizer)
+        return [self.bos_id, *self._ids(text, split_special_tokens=not self.tokenizer.chat_template)]
 
     def encode(self, example: Example) -> TokenRow:
         """Prompt and completion are tokenised apart, so that the supervised ids are exactly the completion's and the
