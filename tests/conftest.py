@@ -7,6 +7,7 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import hypothesis
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -21,6 +22,10 @@ from transformers import (
 )
 
 from chain_making import finished_chain, finished_copy, lorachain, tiny_workspace  # noqa: F401 - fixtures
+
+# No timing assertions: how long an example takes is the machine's affair. No database: a test leaves no files behind.
+hypothesis.settings.register_profile("lorachain", deadline=None, database=None)
+hypothesis.settings.load_profile("lorachain")
 
 SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
 CHAT_TEMPLATE = (

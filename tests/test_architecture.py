@@ -1,0 +1,144 @@
+"""The house as the design draws it (sections 1 and 3): parsed from the source, nothing is imported."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "lorachain"
+FILES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = [
+    "script/init_lora_on_raw.py",
+    "script/train/train/train_00_plain_text.py",
+    "script/train/train/train_01_medical_dict.py",
+    "script/train/train/train_02_kor_med_test.py",
+]
+
+# Floors of the house, lowest first; rooms on one floor may not see each other unless SAME_FLOOR says so.
+FLOORS = [
+    {"errors", "records"},
+    {"workspace", "provenance", "config", "registry", "prompts", "tokens", "token_store"},
+    {"data", "weights"},
+    {"training", "exam"},
+    {"chain"},
+    {"report", "export"},
+    {"cli"},
+]
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+SAME_FLOOR = {
+    "workspace": set(),
+    "provenance": {"workspace"},
+    "config": {"workspace"},
+    "prompts": set(),
+    "tokens": {"prompts"},
+    "token_store": {"tokens"},
+    "registry": {"workspace", "provenance", "config", "prompts"},
+}
+MODEL_ROOMS = {"weights", "training", "exam", "tokens", "token_store", "registry", "torch", "transformers", "peft"}
+
+
+def room_of(path: Path) -> str:
+    """The package's own `__init__` holds the version and belongs to no room."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Every module that a file imports, also within functions; `from package import name` counts `package.name`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def rooms_imported(path: Path) -> set[str]:
+    rooms = {name.split(".")[1] for name in imports_of(path) if name.startswith("lorachain.")}
+    return rooms & FLOOR_OF.keys()
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_every_file_lies_in_a_room_that_has_a_floor() -> None:
+    assert {room_of(path) for path in FILES} - {"__init__"} == FLOOR_OF.keys()
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_flow_one_way(path: Path) -> None:
+    room = room_of(path)
+    if room == "__init__":
+        assert not rooms_imported(path)
+        return
+    for other in rooms_imported(path) - {room}:
+        allowed = FLOOR_OF[other] < FLOOR_OF[room] or other in SAME_FLOOR.get(room, set())
+        assert allowed, f"{name_of(path)} ({room}) imports {other}, which lies above or beside it"
+
+
+def importers(*modules: str) -> set[str]:
+    return {
+        room_of(path)
+        for path in FILES
+        for found in imports_of(path)
+        if any(found == module or found.startswith(f"{module}.") for module in modules)
+    }
+
+
+def test_only_weights_imports_peft() -> None:
+    assert importers("peft") == {"weights"}
+
+
+def test_only_training_imports_a_trainer() -> None:
+    names = ("Trainer", "TrainingArguments", "TrainerCallback")
+    assert importers(*(f"transformers.{name}" for name in names), "transformers.trainer") == {"training"}
+
+
+def test_only_training_and_chain_know_training() -> None:
+    assert importers("lorachain.training") <= {"training", "chain", "cli"}
+
+
+def test_training_does_not_know_exam_nor_exam_training() -> None:
+    assert "training" not in importers("lorachain.exam")
+    assert "exam" not in importers("lorachain.training")
+
+
+def test_report_imports_no_model_room() -> None:
+    for path in (PACKAGE / "report").glob("*.py"):
+        assert not {part for name in imports_of(path) for part in name.split(".")[:2]} & MODEL_ROOMS, name_of(path)
+
+
+def test_nothing_is_unpickled() -> None:
+    """Nothing is loaded through pickle from a file that a stranger could have made (design, section 2)."""
+    assert importers("pickle", "torch.load", "dill", "joblib", "shelve") == set()
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        assert "torch.load(" not in text, name_of(path)
+        assert "trust_remote_code=True" not in text, name_of(path)
+
+
+@pytest.mark.parametrize("path", sorted((*FILES, *(ROOT / "tests").rglob("*.py"))), ids=name_of)
+def test_files_are_at_most_500_lines_and_have_one_job(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 500
+    assert path.name not in ("utils.py", "util.py", "helpers.py", "common.py", "misc.py")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_is_a_docstring_and_one_call(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 40
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree)
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    assert len(calls) == 1
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.For)]
+
+
+def test_no_module_beside_the_scripts_hides_a_package() -> None:
+    """Python puts a script's own folder first on sys.path: a `train.py` or `data/` there would be imported instead."""
+    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "script").rglob("*.py")} == set(SCRIPTS)
+    beside = {path.stem for name in SCRIPTS for path in (ROOT / name).parent.iterdir()}
+    assert "data" not in beside
+    assert {path.stem for path in (ROOT / "script/train/train").iterdir()} & {"train", "data", "lorachain"} == set()
