@@ -9,6 +9,7 @@ from torch import Tensor
 from lorachain.data.exam import load_exam
 from lorachain.data.plain_text import stream_plain_text
 from lorachain.exam.scoring import letter_tokens
+from lorachain.memory import release
 from lorachain.prompts import answer_prompt
 from lorachain.tokens import TokenEncoder
 from lorachain.weights.adapter import load_adapter
@@ -34,6 +35,7 @@ class Probe:
 
     def logits(self, base: Path, adapter: Path | None = None, dtype: torch.dtype | None = None) -> Tensor:
         """(N, V) float32 logits of base (+ adapter), computed in `dtype` or the probe's own type."""
+        release()
         model = load_model(base, self._device, dtype or self._dtype)
         return probe_logits(load_adapter(model, adapter, trainable=False) if adapter else model, self._rows)
 
