@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lorachain.exam.batching import forward_groups
 from lorachain.exam.head import most_likely
 from lorachain.exam.inference import evaluating
 from lorachain.exam.prefix import KeyValues, common_prefix, compute_prefix
@@ -99,17 +100,23 @@ def generate(
             if waiting and (not running or count - len(running) >= max(1, count // 4)):
                 fresh = waiting[: count - len(running)]
                 del waiting[: len(fresh)]
-                lines = [prompts[i][begin:] for i in fresh]
-                store = KeyValues(prefix)
-                hidden = tree_hidden(model, [Tree(line) for line in lines], [[len(line) - 1] for line in lines], store)
-                slots.add(store, [len(line) for line in lines])
-                begun = [_Running(i, generator=_generator(seeds, i)) for i in fresh]
-                take(hidden, begun)
-                running += begun
+                for group in forward_groups(model, [len(prompts[i]) - begin for i in fresh], token_budget):
+                    lines = [prompts[fresh[i]][begin:] for i in group]
+                    begun = [_Running(fresh[i], generator=_generator(seeds, fresh[i])) for i in group]
+                    take(_prefill(model, slots, lines), begun)
+                    running += begun
             else:
                 take(_step(slots, [sequence.ids[-1] for sequence in running]), running)
             settle()
     return [done[i] for i in range(len(prompts))]
+
+
+def _prefill(model: nn.Module, slots: Slots, lines: list[list[int]]) -> Tensor:
+    """Whole lines into free slots: hidden states (len(lines), H) that predict each line's next id."""
+    store = KeyValues(slots.prefix)
+    hidden = tree_hidden(model, [Tree(line) for line in lines], [[len(line) - 1] for line in lines], store)
+    slots.add(store, [len(line) for line in lines])
+    return hidden
 
 
 def _step(slots: Slots, last: list[int]) -> Tensor:

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from lorachain.errors import DataError
+from lorachain.exam.batching import forward_groups
 from lorachain.exam.head import token_logprobs
 from lorachain.exam.inference import evaluating
 from lorachain.exam.tree import Tree, tree_hidden
-from lorachain.tokens import TokenRow, token_budget_groups
+from lorachain.tokens import TokenRow
 from lorachain.weights.load import head_weight
 
 
@@ -40,7 +41,7 @@ def perplexity(model: nn.Module, rows: Sequence[TokenRow], *, token_budget: int 
     nll_sum, tokens = 0.0, 0
     weight = head_weight(model)
     with evaluating(model):
-        for group in token_budget_groups([len(row) for row in rows], token_budget):
+        for group in forward_groups(model, [len(row) for row in rows], token_budget):
             chosen = [rows[i] for i in group]
             places = [range(row.supervised_from - 1, len(row) - 1) for row in chosen]
             hidden = tree_hidden(model, [Tree(row.ids) for row in chosen], places)  # (N, H)

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from lorachain.errors import DataError, ModelError
+from lorachain.exam.batching import forward_groups
 from lorachain.exam.head import log_normaliser, target_logits
 from lorachain.exam.inference import evaluating
 from lorachain.exam.tree import Tree, tree_hidden
 from lorachain.prompts import Prompt, answer_prompt
 from lorachain.records import LETTERS, ExamQuestion
-from lorachain.tokens import TokenEncoder, token_budget_groups
+from lorachain.tokens import TokenEncoder
 from lorachain.weights.load import head_weight
 
 
@@ -118,7 +119,7 @@ def score_questions(
     items = [_item(encoder, question, prompt(question), letters, with_options) for question in questions]
     scores: dict[int, QuestionScore] = {}
     with evaluating(model):
-        for group in token_budget_groups([len(item.tree) for item in items], token_budget):
+        for group in forward_groups(model, [len(item.tree) for item in items], token_budget):
             scores.update(zip(group, _score(model, [items[i] for i in group], letters), strict=True))
             if on_progress is not None:
                 on_progress(len(scores))

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lorachain.errors import ConfigError
+from lorachain.exam.batching import forward_groups
 from lorachain.exam.inference import evaluating
 from lorachain.exam.prefix import KeyValues, SharedPrefix, common_prefix, compute_prefix
 from lorachain.exam.protocols.base import Row, Shots, shots_text, subject_shots
@@ -15,7 +16,7 @@ from lorachain.exam.scoring import LetterTokens, first_argmax, five_logprobs, le
 from lorachain.exam.tree import Tree, tree_hidden
 from lorachain.prompts import ANSWER_CUE, Prompt, question_block, rotations
 from lorachain.records import LETTERS, ExamQuestion
-from lorachain.tokens import TokenEncoder, token_budget_groups
+from lorachain.tokens import TokenEncoder
 from lorachain.weights.load import head_weight
 
 
@@ -34,13 +35,17 @@ class Letters:
     token_budget: int = 8192
     name: str = "letters"
     version: str = "1"
-    batch_questions: int = 256
 
     def __post_init__(self) -> None:
         if self.orders not in (1, len(LETTERS)):
             raise ConfigError(f"rotations is {self.orders}; allowed: 1 (as printed) or 5 (every cyclic order)")
         if self.shots < 0:
             raise ConfigError(f"shots is {self.shots}; allowed: 0 or more")
+
+    @property
+    def batch_questions(self) -> int:
+        # The worked examples are computed once a batch.
+        return 256 if self.shots else 64
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -62,7 +67,7 @@ class Letters:
             prefix = compute_prefix(model, prompts[0][0][:shared])
             begin = prefix.length if prefix is not None else 0
             trees = [_tree([line[begin:] for line in lines]) for lines in prompts]
-            for group in token_budget_groups([len(tree) for tree in trees], self.token_budget):
+            for group in forward_groups(model, [len(tree) for tree in trees], self.token_budget):
                 found = _probabilities(model, [trees[i] for i in group], prefix, letters, self.orders)
                 for index, by_order in zip(group, found, strict=True):
                     rows[index] = _row(questions[index], by_order, len(prompts[index][0]))

@@ -53,7 +53,7 @@ class Options:
     token_budget: int = 8192
     name: str = "options"
     version: str = "1"
-    batch_questions: int = 128
+    batch_questions: int = 64
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class Cloze:
     token_budget: int = 8192
     name: str = "cloze"
     version: str = "1"
-    batch_questions: int = 128
+    batch_questions: int = 64
 
     @property
     def settings(self) -> dict[str, Any]:

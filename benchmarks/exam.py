@@ -1,0 +1,259 @@
+"""Exam speed and memory: lorachain beside lm-evaluation-harness and beside the plain transformers loop, in one run.
+
+    python benchmarks/exam.py --model FOLDER --exam FOLDER [--questions 128] [--harness-python PYTHON]
+
+MODEL is a folder of Gemma 3 weights, EXAM a folder of KorMedMCQA (per subject: dev and few-shot files). Each contender
+runs in a process of its own, one after the other, on the same questions; loading is excluded. Memory is the peak of the
+resident set above what it was when the model had been loaded. The harness runs with `--harness-python` (an interpreter
+that has lm-eval 0.4.13 and lorachain), at each of `--harness-batch-sizes`; its best is what is compared. `--only`
+runs some of the contenders; figures of a machine that others use at the same time mean little.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+CONTENDERS = (
+    "harness", "lm-eval-3.0", "plain", "plain-sorted", "letters", "letters-5-orders", "letters-5-shot", "options",
+)  # fmt: skip
+
+
+def load_questions(exam: str, count: int) -> tuple[list[Any], dict[str, list[Any]]]:
+    """The first dev questions, spread over the subjects, and every subject's worked examples."""
+    from lorachain.data.exam import load_exam
+
+    questions = load_exam([exam], "dev", max_samples=count).questions
+    examples: dict[str, list[Any]] = {}
+    for question in load_exam([exam], "fewshot").questions:
+        examples.setdefault(question.subject, []).append(question)
+    return questions, examples
+
+
+def resident() -> int:
+    """Bytes of the resident set now."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def reset_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_resident() -> int:
+    """Bytes of the largest resident set since `reset_peak`."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("this system does not tell a process' peak memory")
+
+
+def plain_loop(model: Any, encoder: Any, questions: list[Any], *, best: bool) -> list[str]:
+    """What one writes first: batches of 8, padded on the left, logits read at the last place. `best` adds
+    `logits_to_keep=1` and sorting by length."""
+    import torch
+
+    from lorachain.exam.scoring import letter_tokens
+    from lorachain.prompts import answer_prompt
+
+    letters = letter_tokens(encoder)
+    prompts = [encoder.prompt_ids(answer_prompt(question)) for question in questions]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i])) if best else list(range(len(prompts)))
+    chosen = [""] * len(prompts)
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        for start in range(0, len(order), 8):
+            batch = order[start : start + 8]
+            width = max(len(prompts[i]) for i in batch)
+            ids = torch.full((len(batch), width), encoder.pad_id)
+            mask = torch.zeros_like(ids)
+            for line, i in enumerate(batch):
+                ids[line, width - len(prompts[i]) :] = torch.tensor(prompts[i])
+                mask[line, width - len(prompts[i]) :] = 1
+            keep = {"logits_to_keep": 1} if best else {}
+            logits = model(input_ids=ids.to(device), attention_mask=mask.to(device), **keep).logits[:, -1]
+            for i, best_letter in zip(batch, logits[:, letters.ids].argmax(-1).tolist(), strict=True):
+                chosen[i] = "ABCDE"[best_letter]
+    return chosen
+
+
+def harness(model: Any, tokenizer: Any, questions: list[Any], examples: dict[str, list[Any]], batch: str) -> list[str]:
+    """lm-evaluation-harness' own task files over the same questions, 5 worked examples."""
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    from lorachain.records import LETTERS
+
+    source = Path(lm_eval.__file__).parent / "tasks" / "kormedmcqa"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        template = (source / "_template_yaml").read_text(encoding="utf-8")
+        (folder / "_template_yaml").write_text(template.replace("sean0042/KorMedMCQA", "json"), encoding="utf-8")
+        (folder / "utils.py").write_text((source / "utils.py").read_text(encoding="utf-8"), encoding="utf-8")
+        members: dict[str, list[int]] = {}
+        for index, question in enumerate(questions):
+            members.setdefault(question.subject, []).append(index)
+        for subject, indices in members.items():
+            files = {}
+            for split, asked in (("test", [questions[i] for i in indices]), ("fewshot", examples[subject])):
+                path = folder / f"{subject}-{split}.jsonl"
+                rows = [
+                    {"question": q.question, **dict(zip(LETTERS, q.options, strict=True)), "answer": q.answer + 1}
+                    for q in asked
+                ]
+                path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+                files[split] = str(path)
+            task = {
+                "include": "_template_yaml",
+                "task": f"local_{subject}",
+                "dataset_kwargs": {"data_files": files, "cache_dir": str(folder / "cache")},
+            }
+            (folder / f"{subject}.yaml").write_text(json.dumps(task), encoding="utf-8")
+        result = lm_eval.simple_evaluate(
+            model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch if batch == "auto" else int(batch)),
+            tasks=[f"local_{subject}" for subject in members],
+            task_manager=TaskManager(include_path=name),
+            num_fewshot=5,
+            bootstrap_iters=0,
+        )
+        chosen = [""] * len(questions)
+        for subject, indices in members.items():
+            for sample in result["samples"][f"local_{subject}"]:
+                chosen[indices[sample["doc_id"]]] = sample["filtered_resps"][0]
+    return chosen
+
+
+def run_one(arguments: argparse.Namespace) -> None:
+    """One contender in this process; prints one line of JSON."""
+    import torch
+
+    from lorachain.exam.protocols.base import batches
+    from lorachain.exam.protocols.registry import make_protocol
+    from lorachain.records import LETTERS
+    from lorachain.tokens import TokenEncoder
+    from lorachain.weights.load import load_model, load_tokenizer, resolve_device
+
+    device = resolve_device(arguments.device)
+    model = load_model(Path(arguments.model), device)
+    tokenizer = load_tokenizer(Path(arguments.model))
+    encoder = TokenEncoder(tokenizer)
+    questions, examples = load_questions(arguments.exam, arguments.questions)
+
+    def protocol(name: str, **settings: Any) -> Callable[[], list[str]]:
+        def ask() -> list[str]:
+            asked = make_protocol(name, examples=examples, **settings)
+            chosen = [""] * len(questions)
+            for group in batches(questions, asked.batch_questions):
+                for i, row in zip(group, asked.score(model, encoder, [questions[i] for i in group]), strict=True):
+                    chosen[i] = "" if row.chosen is None else LETTERS[row.chosen]
+            return chosen
+
+        return ask
+
+    contenders: dict[str, Callable[[], list[str]]] = {
+        "harness": lambda: harness(model, tokenizer, questions, examples, arguments.batch),
+        "lm-eval-3.0": protocol("lm-eval-3.0", shots=5),
+        "plain": lambda: plain_loop(model, encoder, questions, best=False),
+        "plain-sorted": lambda: plain_loop(model, encoder, questions, best=True),
+        "letters": protocol("letters"),
+        "letters-5-orders": protocol("letters", rotations=5),
+        "letters-5-shot": protocol("letters", shots=5),
+        "options": protocol("options"),
+    }
+    on_gpu = device.type == "cuda"
+    before = torch.cuda.memory_allocated() if on_gpu else resident()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        reset_peak()
+    begun = time.monotonic()
+    chosen = contenders[arguments.run]()
+    seconds = time.monotonic() - begun
+    peak = (torch.cuda.max_memory_allocated() if on_gpu else peak_resident()) - before
+    print(json.dumps({"seconds": seconds, "peak_mb": peak / 2**20, "chosen": chosen}))
+
+
+def measure(arguments: argparse.Namespace, contender: str, batch: str = "") -> dict[str, Any]:
+    """A contender in a process of its own."""
+    python = arguments.harness_python if contender == "harness" else sys.executable
+    command = [
+        python, __file__, "--model", arguments.model, "--exam", arguments.exam, "--device", arguments.device,
+        "--questions", str(arguments.questions), "--run", contender, "--batch", batch,
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    if done.returncode:
+        raise SystemExit(f"{contender} failed:\n{done.stderr[-3000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--exam", required=True)
+    parser.add_argument("--questions", type=int, default=128)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--harness-python", default=None)
+    parser.add_argument("--harness-batch-sizes", nargs="+", default=["4", "8", "16"])
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--out", type=Path, default=None, help="also write the figures here, as JSON")
+    parser.add_argument("--run", choices=CONTENDERS, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--batch", default="", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.run:
+        run_one(arguments)
+        return
+    found: dict[str, dict[str, Any]] = {}
+    for contender in arguments.only:
+        if contender == "harness":
+            if arguments.harness_python is None:
+                print("harness: left out, --harness-python names no interpreter with lm-eval")
+                continue
+            tried = [measure(arguments, "harness", batch) | {"batch": batch} for batch in arguments.harness_batch_sizes]
+            found["harness"] = min(tried, key=lambda one: one["seconds"])
+        else:
+            found[contender] = measure(arguments, contender)
+        one = found[contender]
+        rate = arguments.questions / one["seconds"]
+        print(f"{contender:18} {rate:8.2f} questions/s   {one['peak_mb']:8.0f} MB above the model", flush=True)
+    for line in ratios(found):
+        print(line)
+    if arguments.out:
+        arguments.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def ratios(found: dict[str, dict[str, Any]]) -> list[str]:
+    """The comparisons that the bars are about, for those contenders that ran."""
+    lines = []
+    for name, other, what, bar in (
+        ("lm-eval-3.0", "harness", "times the harness' speed", "at least 4"),
+        ("letters", "plain", "times the plain loop's speed", "at least 3"),
+        ("letters", "plain-sorted", "times the sorted loop's speed with logits_to_keep", "at least 1.2"),
+    ):
+        if name in found and other in found:
+            ratio = found[other]["seconds"] / found[name]["seconds"]
+            agree = sum(a == b for a, b in zip(found[name]["chosen"], found[other]["chosen"], strict=True))
+            total = len(found[name]["chosen"])
+            lines.append(f"{name}: {ratio:.2f} {what} ({bar}); {agree} of {total} letters identical")
+    for name, other, what, bar in (
+        ("letters-5-orders", "letters", "times the cost of one order", "at most 3.5"),
+        ("letters-5-shot", "letters", "times the cost of 0-shot", "at most 1.5"),
+    ):
+        if name in found and other in found:
+            lines.append(f"{name}: {found[name]['seconds'] / found[other]['seconds']:.2f} {what} ({bar})")
+    if "letters" in found and "plain" in found:
+        share = found["letters"]["peak_mb"] / found["plain"]["peak_mb"]
+        lines.append(f"letters: {share:.2f} of the plain loop's peak memory above the model (at most 0.3)")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
