@@ -1,0 +1,193 @@
+"""A run that was killed and resumed is the run that was not (design, section 3, line 5)."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from chain_making import make_workspace, options_of, run_command_line
+from conftest import make_multimodal_model, make_text_model
+from lorachain.tokens import TokenRow
+from lorachain.training.checkpoints import checkpoint_folder, steps_present
+from lorachain.training.steps import TrainingSteps
+from lorachain.training.trainer import Progress, TrainingSettings, train
+from lorachain.weights.adapter import PeftModel, add_fresh_lora
+
+EPOCHS, LINES, BATCH = 3, 10, 4  # three steps an epoch, nine in all
+TIMES = {"seconds", "at", "finished", "tokens_per_second", "peak_memory_bytes", "git_commit"}
+
+
+class Killed(BaseException):
+    """As sudden as SIGKILL: nothing of lorachain catches it."""
+
+
+def lora_model(kind: str, dropout: float) -> PeftModel:
+    base = (make_text_model if kind == "text" else make_multimodal_model)(dtype=torch.bfloat16)
+    return add_fresh_lora(
+        base,
+        base_path="b",
+        rank=2,
+        alpha=4,
+        dropout=dropout,
+        use_rslora=False,
+        target_modules=["q_proj", "v_proj", "down_proj"],
+        seed=0,
+    )
+
+
+def lines_of_epoch(epoch: int) -> list[list[TokenRow]]:
+    generator = torch.Generator().manual_seed(epoch)
+    return [[TokenRow([2, *torch.randint(6, 300, (12,), generator=generator).tolist()], 4)] for _ in range(LINES)]
+
+
+def go(
+    run: Path, kind: str, dropout: float, on_step: Callable[[Progress], None] = lambda progress: None
+) -> tuple[Progress, dict[str, Tensor], list[int], list[str]]:
+    """One start of the run: (what was done, the adapter, epochs that ended in this start, messages)."""
+    ended: list[int] = []
+    messages: list[str] = []
+    steps = TrainingSteps(lines_of_epoch, epochs=EPOCHS, batch_size=BATCH, micro_batch_tokens=30, pad_id=0, seed=0)
+
+    def on_epoch_end(epoch: int, step: int) -> bool:
+        ended.append(epoch)
+        return epoch == 1
+
+    settings = TrainingSettings(
+        learning_rate=1e-2,
+        warmup_ratio=0.2,
+        scheduler="cosine",
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        seed=0,
+        gradient_checkpointing=False,
+        save_every_minutes=1e-9,  # every step
+        keep_checkpoints=2,
+    )
+    progress, tensors = train(
+        lora_model(kind, dropout),
+        steps,
+        settings,
+        run=run,
+        fingerprint="f",
+        on_epoch_end=on_epoch_end,
+        on_step=on_step,
+        on_message=messages.append,
+    )
+    return progress, tensors, ended, messages
+
+
+@pytest.mark.parametrize(("kind", "dropout"), [("text", 0.0), ("text", 0.3), ("multimodal", 0.0)])
+def test_killed_after_any_step_and_resumed_equals_the_undisturbed_run(
+    tmp_path: Path, kind: str, dropout: float
+) -> None:
+    """Killed three times: in the first step, within an epoch, and at an epoch's end before its checkpoint."""
+    whole, wanted, _, _ = go(tmp_path / "whole", kind, dropout)
+    torch.rand(7)  # another state of the dice than the first run found
+
+    def kill_at(step: int) -> Callable[[Progress], None]:
+        def on_step(progress: Progress) -> None:
+            if progress.step == step:
+                raise Killed
+
+        return on_step
+
+    for step in (1, 5, 6):
+        with pytest.raises(Killed):
+            go(tmp_path / "killed", kind, dropout, kill_at(step))
+    done, found, ended, messages = go(tmp_path / "killed", kind, dropout)
+    assert messages == ["resuming from checkpoint-5"]
+    assert ended == [2, 3]
+    assert done.losses == whole.losses
+    assert (done.step, done.tokens, done.supervised_tokens) == (whole.step, whole.tokens, whole.supervised_tokens)
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        a, b = (checkpoint_folder(tmp_path / run, 9) / name for run in ("whole", "killed"))
+        assert a.read_bytes() == b.read_bytes()
+
+
+def test_a_spoilt_newest_checkpoint_costs_only_the_steps_since_the_one_before(tmp_path: Path) -> None:
+    whole, wanted, _, _ = go(tmp_path / "run", "text", 0.0)
+    newest, older = steps_present(tmp_path / "run")[:2]
+    spoilt = checkpoint_folder(tmp_path / "run", newest) / "optimizer.pt"
+    spoilt.write_bytes(spoilt.read_bytes()[:-100])
+    done, found, _, messages = go(tmp_path / "run", "text", 0.0)
+    assert messages == [
+        f"checkpoint-{newest} passed over: optimizer.pt is not what manifest.json says",
+        f"resuming from checkpoint-{older}",
+    ]
+    assert done.losses == whole.losses
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_the_best_epochs_checkpoint_is_kept_beside_the_newest(tmp_path: Path) -> None:
+    go(tmp_path, "text", 0.0)
+    assert steps_present(tmp_path) == [9, 8, 3]
+
+
+def test_the_end_of_the_warmup_and_of_the_schedule_are_part_of_the_state(tmp_path: Path) -> None:
+    go(tmp_path, "text", 0.0)
+    stored = torch.load(checkpoint_folder(tmp_path, 9) / "scheduler.pt", weights_only=True)
+    assert stored["last_epoch"] == 9
+    assert stored["_last_lr"][0] == pytest.approx(0, abs=1e-9)
+
+
+# ---- the chain's own command, in a process of its own ----------------------------------------------------------------
+
+
+def without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_times(inner) for key, inner in value.items() if key not in TIMES}
+    return [without_times(inner) for inner in value] if isinstance(value, list) else value
+
+
+def test_sigterm_saves_and_the_same_command_goes_on_to_the_same_files(
+    tmp_path: Path, save_tiny: Callable[..., Path]
+) -> None:
+    base = save_tiny("text")
+    roots = [make_workspace(tmp_path / name, base) for name in ("whole", "killed")]
+    for root in roots:
+        assert run_command_line("init", *options_of(root))[0] == 0
+    # The ablation's path: stage 02 alone, with validation after each of its two epochs.
+    command = ("train", "02", "--from-start", "--save-every", "1e-9")
+    assert run_command_line(*command, *options_of(roots[0]))[0] == 0
+
+    checkpoints = roots[1] / "model" / "02_training" / "tiny"
+    start = "import sys; from lorachain.cli import main; main(sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", start, *command, *options_of(roots[1])],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        text=True,
+    )
+    while process.poll() is None and not list(checkpoints.glob("checkpoint-*")):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    _, words = process.communicate(timeout=200)
+    assert process.returncode == 143, words
+    assert "is saved" in words
+    assert "go on with: lorachain train 02" in words
+    assert "Traceback" not in words
+    assert not (roots[1] / "model" / "02_trained").exists()
+
+    code, _, words = run_command_line(*command, *options_of(roots[1]))
+    assert code == 0
+    assert "resuming from checkpoint-" in words
+    whole, killed = (root / "model" / "02_trained" / "tiny" for root in roots)
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (whole / name).read_bytes() == (killed / name).read_bytes()
+    for name in ("kormedmcqa_validation_results.json", "training_info.json"):
+        read = [without_times(json.loads((folder / name).read_text())) for folder in (whole, killed)]
+        for info in read:
+            info.get("configuration", {}).pop("training", None)
+        assert read[0] == read[1], name
