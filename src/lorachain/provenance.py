@@ -10,6 +10,7 @@ from typing import Any
 
 from lorachain import __version__
 from lorachain.errors import WorkspaceError
+from lorachain.redaction import without_tokens
 from lorachain.workspace import atomic_write_text
 
 TRAINING_INFO = "training_info.json"
@@ -63,7 +64,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def write_json(path: Path, value: object) -> None:
-    atomic_write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    atomic_write_text(path, without_tokens(json.dumps(value, ensure_ascii=False, indent=2)) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -2,12 +2,14 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 # Each registers its commands.
 from lorachain.cli import chain_commands, data_commands, exam_commands, weights_commands  # noqa: F401
 from lorachain.cli.app import app
 from lorachain.errors import LorachainError
+from lorachain.redaction import without_tokens
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -25,11 +27,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app([argument for argument in given if argument != "--debug"])
     except LorachainError as error:
         if debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
+            _print_traceback()
+        print(f"error: {without_tokens(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         if debug:
-            raise
+            _print_traceback()
         print("interrupted; finished stages and checkpoints are kept", file=sys.stderr)
         sys.exit(130)
+    except Exception:
+        _print_traceback()
+        sys.exit(1)
+
+
+def _print_traceback() -> None:
+    """As Python would, but for the hub token."""
+    print(without_tokens(traceback.format_exc()), file=sys.stderr, end="")

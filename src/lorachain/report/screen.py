@@ -8,17 +8,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lorachain.redaction import without_tokens
+
 
 class Screen:
     """What the chain reports to. Messages go to stderr, results (tables) to stdout."""
 
-    def __init__(self) -> None:
-        self.err = Console(stderr=True, highlight=False)
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.err = Console(stderr=True, highlight=False, quiet=quiet)
         # In a pipe a table is as wide as it needs to be: nothing is cut off.
         self.out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
     def message(self, text: str) -> None:
-        self.err.print(text, markup=False, soft_wrap=True)
+        self.err.print(without_tokens(text), markup=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator["_Bar"]:
