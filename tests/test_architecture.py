@@ -18,13 +18,14 @@ SCRIPTS = [
 
 # Floors of the house, lowest first; rooms on one floor may not see each other unless SAME_FLOOR says so.
 FLOORS = [
-    {"errors", "records"},
+    {"errors", "records", "redaction"},
     {"workspace", "provenance", "config", "registry", "prompts", "tokens", "token_store"},
     {"data", "weights"},
     {"training", "exam"},
     {"chain"},
     {"report", "export"},
     {"cli"},
+    {"__main__"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 SAME_FLOOR = {

@@ -36,9 +36,14 @@ class TrainingConfig(_Strict):
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
     micro_batch_tokens: Positive
-    gradient_checkpointing: bool
+    gradient_checkpointing: bool | Literal["auto"]
     save_every_minutes: Annotated[float, Field(gt=0)]
+    save_every_steps: Annotated[int, Field(ge=0)]
     keep_checkpoints: Positive
+
+    def deciding(self) -> dict[str, Any]:
+        """What changes the result; how often it is saved does not."""
+        return self.model_dump(exclude={"save_every_minutes", "save_every_steps", "keep_checkpoints"})
 
 
 class ValidationConfig(_Strict):

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 from lorachain.errors import ModelError, WorkspaceError
 
@@ -167,11 +167,22 @@ def atomic_write_text(path: Path, text: str) -> None:
     Raises:
         WorkspaceError: the disk is full.
     """
+    with replaced_file(path) as file:
+        file.write(text)
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[TextIO]:
+    """Yields a file beside `path`; when the block ends well, it stands at `path`, flushed to disk.
+
+    Raises:
+        WorkspaceError: the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.partial")
     with disk_full_as_error(path):
         with staging.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         staging.replace(path)

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 
 from lorachain.config import ChainConfig, Sources, StageConfig
 from lorachain.registry import ModelEntry
+from lorachain.training.processes import Processes
 from lorachain.workspace import StageName, Workspace
 
 STAGE_TITLES: dict[StageName, str] = {
@@ -42,6 +43,7 @@ class ChainContext:
     device: torch.device
     reporter: Reporter
     skip_bad_rows: bool = False
+    processes: Processes = field(default_factory=Processes)
     confirm: Callable[[str], bool] = lambda question: False
     """Asked before finished work is replaced."""
 

@@ -1,7 +1,8 @@
 """Everything libraries have to say goes to the stage's debug log, nothing of it to the screen."""
 
 import logging
-import os
+import logging.handlers
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,19 +12,18 @@ from pathlib import Path
 import datasets
 import transformers
 
+from lorachain.redaction import without_tokens
+from lorachain.workspace import replaced_file
+
 _LIBRARIES = ("transformers", "peft", "accelerate", "datasets", "torch", "huggingface_hub", "lorachain", "py.warnings")
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-class _TokenFilter(logging.Filter):
-    """The hub token never appears in a log, whoever writes the line."""
+class _WithoutTokens(logging.Formatter):
+    """The hub token never appears in a log, whoever writes the line; tracebacks included."""
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        token = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
-        message = record.getMessage()
-        if token and token in message:
-            record.msg, record.args = message.replace(token, "hf_***"), None
-        return True
+    def format(self, record: logging.LogRecord) -> str:
+        return without_tokens(super().format(record))
 
 
 def quiet_libraries() -> None:
@@ -37,8 +37,9 @@ def quiet_libraries() -> None:
         logger.propagate = False
 
 
-class _LateFile(logging.FileHandler):
-    """Makes its file with the first line: a run that is refused at once leaves none behind."""
+class _LateFile(logging.handlers.WatchedFileHandler):
+    """Makes its file with the first line: a run that is refused at once leaves none behind. Opens it anew where it was
+    replaced."""
 
     def _open(self) -> TextIOWrapper:
         Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
@@ -52,8 +53,7 @@ class _LateFile(logging.FileHandler):
 def debug_log(path: Path) -> Iterator[None]:
     """Appends what is logged within the block to `path`, warnings included."""
     handler = _LateFile(path, encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter(_FORMAT))
-    handler.addFilter(_TokenFilter())
+    handler.setFormatter(_WithoutTokens(_FORMAT))
     loggers = [logging.getLogger(name) for name in _LIBRARIES]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -68,3 +68,20 @@ def debug_log(path: Path) -> Iterator[None]:
                 logger.removeHandler(handler)
                 logger.setLevel(level)
             handler.close()
+
+
+def step_words(marker: str, step: int, total: int, loss: float) -> str:
+    """The log's line of one optimizer step; `marker` says of which run."""
+    return f"{marker} step {step}/{total} loss {loss:.4f}"
+
+
+def drop_steps_after(step: int, path: Path, marker: str) -> None:
+    """Takes the lines of a run's later steps out of the log: a step that is repeated after a kill leaves one line."""
+    if not path.exists():
+        return
+    line_of_step = re.compile(rf"{re.escape(marker)} step (\d+)/")
+    with path.open(encoding="utf-8", errors="replace") as lines, replaced_file(path) as kept:
+        for line in lines:
+            found = line_of_step.search(line)
+            if found is None or int(found[1]) <= step:
+                kept.write(line if line.endswith("\n") else line + "\n")

@@ -2,10 +2,12 @@
 
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lorachain.errors import WorkspaceError
 from lorachain.exam.validation import ValidationResult
 from lorachain.provenance import SCHEMA_VERSION, VALIDATION_RESULTS, read_json, write_json
 
@@ -66,13 +68,15 @@ class RunRecord:
 
     @staticmethod
     def open(run: Path, fingerprint: str) -> "RunRecord":
-        """The record of this fingerprint; a run with other settings or data is moved aside, one of them is kept."""
+        """The record of this fingerprint; a run with other settings or data, or whose record is broken, is moved
+        aside (one of them is kept)."""
         path = run / RUN_RECORD
         if path.exists():
-            stored = read_json(path)
-            if stored["fingerprint"] == fingerprint:
-                scores = [EpochScore(**line) for line in stored["scores"]]
-                return RunRecord(path, fingerprint, stored["before"], scores)
+            with suppress(WorkspaceError, KeyError, TypeError):
+                stored = read_json(path)
+                if stored["fingerprint"] == fingerprint:
+                    scores = [EpochScore(**line) for line in stored["scores"]]
+                    return RunRecord(path, fingerprint, stored["before"], scores)
         if run.exists() and any(run.iterdir()):
             aside = run.with_name(f".{run.name}.superseded")
             shutil.rmtree(aside, ignore_errors=True)
@@ -95,13 +99,22 @@ class RunRecord:
         self.scores = [s for s in self.scores if s.epoch != line.epoch] + [line]
         self.write()
 
+    def forget_after(self, step: int) -> None:
+        """Drops what was measured after `step`: those epochs are trained, and measured, again."""
+        kept = [line for line in self.scores if line.step <= step]
+        if len(kept) < len(self.scores):
+            self.scores = kept
+            self.write()
+
     def score_of(self, epoch: int) -> EpochScore | None:
         return next((line for line in self.scores if line.epoch == epoch), None)
 
-    def best(self, protocol: str) -> EpochScore | None:
-        """The epoch with the most right answers by `protocol`; of equals the earlier. None before the first."""
+    def best(self, protocol: str, up_to: int | None = None) -> EpochScore | None:
+        """The epoch with the most right answers by `protocol`, of those that ended by step `up_to`; of equals the
+        earlier. None before the first."""
         best: EpochScore | None = None
-        for line in sorted((s for s in self.scores if s.epoch > 0), key=lambda s: s.epoch):
+        ended = (s for s in self.scores if s.epoch > 0 and (up_to is None or s.step <= up_to))
+        for line in sorted(ended, key=lambda s: s.epoch):
             if best is None or line.validation.better_than(best.validation, protocol):
                 best = line
         return best

@@ -1,6 +1,8 @@
 """The order of the stages, and which of them a run has to do."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 from lorachain.chain.context import ChainContext
@@ -10,6 +12,7 @@ from lorachain.chain.merging import merge_and_add_lora
 from lorachain.chain.stage import StageRun
 from lorachain.chain.state import STEPS, StepName, StepState, output_folder, step_state
 from lorachain.errors import WorkspaceError
+from lorachain.memory import release
 from lorachain.workspace import StageName, disk_full_as_error, model_lock
 
 STEP_TITLES: dict[StepName, str] = {
@@ -44,18 +47,26 @@ def run_steps(context: ChainContext, steps: Sequence[StepName], *, skip_to_start
         TrainingInterrupted: on a signal, after saving.
     """
     workspace = context.workspace
-    with disk_full_as_error(workspace.model_root), model_lock(workspace, context.model) as taken_over:
+    processes = context.processes
+    lock = model_lock(workspace, context.model) if processes.main else nullcontext()
+    with disk_full_as_error(workspace.model_root), lock as taken_over:
         if taken_over:
             context.reporter.message(taken_over)
         for step in steps:
-            state = step_state(context, step, skip_to_start=skip_to_start)
-            if state.condition == "fresh":
-                context.reporter.message(f"{STEP_TITLES[step]} is finished ({state.folder}), skipped")
-                continue
-            if state.condition == "stale":
-                _ask_to_replace(context, state)
-            _do(context, step, skip_to_start)
+            if processes.decided(partial(_to_be_done, context, step, skip_to_start)):
+                _do(context, step, skip_to_start)
     return [step_state(context, step, as_configured=step in steps, skip_to_start=skip_to_start) for step in STEPS]
+
+
+def _to_be_done(context: ChainContext, step: StepName, skip_to_start: bool) -> bool:
+    """Whether the step is to be done; asks where finished work would be replaced."""
+    state = step_state(context, step, skip_to_start=skip_to_start)
+    if state.condition == "fresh":
+        context.reporter.message(f"{STEP_TITLES[step]} is finished ({state.folder}), skipped")
+        return False
+    if state.condition == "stale":
+        _ask_to_replace(context, state)
+    return True
 
 
 def _ask_to_replace(context: ChainContext, state: StepState) -> None:
@@ -70,15 +81,20 @@ def _ask_to_replace(context: ChainContext, state: StepState) -> None:
 
 
 def _do(context: ChainContext, step: StepName, skip_to_start: bool) -> None:
+    """All processes train; what else there is to do, the main one does."""
+    main = context.processes.main
     if step == "init":
-        initialise(context)
-        return
-    stage: StageName = "01" if step == "merge" else step
-    with debug_log(context.workspace.debug_log(stage)):
-        if step == "merge":
-            merge_and_add_lora(context)
-        else:
-            StageRun(context, stage, skip_to_start=skip_to_start).run()
+        if main:
+            initialise(context)
+    else:
+        stage: StageName = "01" if step == "merge" else step
+        with debug_log(context.workspace.debug_log(stage)) if main else nullcontext():
+            if step != "merge":
+                StageRun(context, stage, skip_to_start=skip_to_start).run()
+            elif main:
+                merge_and_add_lora(context)
+    release()
+    context.processes.wait()
 
 
 def plan(context: ChainContext, steps: Sequence[StepName], *, skip_to_start: bool = False) -> list[dict[str, Any]]:

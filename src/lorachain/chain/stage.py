@@ -1,21 +1,21 @@
 """One training stage from parent folder to trained folder: measure, train, validate each epoch, choose, write."""
 
 import logging
-import resource
-import sys
 import time
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from lorachain.chain.context import STAGE_TITLES, ChainContext
+from lorachain.chain.debug_log import step_words
 from lorachain.chain.exams import load_dev, load_held_out
-from lorachain.chain.history import EpochScore, RunRecord, read_history, score, write_history
+from lorachain.chain.history import RUN_RECORD, EpochScore, RunRecord, read_history, score, write_history
 from lorachain.chain.parents import Parent, find_parent
+from lorachain.chain.resume import ResumePoint, find_resume_point, forget_after
 from lorachain.chain.tasks import TASKS, StageTask, TaskInputs, sources_hash
 from lorachain.exam.validation import question_set_hash, validate
+from lorachain.memory import peak, reset_peak
 from lorachain.provenance import SCHEMA_VERSION, TRAINING_INFO, git_commit, package_versions, sha256_json, write_json
 from lorachain.records import ExamQuestion
 from lorachain.tokens import TokenEncoder
@@ -43,6 +43,7 @@ class StageRun:
 
     def __init__(self, context: ChainContext, stage: StageName, *, skip_to_start: bool = False) -> None:
         self.context = context
+        self.processes = context.processes
         self.stage = stage
         self.parent: Parent = find_parent(context, stage, skip_to_start)
         self.run_folder = context.workspace.training(stage, context.model)
@@ -55,11 +56,17 @@ class StageRun:
         self.task = self._load_task()
         self.depends_on = self._depends_on()
         self.fingerprint = sha256_json(self.depends_on)
-        self.record = RunRecord.open(self.run_folder, self.fingerprint)
+        # The other processes keep no record: what was found before is the main one's business.
+        self.record = (
+            RunRecord.open(self.run_folder, self.fingerprint)
+            if self.processes.main
+            else RunRecord(self.run_folder / RUN_RECORD, self.fingerprint)
+        )
         self.inherited: list[EpochScore] = read_history(self.parent.folder)
 
     def _load_task(self) -> StageTask:
         context = self.context
+        rank = f"-{self.processes.rank}" if self.processes.rank else ""
         return TASKS[self.stage](
             TaskInputs(
                 encoder=self.encoder,
@@ -69,7 +76,7 @@ class StageRun:
                 held_out=load_held_out(context),
                 answer_style=context.entry.answer_style,
                 # Beside the run's folder: what the run depends on is known only after the data was read.
-                data_folder=self.run_folder.with_name(f".{self.run_folder.name}.data"),
+                data_folder=self.run_folder.with_name(f".{self.run_folder.name}.data{rank}"),
                 skip_bad_rows=context.skip_bad_rows,
                 on_message=context.reporter.message,
             )
@@ -83,7 +90,7 @@ class StageRun:
             "data": {"sources": sources_hash(self.task.sources), "dev": sources_hash(self.exam_sources)},
             "settings": {
                 "stage": config.stages[self.stage].model_dump(),
-                "training": config.training.model_dump(exclude={"save_every_minutes", "keep_checkpoints"}),
+                "training": config.training.deciding(),
                 "validation": config.validation.model_dump(),
                 "dtype": config.dtype,
                 "answer_style": self.context.entry.answer_style,
@@ -94,6 +101,7 @@ class StageRun:
     def run(self) -> None:
         """Trains and writes {stage}_trained/{model}."""
         context = self.context
+        reset_peak(context.device)
         context.reporter.message(
             f"stage {self.stage}, {STAGE_TITLES[self.stage]}: {context.model} on {context.device}, "
             + ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in self.task.counts.items() if count)
@@ -101,12 +109,15 @@ class StageRun:
         model = load_adapter(
             load_model(self.parent.base, context.device, context.dtype), self.parent.folder, trainable=True
         )
-        self._measure_before(model)
+        if self.processes.main:
+            self._measure_before(model)
         progress, tensors = self._train(model)
-        chosen, tensors = self._choose(tensors)
-        set_adapter_tensors(model, tensors)
-        after = self.task.measure(model)
-        self._write(model, tensors, progress, chosen, after)
+        if self.processes.main:
+            chosen, tensors = self._choose(tensors)
+            set_adapter_tensors(model, tensors)
+            after = self.task.measure(model)
+            self._write(model, tensors, progress, chosen, after)
+        self.processes.wait()
 
     def _measure_before(self, model: PeftModel) -> None:
         if self.record.before is None:
@@ -130,6 +141,16 @@ class StageRun:
             result = validate(model, self.encoder, self.dev, token_budget=budget, on_progress=bar)
         return score(self.stage, epoch, step, result, [*self.inherited, *self.record.scores])
 
+    @property
+    def _choosing(self) -> str | None:
+        """The protocol that picks the epoch to keep; None where the last is kept."""
+        return self.context.entry.answer_style if self.stage == "02" else None
+
+    def _resume_point(self, step_marker: str) -> ResumePoint:
+        point = find_resume_point(self.run_folder, self.record, self._choosing)
+        forget_after(point.found.step, self.record, self.context.workspace.debug_log(self.stage), step_marker)
+        return point
+
     def _train(self, model: PeftModel) -> tuple[Progress, dict[str, Tensor]]:
         context, config = self.context, self.context.config
         settings = context.stage(self.stage)
@@ -140,21 +161,24 @@ class StageRun:
             micro_batch_tokens=config.training.micro_batch_tokens,
             pad_id=self.encoder.pad_id,
             seed=config.seed,
+            share=self.processes.share,
         )
-        protocol = context.entry.answer_style
-        best = self.record.best(protocol) if self.stage == "02" else None
+        step_marker = f"{context.model} {self.fingerprint[:12]}"
+        point = self.processes.decided(lambda: self._resume_point(step_marker))
 
         with context.reporter.bar(f"training {self.stage}", len(steps)) as bar:
 
             def on_step(progress: Progress) -> None:
                 rate = progress.tokens / max(progress.seconds, 1e-9)
-                logger.info("step %d/%d loss %.4f", progress.step, len(steps), progress.losses[-1])
+                logger.info(step_words(step_marker, progress.step, len(steps), progress.losses[-1]))
                 bar(progress.step, f"loss {progress.losses[-1]:.3f} · {rate:,.0f} tokens/s")
 
             def on_epoch_end(epoch: int, step: int) -> bool:
-                self.record.put(self._validate(model, epoch=epoch, step=step))
-                found = self.record.best(protocol)
-                return self.stage == "02" and found is not None and found.epoch == epoch
+                if self.processes.main:
+                    self.record.put(self._validate(model, epoch=epoch, step=step))
+                self.processes.wait()
+                found = self.record.best(self._choosing) if self._choosing else None
+                return found is not None and found.epoch == epoch
 
             return train(
                 model,
@@ -169,14 +193,16 @@ class StageRun:
                 on_epoch_end=on_epoch_end,
                 on_step=on_step,
                 on_message=context.reporter.message,
-                best_step=best.step if best else None,
+                found=point.found,
+                best_step=point.best_step,
+                processes=self.processes,
             )
 
     def _choose(self, last: dict[str, Tensor]) -> tuple[EpochScore, dict[str, Tensor]]:
         """Stage 02 lands its best epoch, the others their last."""
         final = max(self.record.scores, key=lambda line: line.epoch)
-        best = self.record.best(self.context.entry.answer_style)
-        if self.stage != "02" or best is None or best.epoch == final.epoch:
+        best = self.record.best(self._choosing) if self._choosing else None
+        if best is None or best.epoch == final.epoch:
             return final, last
         self.context.reporter.message(f"epoch {best.epoch} of {final.epoch} validated best and is the one that is kept")
         return best, load_file(checkpoint_folder(self.run_folder, best.step) / ADAPTER_WEIGHTS)
@@ -244,17 +270,9 @@ def _training_facts(progress: Progress, context: ChainContext) -> dict[str, Any]
         "supervised_tokens": progress.supervised_tokens,
         "seconds": round(progress.seconds, 1),
         "tokens_per_second": round(progress.tokens / max(progress.seconds, 1e-9), 1),
-        "peak_memory_bytes": peak_memory(context.device),
+        "peak_memory_bytes": peak(context.device),
         "loss_first": losses[0],
         "loss_last_tenth": sum(losses[-max(1, len(losses) // 10) :]) / max(1, len(losses) // 10),
         "losses": losses,
         "device": str(context.device),
     }
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes at most in use so far: of the accelerator where there is one, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts in kibibytes on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

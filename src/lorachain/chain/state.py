@@ -105,7 +105,7 @@ def _changed_settings(context: ChainContext, stage: StageName, info: dict[str, A
     made_from, config = info["depends_on"], context.config
     now = {
         "stage": config.stages[stage].model_dump(),
-        "training": config.training.model_dump(exclude={"save_every_minutes", "keep_checkpoints"}),
+        "training": config.training.deciding(),
         "validation": config.validation.model_dump(),
         "dtype": config.dtype,
         "answer_style": context.entry.answer_style,

@@ -132,7 +132,7 @@ def _go(context: "ChainContext", command: str, dry_run: bool, *, skip_to_start: 
     """Plans or does a command's steps, then prints what they are worth."""
     from lorachain.chain.runner import STEPS_OF_COMMAND, plan, run_steps
     from lorachain.report.screen import Screen
-    from lorachain.training.interrupts import TrainingInterrupted
+    from lorachain.training.interrupts import Terminated, TrainingInterrupted, terminated_as_exception
 
     steps = STEPS_OF_COMMAND[command]
     if dry_run:
@@ -142,12 +142,18 @@ def _go(context: "ChainContext", command: str, dry_run: bool, *, skip_to_start: 
         }
         print(json.dumps(resolved, ensure_ascii=False, indent=2))
         return
+    go_on = f"go on with: {context.command(command)} and the same options"
     try:
-        states = run_steps(context, steps, skip_to_start=skip_to_start)
+        with terminated_as_exception():
+            states = run_steps(context, steps, skip_to_start=skip_to_start)
     except TrainingInterrupted as interrupted:
-        context.reporter.message(f"{interrupted}; go on with: {context.command(command)} and the same options")
+        context.reporter.message(f"{interrupted}; {go_on}")
         sys.exit(interrupted.exit_code)
-    _print_results(context, Screen(), states, command)
+    except (KeyboardInterrupt, Terminated) as stopped:
+        context.reporter.message(f"interrupted; finished stages and checkpoints are kept; {go_on}")
+        sys.exit(143 if isinstance(stopped, Terminated) else 130)
+    if context.processes.main:
+        _print_results(context, Screen(), states, command)
 
 
 def _print_results(context: "ChainContext", screen: Any, states: "list[StepState]", command: str) -> None:

@@ -28,7 +28,9 @@ Seed = Annotated[int | None, typer.Option("--seed")]
 Yes = Annotated[bool, typer.Option("--yes", help="Replace stale finished work without asking.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print settings, reads and writes; load no weights.")]
 SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Count malformed rows and go on.")]
-SaveEvery = Annotated[float | None, typer.Option("--save-every", help="Minutes between checkpoints.")]
+SaveEvery = Annotated[
+    str | None, typer.Option("--save-every", help="Between checkpoints: minutes (15), or steps (200steps).")
+]
 Epochs = Annotated[int | None, typer.Option("--epochs")]
 
 
@@ -51,7 +53,7 @@ class Common:
     seed: int | None = None
     yes: bool = False
     skip_bad_rows: bool = False
-    save_every: float | None = None
+    save_every: str | None = None
 
 
 def build_context(common: Common, stages: Sequence[str], epochs: Sequence[int] | None = None) -> "ChainContext":
@@ -69,6 +71,7 @@ def build_context(common: Common, stages: Sequence[str], epochs: Sequence[int] |
     from lorachain.config import load_config
     from lorachain.registry import find_entry
     from lorachain.report.screen import Screen
+    from lorachain.training.processes import join_processes
     from lorachain.weights.load import resolve_device
     from lorachain.workspace import Workspace
 
@@ -83,13 +86,15 @@ def build_context(common: Common, stages: Sequence[str], epochs: Sequence[int] |
     }
     overrides["sources"] = {entry.sources: {name: value for name, value in given.items() if value}}
     config = load_config(common.config, overrides)
+    processes, device = join_processes(resolve_device(config.device))
     return ChainContext(
         workspace=workspace,
         model=common.model,
         entry=entry,
         config=config,
-        device=resolve_device(config.device),
-        reporter=Screen(),
+        device=device,
+        reporter=Screen(quiet=not processes.main),
+        processes=processes,
         skip_bad_rows=common.skip_bad_rows,
         confirm=lambda question: common.yes or _ask(question),
     )
@@ -110,9 +115,24 @@ def _overrides(common: Common, stages: Sequence[str], epochs: Sequence[int] | No
     if common.rank is not None:
         overrides["lora"] = {"rank": common.rank, "alpha": 2 * common.rank}
     if common.save_every is not None:
-        overrides["training"] = {"save_every_minutes": common.save_every}
+        overrides["training"] = _save_every(common.save_every)
     overrides |= {k: v for k, v in (("device", common.device), ("seed", common.seed)) if v is not None}
     return overrides
+
+
+def _save_every(text: str) -> dict[str, Any]:
+    """`15` as minutes, `200steps` as optimizer steps.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    steps = text.removesuffix("steps").strip()
+    try:
+        return {"save_every_minutes": float(text)} if steps == text.strip() else {"save_every_steps": int(steps)}
+    except ValueError as error:
+        raise ConfigError(
+            f"--save-every is {text!r}; give minutes, such as 15, or optimizer steps, such as 200steps"
+        ) from error
 
 
 def parse_epochs(text: str | None) -> list[int] | None:

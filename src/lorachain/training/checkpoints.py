@@ -24,6 +24,11 @@ class Found:
     folder: Path | None
     passed_over: list[str]
 
+    @property
+    def step(self) -> int:
+        """Optimizer steps done; 0 without a checkpoint."""
+        return int(self.folder.name.removeprefix(PREFIX)) if self.folder else 0
+
 
 def checkpoint_folder(run: Path, step: int) -> Path:
     return run / f"{PREFIX}{step}"
@@ -51,9 +56,12 @@ def steps_present(run: Path) -> list[int]:
     return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
 
-def newest_whole(run: Path, fingerprint: str) -> Found:
+def newest_whole(run: Path, fingerprint: str, *, before: int | None = None) -> Found:
+    """The newest whole checkpoint of the run `fingerprint`; with `before`, the newest of an earlier step than that."""
     passed_over: list[str] = []
     for step in steps_present(run):
+        if before is not None and step >= before:
+            continue
         folder = checkpoint_folder(run, step)
         reason = why_not_whole(folder, fingerprint)
         if reason is None:
@@ -81,8 +89,10 @@ def why_not_whole(folder: Path, fingerprint: str) -> str | None:
 
 
 def keep_only(run: Path, keep: Iterable[int]) -> None:
-    """Removes the checkpoints of all other steps."""
+    """Removes the checkpoints of all other steps, and what a killed write left beside them."""
     wanted = set(keep)
+    for leftover in run.glob(f".{PREFIX}*"):
+        shutil.rmtree(leftover)
     for step in steps_present(run):
         if step not in wanted:
             shutil.rmtree(checkpoint_folder(run, step))

@@ -27,6 +27,28 @@ class SignalFlag:
         self.received = number
 
 
+class Terminated(BaseException):
+    """SIGTERM outside of training: what is being written is taken back, what stands is kept."""
+
+
+@contextmanager
+def terminated_as_exception() -> Iterator[None]:
+    """Within the block SIGTERM raises `Terminated` (main thread only), so that half-written folders are removed."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, handle)
+    except ValueError:  # not the main thread: the embedding program owns the signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @contextmanager
 def signals_finish_the_step() -> Iterator[SignalFlag]:
     """Installs the handlers for the block (main thread only, as Python allows) and restores the old ones."""

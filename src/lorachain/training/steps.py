@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lorachain.tokens import TokenRow, collate, token_budget_groups
+from lorachain.tokens import IGNORE_INDEX, TokenRow, collate, token_budget_groups
 
 Line = Sequence[TokenRow]
 """One line of a batch: a single row, or several packed ones."""
@@ -27,7 +27,7 @@ class StepInputs(TypedDict):
 
     micro_batches: list[dict[str, Tensor]]
     normaliser: Tensor  # () float32, supervised tokens of the whole step over all processes
-    tokens: int  # ids in this process' micro-batches, padding not counted
+    tokens: int  # ids of the whole step over all processes, padding not counted
     supervised: int
 
 
@@ -89,12 +89,16 @@ class TrainingSteps(Dataset[StepInputs]):
         rng.shuffle(steps)
         return steps
 
-    def __getitem__(self, step: int) -> StepInputs:
+    def lines_of_step(self, step: int) -> list[Line]:
+        """The lines that the step trains on, over all processes."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch, self._lines = epoch, self.lines_of_epoch(epoch)
             self._order = self._step_lines(epoch)
-        lines = [self._lines[i] for i in self._order[index]]
+        return [self._lines[i] for i in self._order[index]]
+
+    def __getitem__(self, step: int) -> StepInputs:
+        lines = self.lines_of_step(step)
         lengths = [sum(map(len, line)) for line in lines]
         groups = token_budget_groups(lengths, self.micro_batch_tokens)
         # Every process runs equally many micro-batches, or the gradient exchange would wait for ever.
@@ -102,10 +106,15 @@ class TrainingSteps(Dataset[StepInputs]):
             largest = max(range(len(groups)), key=lambda g: len(groups[g]))
             half = len(groups[largest]) // 2
             groups[largest : largest + 1] = [groups[largest][:half], groups[largest][half:]]
-        mine = [[lines[i] for i in group] for group in groups[self.share.rank :: self.share.world]]
+        mine = groups[self.share.rank :: self.share.world]
+        batches = [collate([lines[i] for i in group], self.pad_id).as_inputs() for group in mine]
+        if len(mine) < -(-len(groups) // self.share.world):  # fewer lines than processes: one without a loss
+            spare = collate([lines[groups[0][0]]], self.pad_id).as_inputs()
+            batches.append({**spare, "labels": torch.full_like(spare["labels"], IGNORE_INDEX)})
+        supervised = sum(row.supervised for line in lines for row in line)
         return StepInputs(
-            micro_batches=[collate(group, self.pad_id).as_inputs() for group in mine],
-            normaliser=torch.tensor(float(sum(row.supervised for line in lines for row in line))),
-            tokens=sum(len(row) for group in mine for line in group for row in line),
-            supervised=sum(row.supervised for group in mine for line in group for row in line),
+            micro_batches=batches,
+            normaliser=torch.tensor(float(supervised)),
+            tokens=sum(lengths),
+            supervised=supervised,
         )

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, cast
 
 import torch
 from safetensors.torch import load_file
@@ -19,10 +20,12 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from lorachain.training.checkpoints import keep_only, newest_whole, save_checkpoint, steps_present
+from lorachain.training.activations import needs_checkpointing
+from lorachain.training.checkpoints import Found, keep_only, newest_whole, save_checkpoint, steps_present
 from lorachain.training.interrupts import SignalFlag, TrainingInterrupted, signals_finish_the_step
 from lorachain.training.loss import SupervisedLanguageModel
 from lorachain.training.optimizer import MasterWeightAdamW, master_tensors
+from lorachain.training.processes import Processes
 from lorachain.training.steps import StepInputs, TrainingSteps
 from lorachain.weights.adapter import (
     ADAPTER_WEIGHTS,
@@ -47,9 +50,12 @@ class TrainingSettings:
     weight_decay: float
     max_grad_norm: float
     seed: int
-    gradient_checkpointing: bool
+    gradient_checkpointing: bool | Literal["auto"]
+    """`auto`: where a micro-batch's activations would not fit."""
     save_every_minutes: float
     keep_checkpoints: int
+    save_every_steps: int = 0
+    """0: by time and at the end of an epoch only."""
 
 
 @dataclass(slots=True)
@@ -72,11 +78,18 @@ class _ChainTrainer(Trainer):
     """See the module's docstring. One instance trains one stage once."""
 
     def __init__(
-        self, model: PeftModel, steps: TrainingSteps, settings: TrainingSettings, run: Path, fingerprint: str
+        self,
+        model: PeftModel,
+        steps: TrainingSteps,
+        settings: TrainingSettings,
+        processes: Processes,
+        run: Path,
+        fingerprint: str,
     ) -> None:
         self.peft_model = model
         self.steps = steps
         self.settings = settings
+        self.processes = processes
         self.run = run
         self.fingerprint = fingerprint
         self.progress = Progress()
@@ -96,6 +109,8 @@ class _ChainTrainer(Trainer):
             report_to=[],
             disable_tqdm=True,
             remove_unused_columns=False,
+            ddp_find_unused_parameters=False,
+            ddp_broadcast_buffers=False,
         )
         super().__init__(model=SupervisedLanguageModel(model), args=arguments, train_dataset=steps)
         self.remove_callback(PrinterCallback)
@@ -158,11 +173,24 @@ class _ChainTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self.progress.step = self.state.global_step
+        random_states = self.processes.of_each(self._random_state())
+        if self.processes.main:
+            self._write_checkpoint(dict(random_states))
+        self.processes.wait()
 
+    def _random_state(self) -> tuple[str, bytes]:
+        """Name and content of the file that Trainer would write of this process' generators."""
+        with TemporaryDirectory() as scratch:
+            self._save_rng_state(scratch)
+            (path,) = Path(scratch).iterdir()
+            return path.name, path.read_bytes()
+
+    def _write_checkpoint(self, random_states: dict[str, bytes]) -> None:
         def write(folder: Path) -> None:
             save_adapter(self.peft_model, folder, self.tensors_to_save())
             self._save_optimizer_and_scheduler(str(folder))
-            self._save_rng_state(str(folder))
+            for name, content in random_states.items():
+                (folder / name).write_bytes(content)
             self.state.save_to_json(str(folder / "trainer_state.json"))
             (folder / PROGRESS).write_text(json.dumps(asdict(self.progress)), encoding="utf-8")
 
@@ -197,6 +225,7 @@ class _Pace(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         steps_per_epoch = self.trainer.steps.steps_per_epoch
+        settings = self.trainer.settings
         self.trainer.progress.step = state.global_step
         self.call_step(self.trainer.progress)
         if state.global_step % steps_per_epoch == 0:
@@ -204,8 +233,14 @@ class _Pace(TrainerCallback):
             if self.call_epoch_end(epoch, state.global_step):
                 self.trainer.kept_steps = {state.global_step}
             control.should_save = True
-        if time.monotonic() - self.saved_at > 60 * self.trainer.settings.save_every_minutes:
+        if settings.save_every_steps and state.global_step % settings.save_every_steps == 0:
             control.should_save = True
+        # One process' clock decides, and a signal that reached one of them stops all: they go in step.
+        overdue = time.monotonic() - self.saved_at > 60 * settings.save_every_minutes
+        everyone = self.trainer.processes.of_each((overdue, self.flag.received))
+        if everyone[0][0]:
+            control.should_save = True
+        self.flag.received = next((signal for _, signal in everyone if signal is not None), None)
         if self.flag.received is not None:
             control.should_save = control.should_training_stop = True
         return control
@@ -224,15 +259,19 @@ def train(
     on_epoch_end: EpochEnd,
     on_step: Callable[[Progress], None],
     on_message: Callable[[str], None],
+    found: Found | None = None,
     best_step: int | None = None,
+    processes: Processes | None = None,
 ) -> tuple[Progress, dict[str, Tensor]]:
     """Trains the adapter, going on from the newest whole checkpoint of the same fingerprint in `run`.
 
     Args:
         run: the folder of checkpoints.
-        fingerprint: what settings and data the run was started with.
+        fingerprint: what settings and data the run was started with; goes into each checkpoint's manifest.
+        found: the checkpoint to go on from, where the caller has looked already.
         best_step: step of the best epoch so far, where validation before an interruption found one: its checkpoint
             is kept.
+        processes: those that share each step; `steps` must be this one's share.
 
     Returns:
         What was done, and the adapter's tensors (float32, PEFT's names).
@@ -243,11 +282,13 @@ def train(
         AdapterError: something other than the LoRA would be trained.
     """
     check_trainable(model)
-    _prepare_checkpointing(model, settings.gradient_checkpointing)
-    found = newest_whole(run, fingerprint)
+    wanted = settings.gradient_checkpointing
+    if needs_checkpointing(model, steps.micro_batch_tokens) if wanted == "auto" else wanted:
+        _recompute_layers(model)
+    found = found or newest_whole(run, fingerprint)
     for message in found.passed_over:
         on_message(message)
-    trainer = _ChainTrainer(model, steps, settings, run, fingerprint)
+    trainer = _ChainTrainer(model, steps, settings, processes or Processes(), run, fingerprint)
     trainer.kept_steps = {best_step} if best_step is not None else set()
     with signals_finish_the_step() as flag:
         trainer.add_callback(_Pace(trainer, flag, on_epoch_end, on_step))
@@ -260,8 +301,7 @@ def train(
     return trainer.progress, trainer.tensors_to_save()
 
 
-def _prepare_checkpointing(model: PeftModel, wanted: bool) -> None:
+def _recompute_layers(model: PeftModel) -> None:
     inner = cast(Any, plain_model(model))
-    if wanted:
-        inner.gradient_checkpointing_enable({"use_reentrant": False})
-        inner.enable_input_require_grads()
+    inner.gradient_checkpointing_enable({"use_reentrant": False})
+    inner.enable_input_require_grads()
