@@ -1,0 +1,412 @@
+"""What a user can get wrong: exit code 2, one message with what, value, allowed and next step, nothing left behind."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from chain_making import options_of, run_command_line
+
+ROOT = Path(__file__).parent.parent.parent
+Make = Callable[..., Path]
+
+
+def listing(root: Path) -> dict[str, str]:
+    """Every file with its hash, and every empty folder. Only the debug log may tell of an attempt that failed."""
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "empty"
+        for path in root.rglob("*")
+        if not path.name.endswith("_debug.log") and (path.is_file() or not any(path.iterdir()))
+    }
+
+
+def refused(root: Path, *arguments: object, says: tuple[str, ...]) -> str:
+    """Runs a command that must be refused; returns its one message."""
+    before = listing(root)
+    code, out, err = run_command_line(*arguments)
+    assert code == 2, (code, out, err)
+    assert "Traceback" not in err
+    message = err[err.index("error: ") :]
+    assert message.count("error: ") == 1
+    for words in says:
+        assert words in message, message
+    assert listing(root) == before
+    return message
+
+
+@pytest.fixture
+def root(tiny_workspace: Make) -> Path:
+    """A workspace in which nothing has been made."""
+    return tiny_workspace()
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory, save_tiny_in: Make) -> Path:
+    """A workspace with raw_lora_added; to be copied."""
+    from chain_making import make_workspace
+
+    parent = tmp_path_factory.mktemp("begun")
+    root = make_workspace(parent / "workspace", save_tiny_in(parent))
+    code, _, err = run_command_line("init", *options_of(root))
+    assert code == 0, err
+    return root
+
+
+@pytest.fixture
+def started(begun: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(begun, tmp_path / "started")
+
+
+# ---- models ----------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_model(root: Path) -> None:
+    refused(
+        root, "init", "--model", "medgema", "--workspace", root,
+        says=("unknown model 'medgema'", "this workspace knows: tiny", "model_paths.json", "huggingface_id"),
+    )  # fmt: skip
+
+
+def test_unknown_model_in_an_empty_folder(tmp_path: Path) -> None:
+    refused(tmp_path, "init", "--model", "x", "--workspace", tmp_path, says=("gemma-3-270m, medgemma-27b",))
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "", "a\nb", "..", ".hidden", "a/b", "a..b", "x" * 97, "가"])
+@pytest.mark.parametrize("command", [("init",), ("train", "00"), ("run",), ("status",)])
+def test_model_names_that_lead_out_of_the_workspace(root: Path, name: str, command: tuple[str, ...]) -> None:
+    refused(
+        root, *command, "--model", name, "--workspace", root, says=(repr(name), "is not allowed", "letters, digits")
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({}, "names no origin"),
+        ({"local_path": "a", "huggingface_id": "b/c"}, "exactly one of"),
+        ({"huggingface_id": "not an id"}, "huggingface_id is 'not an id'"),
+        ({"huggingface": "a/b"}, "huggingface is 'a/b'"),
+        ([], "the entry is []"),
+    ],
+)
+def test_broken_entries(root: Path, entry: object, words: str) -> None:
+    path = root / "model" / "raw" / "model_paths.json"
+    path.write_text(json.dumps({"tiny": entry}))
+    refused(root, "init", "--model", "tiny", "--workspace", root, says=(str(path), "'tiny'", words))
+
+
+def test_a_local_path_without_a_model(root: Path, tmp_path: Path) -> None:
+    path = root / "model" / "raw" / "model_paths.json"
+    path.write_text(json.dumps({"tiny": {"local_path": str(tmp_path)}}))
+    refused(root, "init", "--model", "tiny", "--workspace", root, says=(str(tmp_path), "no config.json", "Gemma 3"))
+
+
+def hub_model(root: Path) -> None:
+    (root / "model" / "raw" / "model_paths.json").write_text(json.dumps({"far": {"huggingface_id": "owner/far"}}))
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def call(*arguments: object, **settings: object) -> None:
+        raise error
+
+    return call
+
+
+RESPONSE: Any = SimpleNamespace(headers={}, request=None, status_code=403)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            GatedRepoError("403", response=RESPONSE),
+            ("owner/far is gated", "accept its licence at https://huggingface.co/owner/far", "hf auth login"),
+        ),
+        (
+            RepositoryNotFoundError("404", response=RESPONSE),
+            ("owner/far is not on the hub, or private", "hf auth login"),
+        ),
+        (LocalEntryNotFoundError("offline"), ("the hub cannot be reached", "HF_HUB_OFFLINE", "local_path")),
+        (ConnectionError("no route"), ("the hub cannot be reached", "run the same command again")),
+        (OSError(errno.ENOSPC, "No space left on device"), ("no space left on the disk", "run the same command again")),
+    ],
+    ids=["gated", "missing", "offline", "unreachable", "full"],
+)
+def test_the_hub_says_no(root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, says: tuple[str, ...]) -> None:
+    hub_model(root)
+    monkeypatch.setattr("lorachain.registry.snapshot_download", raising(error))
+    refused(root, "init", "--model", "far", "--workspace", root, says=says)
+
+
+def test_the_hub_unreachable_for_real(root: Path) -> None:
+    """HF_HUB_OFFLINE is set for all tests, and the cache holds no such model."""
+    hub_model(root)
+    refused(root, "init", "--model", "far", "--workspace", root, says=("owner/far is not in the local cache",))
+
+
+def test_a_model_in_the_hubs_cache_is_found_offline_by_the_script(tmp_path: Path, save_tiny: Make) -> None:
+    revision = "a" * 40
+    repository = tmp_path / "hf" / "hub" / "models--owner--tiny"
+    (repository / "snapshots").mkdir(parents=True)
+    save_tiny().rename(repository / "snapshots" / revision)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    raw = tmp_path / "workspace" / "model" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "model_paths.json").write_text(json.dumps({"cached": {"huggingface_id": "owner/tiny"}}))
+    done = subprocess.run(
+        [sys.executable, ROOT / "script" / "init_lora_on_raw.py", "--model", "cached"],
+        cwd=tmp_path / "workspace",
+        env={**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "next: lorachain train 00 --model cached" in done.stderr
+    folder = tmp_path / "workspace" / "model" / "raw_lora_added" / "cached"
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "owner/tiny"
+
+
+# ---- settings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("epochs", ["0", "-1"])
+@pytest.mark.parametrize("stage", ["00", "01", "02"])
+def test_epochs_below_one(root: Path, stage: str, epochs: str) -> None:
+    says = (f"'stages.{stage}.epochs' is {epochs}", "greater than or equal to 1")
+    refused(root, "train", stage, "--epochs", epochs, *options_of(root), says=says)
+
+
+@pytest.mark.parametrize("epochs", ["1,3", "1,3,x", "", "1;3;5"])
+def test_epochs_of_a_run_that_are_not_three_numbers(root: Path, epochs: str) -> None:
+    refused(root, "run", "--epochs", epochs, *options_of(root), says=(repr(epochs), "such as 1,3,5"))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--batch-size", "0"), ("--max-length", "3"), ("--learning-rate", "0"), ("--max-samples", "-2"), ("--rank", "0")],
+)
+def test_numbers_that_are_not_allowed(root: Path, option: str, value: str) -> None:
+    refused(root, "run", option, value, *options_of(root), says=(f"is {value}", "should be"))
+
+
+@pytest.mark.parametrize(
+    ("toml", "says"),
+    [
+        ("epochz = 3", ("unknown setting 'epochz'", "(value 3)")),
+        ("[stages.03]\nepochs = 1", ("stages", "03")),
+        ("[lora]\nranks = 3", ("unknown setting 'lora.ranks'",)),
+        ("device = ", ("--config",)),
+        ("dtype = 'float16'", ("'dtype' is 'float16'", "bfloat16")),
+    ],
+)
+def test_a_config_file_that_is_not_allowed(root: Path, toml: str, says: tuple[str, ...]) -> None:
+    (root / "user.toml").write_text(toml)
+    command = ("run", "--model", "tiny", "--workspace", root, "--config", root / "user.toml")
+    refused(root, *command, says=(*says, "user.toml"))
+
+
+def test_a_config_file_that_is_not_there(root: Path) -> None:
+    refused(root, "run", "--model", "tiny", "--workspace", root, "--config", root / "no.toml", says=("no.toml",))
+
+
+def test_a_target_module_that_matches_nothing(root: Path) -> None:
+    (root / "user.toml").write_text("[lora]\ntarget_modules = ['q_proj', 'query']")
+    command = ("init", "--model", "tiny", "--workspace", root, "--config", root / "user.toml")
+    says = ("['query'] match no linear layer", "allowed: down_proj, gate_proj", "lora.target_modules")
+    refused(root, *command, says=says)
+
+
+@pytest.mark.parametrize("device", ["cuda:7", "nonsense"])
+def test_a_device_that_is_not_there(root: Path, device: str) -> None:
+    says = (f"device {device!r} is not available", "this machine has: cpu")
+    refused(root, "init", "--device", device, *options_of(root), says=says)
+
+
+# ---- parents, locks, stale work --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("stage", "maker"), [("00", "init"), ("01", "train 00"), ("02", "train 01")])
+def test_a_missing_parent_names_the_command_that_makes_it(root: Path, stage: str, maker: str) -> None:
+    says = (f"stage {stage} starts from", "which is missing", f"lorachain {maker} --model tiny --workspace {root}")
+    refused(root, "train", stage, *options_of(root), says=says)
+
+
+def test_a_missing_parent_leaves_an_empty_folder_empty(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    command = ("train", "01", "--model", "gemma-3-270m", "--workspace", tmp_path / "here")
+    refused(tmp_path / "here", *command, says=("lorachain train 00",))
+
+
+def test_a_second_concurrent_run_says_who_holds_the_lock(root: Path) -> None:
+    path = root / "model" / ".lock-tiny"
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write('{"pid": 4242, "host": "somewhere", "start": "2026-01-01 10:00:00"}')
+        lock.flush()
+        says = ("another run works on tiny", "process 4242 on somewhere, started 2026-01-01 10:00:00", "Wait for it")
+        refused(root, "init", *options_of(root), says=says)
+
+
+def test_the_lock_of_a_dead_run_is_taken_over_with_a_word(root: Path) -> None:
+    path = root / "model" / ".lock-tiny"
+    path.write_text('{"pid": 4242, "host": "somewhere", "start": "2026-01-01 10:00:00"}')
+    code, _, err = run_command_line("init", *options_of(root))
+    assert code == 0
+    assert "ended without a word (process 4242 on somewhere" in err
+    assert not path.exists()
+
+
+def test_a_changed_dictionary_makes_01_stale_and_asks(finished_copy: Path, tmp_path: Path) -> None:
+    dictionary = tmp_path / "dictionary.jsonl"
+    lines = [json.dumps({"term": f"용어{n}", "definition": f"뜻 {n}"}, ensure_ascii=False) for n in range(8)]
+    dictionary.write_text("\n".join(lines), encoding="utf-8")
+    command = ("train", "01", *options_of(finished_copy), "--dictionary", dictionary, "--epochs", "1")
+    says = ("stale", "stage.epochs was 2, is 1", "nothing was changed", "--yes")
+    refused(finished_copy, *command, says=says)
+    code, _, err = run_command_line(*command, "--yes")
+    assert code == 0, err
+    assert "then 01 merged + new LoRA, 02 exam" in err
+    assert "next: lorachain train 02" in err
+
+    code, out, err = run_command_line(*command)
+    assert code == 0
+    assert err.count("is finished") == 2
+    dictionary.write_text("\n".join(lines[:-1]), encoding="utf-8")
+    refused(finished_copy, *command, says=("stale (dictionary.jsonl changed)", "--yes"))
+    # status compares with what lies on the disk, whatever options a stage was given.
+    _, out, _ = run_command_line("status", "--model", "tiny", "--workspace", finished_copy)
+    assert "stale: dictionary.jsonl changed" in " ".join(out.split())
+    assert out.count("fresh") == 3  # init, 00 and the merge
+
+
+def test_an_adapter_that_was_changed_makes_its_stage_and_the_next_stale(finished_copy: Path) -> None:
+    adapter = finished_copy / "model" / "00_trained" / "tiny" / "adapter_model.safetensors"
+    content = bytearray(adapter.read_bytes())
+    content[-1] ^= 1
+    adapter.write_bytes(bytes(content))
+    _, out, _ = run_command_line("status", *options_of(finished_copy))
+    assert out.count("stale") == 2
+    assert "00_trained" in out
+    refused(finished_copy, "train", "00", *options_of(finished_copy), says=("was changed after training", "--yes"))
+
+
+def test_a_broken_training_info_can_be_made_again(started: Path) -> None:
+    (started / "model" / "raw_lora_added" / "tiny" / "training_info.json").write_text("{}")
+    refused(started, "init", *options_of(started), says=("training_info.json", "--yes"))
+    assert run_command_line("init", "--yes", *options_of(started))[0] == 0
+    assert "fresh" in run_command_line("status", *options_of(started))[1]
+
+
+def test_status_of_nothing_and_of_a_finished_chain(root: Path, finished_copy: Path) -> None:
+    code, out, err = run_command_line("status", *options_of(root))
+    assert code == 0, err
+    assert out.count("missing") == 5
+    assert "lorachain init --model tiny" in " ".join(out.split())
+    code, out, _ = run_command_line("status", *options_of(finished_copy))
+    assert out.count("fresh") == 5
+    for head in ("stage", "state", "accuracy", "when", "next"):
+        assert head in out
+
+
+def test_debug_shows_the_traceback(root: Path) -> None:
+    from lorachain.errors import ModelError
+
+    with pytest.raises(ModelError, match="unknown model"):
+        run_command_line("init", "--model", "nobody", "--workspace", root, "--debug")
+
+
+def test_a_dry_run_writes_nothing(root: Path) -> None:
+    before = listing(root)
+    code, out, err = run_command_line("run", "--dry-run", *options_of(root))
+    assert code == 0, err
+    resolved = json.loads(out)
+    assert [step["state"] for step in resolved["plan"]] == ["missing"] * 5
+    assert resolved["configuration"]["lora"]["rank"] == 4
+    assert listing(root) == before
+
+
+# ---- data ------------------------------------------------------------------------------------------------------------
+
+
+def question(**changes: object) -> str:
+    row = {"subject": "s", "year": 1, "period": 1, "q_number": 1, "question": "옳은 것은?", "answer": 2, "cot": ""}
+    return json.dumps({**row, **dict.fromkeys("ABCDE", "하나"), **changes}, ensure_ascii=False)
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "content", "says"),
+    [
+        ("--plain-text", "a.jsonl", b'{"text": "a"}\n{"text": \n', ("a.jsonl:2", "expected one JSON object")),
+        ("--plain-text", "a.jsonl", b'{"body": "x"}\n', ("a.jsonl:1", "a field named text")),
+        ("--plain-text", "a.txt", "간".encode("cp949"), ("a.txt:1", "not UTF-8 (CP949", "save the file as UTF-8")),
+        ("--plain-text", "a.jsonl", b"", ("a.jsonl", "empty")),
+        ("--plain-text", "a.txt", b" \n \n", ("a.txt",)),
+        ("--exam", "dev.jsonl", question(answer="F").encode(), ("dev.jsonl:1", "'F'", "1 to 5 or A to E")),
+        ("--exam", "dev.jsonl", question(answer=6).encode(), ("dev.jsonl:1", "'6'", "1 to 5 or A to E")),
+        ("--exam", "dev.csv", b"question,A,B,C,D,E,answer\nq,a,b,c\n", ("dev.csv:2", "7 fields as in the header")),
+        ("--exam", "train.jsonl", question().encode(), ("no dev split", "found: train")),
+    ],
+)  # fmt: skip
+def test_bad_sources(
+    started: Path, tmp_path: Path, option: str, name: str, content: bytes, says: tuple[str, ...]
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    refused(started, "train", "00", option, path, *options_of(started), says=says)
+
+
+def test_a_source_that_is_not_there(started: Path) -> None:
+    says = ("nowhere.jsonl", "neither a path that exists", "nor a hub id")
+    refused(started, "train", "00", "--plain-text", "nowhere.jsonl", *options_of(started), says=says)
+
+
+def test_a_bad_dictionary_line_and_skip_bad_rows(finished_copy: Path, tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    good = "".join(f"용어{n},뜻 {n}\n" for n in range(6))
+    path.write_text(f"term,definition\n{good}하나뿐\n", encoding="utf-8")
+    command = ("train", "01", "--yes", "--epochs", "1", "--dictionary", path, *options_of(finished_copy))
+    says = ("d.csv:8", "expected 2 fields as in the header", "--skip-bad-rows")
+    refused(finished_copy, *command, says=says)
+    code, _, err = run_command_line(*command, "--skip-bad-rows")
+    assert code == 0, err
+    info = json.loads((finished_copy / "model/01_trained/tiny/training_info.json").read_text())
+    (source,) = info["sources"]
+    assert (source["rows"], source["bad_rows"]) == (6, 1)
+
+
+# ---- disk ------------------------------------------------------------------------------------------------------------
+
+
+def test_no_space_before_a_stage(started: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")(10**12, 10**12, 10)
+    monkeypatch.setattr("lorachain.workspace.shutil.disk_usage", lambda path: usage)
+    refused(started, "train", "00", *options_of(started), says=("needs about", "0.0 GB free", "--workspace DIR"))
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every flush to the disk fails."""
+    monkeypatch.setattr(os, "fsync", raising(OSError(errno.ENOSPC, "No space left on device")))
+    yield
+    monkeypatch.undo()
+
+
+@pytest.mark.usefixtures("full_disk")
+@pytest.mark.parametrize("command", [("init", "--yes", "--rank", "2"), ("train", "00")])
+def test_no_space_during_a_write(started: Path, command: tuple[str, ...]) -> None:
+    says = ("no space left on the disk while writing", "what stood before is intact", "run the same command again")
+    refused(started, *command, *options_of(started), says=says)
