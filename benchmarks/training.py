@@ -1,0 +1,284 @@
+"""Training a LoRA: lorachain against TRL's SFTTrainer and a plain transformers.Trainer, in one run.
+
+    python benchmarks/training.py                               # gemma-3-270m on the CPU
+    python benchmarks/training.py --search                      # first times TRL's variants, keeps its best
+    python benchmarks/training.py --device cuda --model medgemma-4b --pack-length 2048
+    python benchmarks/training.py --device cuda --model medgemma-27b --nf4 --checkpointing --workloads 00
+
+TRL and its version come with `pip install -e '.[bench]'`; without it, it is left out. Data: the folder that
+LORACHAIN_REAL_DATA names, else the embedded sample. Each contender runs in a process of its own, so its peak memory is
+its own, and by turns, so that what slows the machine slows all of them. Same base, same LoRA, same rows in the same
+optimizer steps. The figures are medians over the rounds.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONWARNINGS": "ignore",
+}
+CONTENDERS = ("lorachain", "trl", "plain")
+
+
+def child(task: str, arguments: dict[str, Any], work: Path) -> Any:
+    """Runs `task` in a process of its own and returns what it found."""
+    answer = work / "answer.json"
+    request = json.dumps({"task": task, "arguments": arguments, "answer": str(answer)})
+    done = subprocess.run(
+        [sys.executable, __file__, "--child", request],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **QUIET},
+    )
+    if done.returncode:
+        raise SystemExit(f"{task} {arguments.get('contender', '')} failed:\n{done.stderr[-4000:]}")
+    return json.loads(answer.read_text(encoding="utf-8"))
+
+
+def answer_child(request: str) -> None:
+    """The child's side."""
+    asked = json.loads(request)
+    arguments = asked["arguments"]
+    import torch
+
+    from training_bench.contenders import measure
+    from training_bench.counting import matrix_peak
+    from training_bench.jobs import Job
+    from training_bench.second_start import start_stage_00
+
+    if asked["task"] == "train":
+        found: Any = measure(Job(**arguments))
+    elif asked["task"] == "peak":
+        found = matrix_peak(torch.device(arguments["device"]), arguments["size"])
+    else:
+        found = start_stage_00(Path(arguments["workspace"]), arguments["model"], arguments["source"])
+    Path(asked["answer"]).write_text(json.dumps(found), encoding="utf-8")
+
+
+def prepare(options: argparse.Namespace, work: Path) -> tuple[str, str, dict[str, Path]]:
+    """(model, folder of the tokenizer, workload files)."""
+    from lorachain.registry import embedded_weights
+    from lorachain.tokens import TokenEncoder
+    from lorachain.weights.load import load_tokenizer
+    from training_bench.models import SHAPES
+    from training_bench.workloads import build, write_workload
+
+    model = options.model or str(embedded_weights())
+    tokenizer = str(embedded_weights()) if model in SHAPES else model
+    encoder = TokenEncoder(load_tokenizer(Path(tokenizer)))
+    real = os.environ.get("LORACHAIN_REAL_DATA")
+    files = {}
+    for name in options.workloads:
+        workload = build(name, encoder, Path(real) if real else None, pack_length=options.pack_length)
+        files[name] = work / f"workload-{name}.json"
+        write_workload(workload, files[name])
+        rows = [row for line in workload.lines for row in line]
+        print(
+            f"{name:13} {workload.source}: {len(workload.lines)} lines, {sum(map(len, rows)) / len(rows):.0f} tokens a "
+            f"row, {workload.supervised_share():.0%} supervised, {workload.batch_size} lines an optimizer step",
+            flush=True,
+        )
+    return model, tokenizer, files
+
+
+def search_trl(job: dict[str, Any], files: dict[str, Path], work: Path) -> dict[str, dict[str, float]]:
+    """Seconds of one step after one of warm-up, by workload and variant."""
+    from dataclasses import asdict
+
+    from training_bench.jobs import TRL_VARIANTS
+
+    found: dict[str, dict[str, float]] = {}
+    for workload, file in files.items():
+        found[workload] = {}
+        for name, variant in TRL_VARIANTS.items():
+            arguments = {**job, "contender": "trl", "workload": str(file), "steps": 1, "warmup": 1}
+            try:
+                result = child("train", {**arguments, "variant": asdict(variant)}, work)
+            except SystemExit as failure:
+                print(f"search {workload:13} {name:45} failed: {str(failure).splitlines()[-1][:120]}", flush=True)
+                continue
+            rate = found[workload][name] = result["tokens_per_second"]
+            print(f"search {workload:13} {name:45} {rate:8.1f} tokens/s {gigabytes(result):6.2f} GB", flush=True)
+    return found
+
+
+def gigabytes(result: dict[str, Any]) -> float:
+    return float(result["peak_bytes"] / 1e9)
+
+
+def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from training_bench.jobs import TRL_BEST, TRL_VARIANTS
+
+    model, tokenizer, files = prepare(options, work)
+    job = {
+        "model": model, "tokenizer": tokenizer, "device": options.device, "nf4": options.nf4, "steps": options.steps,
+        "warmup": options.warmup, "rank": options.rank, "targets": options.targets,
+        "micro_batch_tokens": options.micro_batch_tokens, "checkpointing": options.checkpointing,
+    }  # fmt: skip
+    contenders = list(options.contenders)
+    if "trl" in contenders and importlib.util.find_spec("trl") is None:
+        contenders.remove("trl")
+        print("trl: left out, not installed (pip install -e '.[bench]')", flush=True)
+    best = dict(TRL_BEST)
+    searched = search_trl(job, files, work) if options.search and "trl" in contenders else {}
+    best |= {workload: max(rates, key=lambda name: rates[name]) for workload, rates in searched.items() if rates}
+    results: list[dict[str, Any]] = []
+    peaks: list[float] = []
+    for number in range(options.rounds):
+        peaks.append(child("peak", {"device": options.device, "size": options.peak_size}, work))
+        print(f"round {number + 1} bf16 matrix peak {peaks[-1] / 1e12:.3f} TFLOP/s", flush=True)
+        for workload, file in files.items():
+            # turned round every second time: none is always first
+            for contender in contenders if number % 2 == 0 else contenders[::-1]:
+                arguments = {**job, "contender": contender, "workload": str(file)}
+                if contender == "trl":
+                    arguments["variant"] = asdict(TRL_VARIANTS[best[workload]])
+                result = child("train", arguments, work)
+                results.append(result)
+                print(
+                    f"round {number + 1} {workload:13} {contender:10} {result['tokens_per_second']:8.1f} tokens/s "
+                    f"{gigabytes(result):6.2f} GB  losses {' '.join(f'{loss:.4f}' for loss in result['losses'])}",
+                    flush=True,
+                )
+    found = {
+        "settings": job | {"rounds": options.rounds},
+        "versions": versions(),
+        "matrix_peak": statistics.median(peaks) if peaks else None,
+        "trl_variant": best if "trl" in contenders else None,
+        "trl_search": searched,
+        "results": results,
+    }
+    if options.second_start:
+        found["second_start_seconds"] = second_start(model, work)
+    return found
+
+
+def second_start(model: str, work: Path) -> float:
+    """Stage 00 on all plain text there is, started twice; the second."""
+    real = os.environ.get("LORACHAIN_REAL_DATA")
+    arguments = {
+        "workspace": str(work / "workspace"),
+        "model": model,
+        "source": str(Path(real) / "plain") if real else None,
+    }
+    first, second = (child("second start", arguments, work) for _ in range(2))
+    print(f"start of stage 00 after imports: first {first:.1f} s, second {second:.1f} s", flush=True)
+    return float(second)
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": sys.version.split()[0]}
+    for name in ("torch", "transformers", "peft", "accelerate", "trl", "bitsandbytes"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def tables(found: dict[str, Any]) -> str:
+    """Markdown: figures by workload and contender; the ratios are lorachain : contender."""
+    from training_bench.workloads import TITLES
+
+    by: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for result in found["results"]:
+        by.setdefault((result["workload"], result["contender"]), []).append(result)
+
+    def median(key: tuple[str, str], field: str) -> float:
+        return statistics.median(result[field] for result in by[key])
+
+    rows = [
+        [
+            "workload",
+            "contender",
+            "tokens/s",
+            "range",
+            "peak GB",
+            "of bf16 peak",
+            "lorachain : it",
+            "memory, lorachain : it",
+        ]
+    ]
+    for workload, contender in by:
+        key, ours = (workload, contender), (workload, "lorachain")
+        rates = [result["tokens_per_second"] for result in by[key]]
+        ratio = memory = "–"
+        if ours in by and contender != "lorachain":
+            ratio = f"{median(ours, 'tokens_per_second') / median(key, 'tokens_per_second'):.2f}"
+            memory = f"{median(ours, 'peak_bytes') / median(key, 'peak_bytes'):.2f}"
+        share = median(key, "flops_per_second") / found["matrix_peak"]
+        rows.append(
+            [TITLES[workload], contender, f"{statistics.median(rates):.0f}", f"{min(rates):.0f}–{max(rates):.0f}",
+             f"{median(key, 'peak_bytes') / 1e9:.2f}", f"{share:.0%}", ratio, memory]
+        )  # fmt: skip
+    return markdown(rows)
+
+
+def markdown(rows: Iterable[list[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * (lines[0].count("|") - 1), *lines[1:]])
+
+
+def parse() -> argparse.Namespace:
+    from lorachain.config import load_config
+
+    config = load_config()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="a folder, or medgemma-4b, medgemma-27b, tiny (random weights); default: the "
+                        "embedded gemma-3-270m")  # fmt: skip
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--nf4", action="store_true", help="random weights in 4 bits (bitsandbytes)")
+    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing for all contenders")
+    parser.add_argument("--workloads", nargs="+", default=["02", "02-reasoning", "00"],
+                        choices=["02", "02-reasoning", "00"])  # fmt: skip
+    parser.add_argument("--contenders", nargs="+", default=CONTENDERS, choices=CONTENDERS)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=3, help="timed optimizer steps")
+    parser.add_argument("--warmup", type=int, default=1, help="steps before them")
+    parser.add_argument("--rank", type=int, default=config.lora.rank)
+    parser.add_argument("--targets", nargs="+", default=config.lora.target_modules)
+    parser.add_argument("--pack-length", type=int, default=512)
+    parser.add_argument("--micro-batch-tokens", type=int, default=config.training.micro_batch_tokens)
+    parser.add_argument("--peak-size", type=int, default=4096, help="the largest product it is sought with")
+    parser.add_argument("--search", action="store_true", help="time TRL's variants first and keep the best of each")
+    parser.add_argument("--second-start", action="store_true", help="also time the second start of stage 00")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    return parser.parse_args()
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--child"]:
+        answer_child(sys.argv[2])
+        return
+    os.environ.update(QUIET)
+    options = parse()
+    with tempfile.TemporaryDirectory() as work:
+        found = run(options, Path(work))
+    print(f"\nbf16 matrix peak {found['matrix_peak'] / 1e12:.3f} TFLOP/s; versions {found['versions']}")
+    if found["trl_variant"]:
+        print("TRL's settings: " + "; ".join(f"{w}: {found['trl_variant'][w]}" for w in options.workloads))
+    print("\n" + tables(found))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""What a child process is told to do, and the ways in which TRL can be set up."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TrlVariant:
+    """One way to set TRL up. Weights are bf16 in all of them, and each step sees the same rows.
+
+    `micro_batches`: gradient accumulation; 0 is a line at a time. `padding_free` flattens a micro-batch into one row
+    whose documents are kept apart by position ids, as TRL's own packing does; without it, the documents of a pack see
+    each other (TRL's "wrapped" packing).
+    """
+
+    autocast: bool = False
+    checkpointing: bool = False
+    padding_free: bool = False
+    micro_batches: int = 1
+    bf16_adapter: bool = False
+
+
+TRL_VARIANTS = {
+    "default": TrlVariant(autocast=True, checkpointing=True),
+    "no checkpointing": TrlVariant(autocast=True),
+    "bf16 without autocast": TrlVariant(),
+    "bf16 adapter": TrlVariant(bf16_adapter=True),
+    "bf16 adapter, padding-free": TrlVariant(bf16_adapter=True, padding_free=True),
+    "bf16 adapter, a line at a time": TrlVariant(bf16_adapter=True, micro_batches=0),
+    "bf16 adapter, a line at a time, padding-free": TrlVariant(bf16_adapter=True, padding_free=True, micro_batches=0),
+    "bf16 adapter, checkpointing": TrlVariant(bf16_adapter=True, checkpointing=True),
+}
+TRL_BEST = {"00": "bf16 adapter", "02": "bf16 adapter, padding-free", "02-reasoning": "bf16 adapter, padding-free"}
+"""Used where no --search is asked for (docs/benchmarks.md says what was measured)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a child process is told."""
+
+    contender: str
+    workload: str
+    """A file of `write_workload`."""
+    model: str
+    tokenizer: str
+    device: str
+    nf4: bool
+    steps: int
+    warmup: int
+    rank: int
+    targets: list[str]
+    micro_batch_tokens: int
+    checkpointing: bool
+    variant: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,61 @@
+"""How long a stage takes from after the imports to its first step being ready to run."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from lorachain.chain.context import Bar, ChainContext
+from lorachain.chain.initial import initialise
+from lorachain.chain.stage import StageRun
+from lorachain.config import load_config
+from lorachain.registry import ModelEntry
+from lorachain.training.steps import TrainingSteps
+from lorachain.weights.adapter import load_adapter
+from lorachain.weights.load import load_model
+from lorachain.workspace import Workspace
+
+
+class _Quiet:
+    """A reporter that says nothing."""
+
+    def message(self, text: str) -> None: ...
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator[Bar]:
+        yield lambda done, words="": None
+
+
+def _context(workspace: Path, model: str, source: str | None) -> ChainContext:
+    overrides = {"sources": {"embedded": {"plain_text": [source]}}} if source else {}
+    return ChainContext(
+        Workspace(workspace),
+        "bench",
+        ModelEntry(local_path=Path(model), sources="embedded"),
+        load_config(overrides=overrides),
+        torch.device("cpu"),
+        _Quiet(),
+    )
+
+
+def start_stage_00(workspace: Path, model: str, source: str | None) -> float:
+    """Seconds: sources read, base and adapter loaded, first step's batches made. The first call makes the workspace."""
+    context = _context(workspace, model, source)
+    if not context.workspace.raw_lora_added(context.model).exists():
+        initialise(context)
+    start = time.perf_counter()
+    run = StageRun(context, "00")
+    load_adapter(load_model(run.parent.base, context.device, context.dtype), run.parent.folder, trainable=True)
+    settings = context.stage("00")
+    steps = TrainingSteps(
+        run.task.lines_of_epoch,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        micro_batch_tokens=context.config.training.micro_batch_tokens,
+        pad_id=run.encoder.pad_id,
+        seed=context.config.seed,
+    )
+    steps[0]
+    return time.perf_counter() - start

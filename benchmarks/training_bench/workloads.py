@@ -1,0 +1,118 @@
+"""What is trained on: token rows of stage 00 and stage 02, the same for every contender, and their optimizer steps."""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorachain.data.exam import load_exam
+from lorachain.data.plain_text import stream_plain_text
+from lorachain.prompts import exam_examples, plain_text_example
+from lorachain.records import ExamQuestion
+from lorachain.tokens import TokenEncoder, TokenRow, pack, split_long
+from lorachain.training.steps import BUCKET_STEPS, Line, TrainingSteps
+
+SAMPLE = "sample"
+TITLES = {
+    "02": "stage 02, answer only",
+    "02-reasoning": "stage 02 with reasoning",
+    "00": "stage 00, plain text",
+}
+EXAM_BATCH, TEXT_BATCH = 8, 4
+"""Lines an optimizer step, as in the chain's defaults."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Lines for BUCKET_STEPS optimizer steps: enough that bucketing by length works as in a long run."""
+
+    name: str
+    source: str
+    batch_size: int
+    lines: list[list[TokenRow]]
+
+    @property
+    def packed(self) -> bool:
+        return self.name == "00"
+
+    def supervised_share(self) -> float:
+        rows = [row for line in self.lines for row in line]
+        return sum(row.supervised for row in rows) / sum(map(len, rows))
+
+
+def build(name: str, encoder: TokenEncoder, real_data: Path | None, *, pack_length: int) -> Workload:
+    """One of TITLES, from the folder of real data where there is one, else from the embedded sample.
+
+    The published exam's training questions carry no reasoning, so that workload is the sample's in either case: both
+    lines that stage 02 makes of a question with reasoning.
+    """
+    if name == "00":
+        source = str(real_data / "plain") if real_data else SAMPLE
+        return Workload(name, _shown(source, real_data), TEXT_BATCH, _packs(source, encoder, pack_length))
+    reasoned = name == "02-reasoning"
+    source = str(real_data / "kormedmcqa") if real_data and not reasoned else SAMPLE
+    questions = load_exam([source], "train").questions
+    random.Random(0).shuffle(questions)
+    lines = [[row] for q in questions for row in _exam_rows(q, encoder, reasoned=reasoned)]
+    return Workload(name, _shown(source, real_data), EXAM_BATCH, lines[: EXAM_BATCH * BUCKET_STEPS])
+
+
+def _shown(source: str, real_data: Path | None) -> str:
+    return source if source == SAMPLE else f"LORACHAIN_REAL_DATA/{Path(source).relative_to(real_data or '')}"
+
+
+def _exam_rows(question: ExamQuestion, encoder: TokenEncoder, *, reasoned: bool) -> list[TokenRow]:
+    if reasoned and not question.reasoning:
+        return []
+    examples = exam_examples(question, "options")
+    return [encoder.encode(example) for example in (examples if reasoned else examples[-1:])]
+
+
+def _packs(source: str, encoder: TokenEncoder, length: int) -> list[list[TokenRow]]:
+    """Full packs only: documents are added until there is enough to fill them."""
+    wanted = TEXT_BATCH * BUCKET_STEPS
+    rows: list[TokenRow] = []
+    tokens = 0
+    for document in stream_plain_text([source]):
+        pieces = split_long(encoder.encode(plain_text_example(document)), length)
+        rows += pieces
+        tokens += sum(map(len, pieces))
+        if tokens > wanted * length:
+            break
+    packs = [[rows[i] for i in group] for group in pack([len(row) for row in rows], length)]
+    whole = wanted if len(packs) >= wanted else len(packs) // TEXT_BATCH * TEXT_BATCH
+    return sorted(packs, key=lambda line: -sum(map(len, line)))[:whole]
+
+
+class FirstSteps(TrainingSteps):
+    """The first `count` optimizer steps of a workload."""
+
+    def __init__(self, lines: Sequence[Line], *, count: int, batch_size: int, micro_batch_tokens: int, pad_id: int):
+        super().__init__(
+            lambda epoch: lines,
+            epochs=1,
+            batch_size=batch_size,
+            micro_batch_tokens=micro_batch_tokens,
+            pad_id=pad_id,
+            seed=0,
+        )
+        self.count = min(count, self.steps_per_epoch)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def all_lines(self) -> list[list[Line]]:
+        return [self.lines_of_step(step) for step in range(self.count)]
+
+
+def write_workload(workload: Workload, path: Path) -> None:
+    lines = [[[row.ids, row.supervised_from] for row in line] for line in workload.lines]
+    content = {"name": workload.name, "source": workload.source, "batch_size": workload.batch_size, "lines": lines}
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def read_workload(path: Path) -> Workload:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["lines"] = [[TokenRow(ids, first) for ids, first in line] for line in content["lines"]]
+    return Workload(**content)
