@@ -18,7 +18,7 @@ SCRIPTS = [
 
 # Floors of the house, lowest first; rooms on one floor may not see each other unless SAME_FLOOR says so.
 FLOORS = [
-    {"errors", "records", "redaction"},
+    {"errors", "records", "redaction", "memory"},
     {"workspace", "provenance", "config", "registry", "prompts", "tokens", "token_store"},
     {"data", "weights"},
     {"training", "exam"},

@@ -147,8 +147,8 @@ def dicts_with_scores(value: Any, path: str = "") -> Iterator[tuple[str, dict[st
 def test_no_score_stands_without_n_interval_split_protocol_and_version(
     finished_chain: Callable[..., FinishedChain], kind: str
 ) -> None:
-    """Every JSON file that the chain wrote; a breakdown (per subject, by direction) stands within a score that has split, protocol
-    and version."""
+    """Every JSON file that the chain wrote; a breakdown (per subject, by direction) stands within a score that has
+    split, protocol and version."""
     chain = finished_chain(kind)
     seen = 0
     for path in [*chain.model.rglob("*.json"), *chain.model.rglob("*.jsonl")]:
