@@ -82,6 +82,19 @@ def cache_folder() -> Path:
     return Path(base) / "lorachain"
 
 
+def open_workspace(root: Path) -> Workspace:
+    """The workspace at `root`, which need not exist yet.
+
+    Raises:
+        WorkspaceError: `root` is no folder, or nothing may be written there.
+    """
+    existing = next(p for p in [root, *root.absolute().parents] if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        problem = "cannot be written to" if existing.is_dir() else "is no folder"
+        raise WorkspaceError(f"--workspace {root}: {existing} {problem}; name a folder of your own")
+    return Workspace(root)
+
+
 # ---- whole or absent -------------------------------------------------------------------------------------------------
 
 

@@ -410,3 +410,12 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_no_space_during_a_write(started: Path, command: tuple[str, ...]) -> None:
     says = ("no space left on the disk while writing", "what stood before is intact", "run the same command again")
     refused(started, *command, *options_of(started), says=says)
+
+
+def test_a_workspace_that_is_a_file_is_named(tmp_path: Path, lorachain: Run) -> None:
+    file = tmp_path / "file"
+    file.write_text("", encoding="utf-8")
+    code, _, err = lorachain("status", "--model", "gemma-3-270m", "--workspace", file)
+    assert code == 2
+    assert f"{file} is no folder" in err
+    assert "Traceback" not in err

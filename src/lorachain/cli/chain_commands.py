@@ -49,6 +49,7 @@ def train(
     learning_rate: o.LearningRate = None,
     batch_size: o.BatchSize = None,
     max_length: o.MaxLength = None,
+    rank: o.Rank = None,
     device: o.Device = None,
     seed: o.Seed = None,
     save_every: o.SaveEvery = None,
@@ -66,7 +67,7 @@ def train(
         raise ConfigError(f"--from-start is for stage 02; stage {stage} has one place in the chain")
     common = o.Common(
         model, workspace, config, plain_text, dictionary, exam, max_samples, learning_rate, batch_size, max_length,
-        device=device, seed=seed, yes=yes, skip_bad_rows=skip_bad_rows, save_every=save_every,
+        rank, device, seed, yes, skip_bad_rows, save_every,
     )  # fmt: skip
     context = o.build_context(common, [stage], None if epochs is None else [epochs])
     _go(context, f"train {stage}", dry_run, skip_to_start=from_start)

@@ -22,7 +22,9 @@ MaxSamples = Annotated[int | None, typer.Option("--max-samples", help="At most s
 LearningRate = Annotated[float | None, typer.Option("--learning-rate")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Examples (packs in 00) an optimizer step.")]
 MaxLength = Annotated[int | None, typer.Option("--max-length", help="Tokens a sequence (a pack in 00).")]
-Rank = Annotated[int | None, typer.Option("--rank", help="LoRA rank; alpha becomes twice it.")]
+Rank = Annotated[
+    int | None, typer.Option("--rank", help="Rank of a LoRA made anew (init, end of 01); alpha becomes twice it.")
+]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N, mps.")]
 Seed = Annotated[int | None, typer.Option("--seed")]
 Yes = Annotated[bool, typer.Option("--yes", help="Replace stale finished work without asking.")]
@@ -73,10 +75,10 @@ def build_context(common: Common, stages: Sequence[str], epochs: Sequence[int] |
     from lorachain.report.screen import Screen
     from lorachain.training.processes import join_processes
     from lorachain.weights.load import resolve_device
-    from lorachain.workspace import Workspace
+    from lorachain.workspace import open_workspace
 
     quiet_libraries()
-    workspace = Workspace(common.workspace)
+    workspace = open_workspace(common.workspace)
     entry = find_entry(workspace, common.model)
     overrides = _overrides(common, stages, epochs)
     given = {
