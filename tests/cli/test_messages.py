@@ -412,7 +412,7 @@ def test_no_space_during_a_write(started: Path, command: tuple[str, ...]) -> Non
     refused(started, *command, *options_of(started), says=says)
 
 
-def test_a_workspace_that_is_a_file_is_named(tmp_path: Path, lorachain: Run) -> None:
+def test_a_workspace_that_is_a_file_is_named(tmp_path: Path, lorachain: Callable[..., tuple[int, str, str]]) -> None:
     file = tmp_path / "file"
     file.write_text("", encoding="utf-8")
     code, _, err = lorachain("status", "--model", "gemma-3-270m", "--workspace", file)
