@@ -1,5 +1,6 @@
 """The base that all contenders train: a folder, or random weights of MedGemma's language models' dimensions."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,13 @@ def random_model(shape: dict[str, Any], device: torch.device, *, nf4: bool) -> P
     """Made layer by layer on the device: 27B in NF4 never lies there in bf16."""
     config = Gemma3TextConfig(**shape, dtype="bfloat16")
     config._attn_implementation = "sdpa"
-    empty = Gemma3TextConfig(**{**shape, "num_hidden_layers": 1}, dtype="bfloat16")
+    empty = copy.deepcopy(config)
+    empty.num_hidden_layers = 0
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device(device):
             model = Gemma3ForCausalLM(empty)
-            model.model.layers = nn.ModuleList()
             for index in range(config.num_hidden_layers):
                 layer = Gemma3DecoderLayer(config, index)
                 for module in layer.modules():
