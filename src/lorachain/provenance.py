@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import stat
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +17,8 @@ from lorachain.workspace import atomic_write_text
 TRAINING_INFO = "training_info.json"
 VALIDATION_RESULTS = "kormedmcqa_validation_results.json"
 SCHEMA_VERSION = 1
+MAX_JSON_BYTES = 256 * 2**20
+"""Larger than any that is written here or comes with a model (a tokenizer's is 33 MB)."""
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "tokenizers", "numpy")
 
 
@@ -67,6 +70,24 @@ def write_json(path: Path, value: object) -> None:
     atomic_write_text(path, without_tokens(json.dumps(value, ensure_ascii=False, indent=2)) + "\n")
 
 
+def load_json(path: Path) -> Any:
+    """A JSON file from wherever: too large, too deeply nested or no regular file is an error, no hang and no crash.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is no JSON that could be meant.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is no regular file")
+    if status.st_size > MAX_JSON_BYTES:
+        raise ValueError(f"it has {status.st_size:,} bytes, more than the {MAX_JSON_BYTES:,} that are read")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def read_json(path: Path) -> Any:
     """A JSON file that lorachain itself wrote.
 
@@ -74,8 +95,8 @@ def read_json(path: Path) -> Any:
         WorkspaceError: it is missing or broken.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return load_json(path)
+    except (OSError, ValueError) as error:
         raise WorkspaceError(
             f"{path} cannot be read: {error}. The folder is not whole; make its stage again"
         ) from error

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 import shutil
 from importlib.metadata import PackageNotFoundError, version
@@ -24,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lorachain.config import SourceSet
 from lorachain.errors import ModelError
 from lorachain.prompts import AnswerStyle
-from lorachain.provenance import sha256_file, write_json
+from lorachain.provenance import load_json, sha256_file, write_json
 from lorachain.workspace import (
     Workspace,
     atomic_folder,
@@ -79,8 +78,8 @@ def read_entries(workspace: Workspace) -> dict[str, ModelEntry]:
     entries: object = DEFAULT_ENTRIES
     if path.exists():
         try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            entries = load_json(path)
+        except (OSError, ValueError) as error:
             raise ModelError(f"{path} is not readable as JSON: {error}; mend or delete it") from error
     if not isinstance(entries, dict):
         raise ModelError(f"{path} must hold an object of models, not {type(entries).__name__}")

@@ -19,7 +19,7 @@ from lorachain.errors import DataError
 from lorachain.exam.protocols.base import ExamProtocol, Row
 from lorachain.exam.statistics import CHANCE, chance_words, differs_from_chance, macro_interval, proportion
 from lorachain.exam.validation import question_set_hash
-from lorachain.provenance import package_versions, sha256_file, write_json
+from lorachain.provenance import load_json, package_versions, sha256_file, write_json
 from lorachain.records import LETTERS, ExamQuestion
 from lorachain.workspace import disk_full_as_error
 
@@ -152,8 +152,8 @@ def read_results(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         DataError: a file is missing, is no result, is of another schema version, or the rows are not its own.
     """
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        result = load_json(path)
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as an exam result: {error}") from error
     version = result.get("schema_version") if isinstance(result, dict) else None
     if version != SCHEMA_VERSION:

@@ -4,13 +4,12 @@ transformers' `get_last_checkpoint` takes the highest number, complete or not. H
 with the SHA-256 of each of its files, written last, and only one whose manifest holds is resumed from.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorachain.provenance import sha256_files, write_json
+from lorachain.provenance import load_json, sha256_files, write_json
 from lorachain.workspace import atomic_folder
 
 MANIFEST = "manifest.json"
@@ -73,7 +72,7 @@ def newest_whole(run: Path, fingerprint: str, *, before: int | None = None) -> F
 def why_not_whole(folder: Path, fingerprint: str) -> str | None:
     """None where the manifest holds for every file, otherwise what is wrong."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = load_json(folder / MANIFEST)
         expected = dict(manifest["files"])
         stored_fingerprint = manifest["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lorachain.errors import AdapterError
+from lorachain.errors import AdapterError, ModelError
+from lorachain.provenance import load_json
 from lorachain.weights.load import text_decoder
+from lorachain.weights.shards import read_shard
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -107,6 +109,10 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool) -> Pe
     """
     refuse_second_adapter(model)
     read_adapter_config(folder)
+    try:
+        read_shard(folder / ADAPTER_WEIGHTS)  # and so never the pickle that PEFT would take in its place
+    except ModelError as error:
+        raise AdapterError(f"adapter: {error}") from error
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -128,9 +134,11 @@ def read_adapter_config(folder: Path) -> dict[str, object]:
     """
     path = folder / ADAPTER_CONFIG
     try:
-        config: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+        config = load_json(path)
     except (OSError, ValueError) as error:
         raise AdapterError(f"{path} cannot be read as an adapter's configuration: {error}") from error
+    if not isinstance(config, dict):
+        raise AdapterError(f"{path} holds no object; it is no adapter's configuration")
     if config.get("peft_type") != "LORA":
         raise AdapterError(f"{path}: peft_type is {config.get('peft_type')!r}; lorachain chains LORA adapters")
     return config

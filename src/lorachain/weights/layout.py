@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from lorachain.errors import ModelError
-from lorachain.weights.load import SUPPORTED_MODEL_TYPES
+from lorachain.weights.load import read_model_config
 from lorachain.weights.shards import Shards
 
 
@@ -87,12 +87,7 @@ def skeleton(folder: Path) -> PreTrainedModel:
     Raises:
         ModelError: it is no Gemma 3, or it is quantised.
     """
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} is no model's folder: {error}") from error
-    if config.model_type not in SUPPORTED_MODEL_TYPES:
-        raise ModelError(f"{folder} holds a {config.model_type!r}; allowed: {', '.join(SUPPORTED_MODEL_TYPES)}")
+    config = read_model_config(folder)
     if getattr(config, "quantization_config", None):
         raise ModelError(f"{folder} is quantised; merge into the original weights that it was made from")
     auto_class: Any = AutoModelForCausalLM if config.model_type == "gemma3_text" else AutoModelForImageTextToText

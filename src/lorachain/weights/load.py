@@ -16,10 +16,12 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 
 from lorachain.errors import DeviceError, ModelError
+from lorachain.provenance import MAX_JSON_BYTES, load_json
 from lorachain.tokens import Tokenizer
 
 SUPPORTED_MODEL_TYPES = ("gemma3_text", "gemma3")
@@ -52,13 +54,8 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype = torch.bf
     Raises:
         ModelError: the folder is not a Gemma 3 model, or its weights are incomplete or broken.
     """
+    config = read_model_config(folder)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        if config.model_type not in SUPPORTED_MODEL_TYPES:
-            raise ModelError(
-                f"{folder} holds a model of type {config.model_type!r}; lorachain trains Gemma 3 "
-                f"({', '.join(SUPPORTED_MODEL_TYPES)})"
-            )
         auto_class = AutoModelForCausalLM if config.model_type == "gemma3_text" else AutoModelForImageTextToText
         model = auto_class.from_pretrained(
             folder, dtype=dtype, device_map={"": device}, use_safetensors=True, local_files_only=True
@@ -69,9 +66,35 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype = torch.bf
     return cast(PreTrainedModel, model)
 
 
+def read_model_config(folder: Path) -> PreTrainedConfig:
+    """The `config.json` of a Gemma 3.
+
+    Raises:
+        ModelError: there is none, it cannot be read, or it is another model's.
+    """
+    try:
+        _refuse_huge_json(folder)
+        load_json(folder / "config.json")
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # a file from elsewhere: whatever transformers stumbles over is the file's fault
+        raise ModelError(f"{folder} is no model's folder: config.json: {error}") from error
+    if config.model_type not in SUPPORTED_MODEL_TYPES:
+        raise ModelError(
+            f"{folder} holds a model of type {config.model_type!r}; lorachain trains Gemma 3 "
+            f"({', '.join(SUPPORTED_MODEL_TYPES)})"
+        )
+    return config
+
+
+def _refuse_huge_json(folder: Path) -> None:
+    for path in folder.glob("*.json"):
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"{path.name} has {path.stat().st_size:,} bytes, more than the {MAX_JSON_BYTES:,} allowed")
+
+
 def stored_dtype(folder: Path) -> torch.dtype:
     """The type that a model's weights are stored in, as its configuration says; bf16 where it does not."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = read_model_config(folder)
     dtype = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
     return dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
 
@@ -83,8 +106,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         ModelError: there is none, or it cannot be read.
     """
     try:
+        _refuse_huge_json(folder)
         return cast(Tokenizer, AutoTokenizer.from_pretrained(folder, local_files_only=True))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the tokenizers library raises plain Exception for a broken file
         raise ModelError(f"{folder} has no usable tokenizer: {error}") from error
 
 

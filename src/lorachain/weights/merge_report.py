@@ -1,12 +1,11 @@
 """`merge_report.json`: what a merge did to every tensor, and the proof that it is right."""
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lorachain.errors import ModelError
-from lorachain.provenance import package_versions, write_json
+from lorachain.provenance import load_json, package_versions, write_json
 
 MERGE_REPORT = "merge_report.json"
 SCHEMA = "lorachain/merge-report"
@@ -94,7 +93,7 @@ def read_merge_report(folder: Path) -> MergeReport:
     """
     path = folder / MERGE_REPORT
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_json(path)
         schema, version, _ = content.pop("schema"), content.pop("version"), content.pop("totals")
         if (schema, version) != (SCHEMA, SCHEMA_VERSION):
             raise ValueError(f"schema {schema} {version}, this lorachain reads {SCHEMA} {SCHEMA_VERSION}")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lorachain.errors import ModelError
-from lorachain.provenance import sha256_file, sha256_json
+from lorachain.provenance import load_json, sha256_file, sha256_json
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -86,7 +86,7 @@ def read_shard(file: Path) -> Shard:
         tensors = sorted((_stored(file, 8 + header_size, *item) for item in entries.items()), key=lambda t: t.start)
     except OSError as error:
         raise ModelError(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{file} has a broken safetensors header: {error}; fetch it again") from error
     end = 8 + header_size
     for tensor in tensors:
@@ -118,7 +118,7 @@ def open_shards(folder: Path) -> Shards:
     if not path.is_file():
         raise ModelError(f"{folder} holds no weights: neither {SINGLE_FILE} nor {INDEX_FILE}")
     try:
-        index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        index: dict[str, Any] = load_json(path)
         weight_map: dict[str, str] = dict(index["weight_map"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is no index of weights: {error}") from error
