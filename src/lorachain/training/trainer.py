@@ -195,8 +195,12 @@ class _ChainTrainer(Trainer):
             (folder / PROGRESS).write_text(json.dumps(asdict(self.progress)), encoding="utf-8")
 
         save_checkpoint(self.run, self.state.global_step, self.fingerprint, write)
-        newest = steps_present(self.run)[: self.settings.keep_checkpoints]
-        keep_only(self.run, {*newest, *self.kept_steps})
+        self.keep_newest(self.state.global_step)
+
+    def keep_newest(self, step: int) -> None:
+        """Removes old checkpoints, and those after `step`, where the run stands: they are not whole."""
+        newest = [s for s in steps_present(self.run) if s <= step][: self.settings.keep_checkpoints]
+        keep_only(self.run, {step, *newest, *self.kept_steps})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """The adapter and the progress; the optimizer's masters, loaded after this, overwrite the rounded factors."""
@@ -290,6 +294,8 @@ def train(
         on_message(message)
     trainer = _ChainTrainer(model, steps, settings, processes or Processes(), run, fingerprint)
     trainer.kept_steps = {best_step} if best_step is not None else set()
+    if trainer.processes.main:
+        trainer.keep_newest(found.step)
     with signals_finish_the_step() as flag:
         trainer.add_callback(_Pace(trainer, flag, on_epoch_end, on_step))
         if found.folder is not None:
