@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from chain_making import finished_chain, finished_copy, lorachain, tiny_workspace  # noqa: F401 - fixtures
+from fault_making import undisturbed  # noqa: F401 - fixture
 
 # No timing assertions: how long an example takes is the machine's affair. No database: a test leaves no files behind.
 hypothesis.settings.register_profile("lorachain", deadline=None, database=None)

@@ -1,0 +1,277 @@
+"""A chain small enough to be killed dozens of times, and what of its result must be the same in the end."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Dropout, so that the generators' states matter; a checkpoint every two steps, which fall within and at an epoch's end.
+SMALLEST = """
+dtype = "float32"
+[lora]
+rank = 2
+alpha = 4
+dropout = {dropout}
+[validation]
+max_questions = 3
+heldout_documents = 1
+recall_entries = 1
+[training]
+micro_batch_tokens = 512
+save_every_steps = 2
+[stages.00]
+epochs = 2
+max_length = 64
+batch_size = 3
+[stages.01]
+epochs = 1
+batch_size = 3
+[stages.02]
+epochs = 2
+max_samples = 3
+batch_size = 2
+learning_rate = 1e-2
+[sources.embedded]
+plain_text = ["{folder}/documents.jsonl"]
+dictionary = ["{folder}/dictionary.jsonl"]
+"""
+DOCUMENTS, ENTRIES = 10, 4
+PATIENCE = 240.0
+# The commit too: a checkout may move on while its tests run.
+_TIMES = {"at", "seconds", "finished", "tokens_per_second", "peak_memory_bytes", "git_commit"}
+_STEP_LINE = re.compile(r"step (\d+/\d+ loss \S+)")
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that ended: its exit code (negative: by that signal; None: it hung), its words, its events."""
+
+    code: int | None
+    out: str
+    err: str
+    events: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Running:
+    pid: int
+    words: Path
+
+    @property
+    def err(self) -> str:
+        return (self.words / "stderr").read_text(encoding="utf-8")
+
+
+class Server:
+    """The other end of fault_server.py."""
+
+    def __init__(self, process: "subprocess.Popen[str]", words: Path) -> None:
+        self._process = process
+        self._words = words
+        self._started = 0
+
+    def _ask(self, job: Mapping[str, object]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
+
+    def start(
+        self,
+        *arguments: str,
+        at: int = 0,
+        full: bool = False,
+        environment: Mapping[str, str] | None = None,
+        clock_runs_backwards: bool = False,
+        slow_step: float = 0.0,
+        by: int = signal.SIGKILL,
+    ) -> Running:
+        """Starts a command; `at` is the event to be killed at (or where the disk is full), 0 is none and counts.
+        `slow_step` are seconds that each optimizer step takes longer."""
+        self._started += 1
+        words = self._words / str(self._started)
+        words.mkdir()
+        answer = self._ask(
+            {
+                "arguments": arguments,
+                "at": at,
+                "full": full,
+                "environment": {"TMPDIR": str(words), **(environment or {})},
+                "slow_step": slow_step,
+                "by": int(by),
+                "clock_runs_backwards": clock_runs_backwards,
+                "folder": str(words),
+                **{name: str(words / name) for name in ("stdout", "stderr", "events")},
+            }
+        )
+        return Running(answer["pid"], words)
+
+    def wait(self, running: Running) -> Done:
+        code = self._ask({"wait": running.pid, "patience": PATIENCE})["code"]
+        out, err, events = (running.words / name for name in ("stdout", "stderr", "events"))
+        lines = events.read_text(encoding="utf-8").splitlines() if events.exists() else []
+        happened = [(name, path) for name, _, path in (line.partition("\t") for line in lines)]
+        return Done(code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"), happened)
+
+    def run(self, *arguments: str, **how: Any) -> Done:
+        return self.wait(self.start(*arguments, **how))
+
+
+@contextmanager
+def fault_server(words: Path) -> Iterator[Server]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("fault_server.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    try:
+        yield Server(process, words)
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(timeout=30)
+
+
+def save_smallest(folder: Path) -> Path:
+    """A model of two layers."""
+    import torch
+
+    from conftest import make_text_model, make_tokenizer  # conftest imports this module
+
+    model = make_text_model(
+        dtype=torch.float32,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        layer_types=["sliding_attention", "full_attention"],
+    )
+    model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class Place:
+    """A workspace that can be made new at the same path: paths stand in adapters' configurations."""
+
+    root: Path
+    weights: Path
+    dropout: float = 0.1
+
+    @property
+    def model(self) -> Path:
+        return self.root / "model"
+
+    def renew(self) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)
+        (self.model / "raw").mkdir(parents=True)
+        entry = {"tiny": {"local_path": str(self.weights), "sources": "embedded"}}
+        (self.model / "raw" / "model_paths.json").write_text(json.dumps(entry), encoding="utf-8")
+        (self.root / "chain.toml").write_text(SMALLEST.format(folder=self.root, dropout=self.dropout), encoding="utf-8")
+        texts = ({"text": f"환자 {i}: {'맥박 ' * (3 + i)}정상"} for i in range(DOCUMENTS))
+        terms = ({"term": f"용어{i}", "definition": f"뜻 {i}", "english": f"term {i}"} for i in range(ENTRIES))
+        for name, rows in (("documents", texts), ("dictionary", terms)):
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            (self.root / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+
+    def command(self, *words: str) -> tuple[str, ...]:
+        return (*words, "--model", "tiny", "--workspace", str(self.root), "--config", str(self.root / "chain.toml"))
+
+
+def outcome(place: Place) -> dict[str, Any]:
+    """All that must be the same however often the run was cut: bytes of adapters and merged weights, the history and
+    training_info.json but for times, the log's steps, the checkpoints that are left, and no leftovers."""
+    found: dict[str, Any] = {}
+    for path in sorted(p for p in place.model.rglob("*") if p.is_file()):
+        name = path.relative_to(place.model).as_posix()
+        if "_training/" in name or name.startswith("."):
+            continue
+        if path.name in ("training_info.json", "kormedmcqa_validation_results.json", "merge_report.json"):
+            found[name] = without_times(json.loads(path.read_text(encoding="utf-8")))
+        else:
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    for log in sorted(place.model.glob("*_training/*.log")):
+        found[log.name] = _STEP_LINE.findall(log.read_text(encoding="utf-8"))
+    found["checkpoints"] = sorted(p.relative_to(place.model).as_posix() for p in place.model.rglob("checkpoint-*"))
+    found["leftovers"] = sorted(
+        p.relative_to(place.model).as_posix() for end in ("partial", "replaced") for p in place.model.rglob(f".*.{end}")
+    )
+    found["lock"] = (place.model / ".lock-tiny").exists()
+    return found
+
+
+def without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_times(inner) for key, inner in value.items() if key not in _TIMES}
+    return [without_times(inner) for inner in value] if isinstance(value, list) else value
+
+
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What is not the same: found and wanted."""
+    names = sorted(found.keys() | wanted.keys())
+    return {name: (found.get(name), wanted.get(name)) for name in names if found.get(name) != wanted.get(name)}
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """The chain as it ends when nothing happens, and every event on its way."""
+
+    server: Server
+    place: Place
+    wanted: dict[str, Any]
+    events: list[tuple[str, str]]
+
+    def run(self, *words: str, **how: Any) -> Done:
+        return self.server.run(*self.place.command(*words), **how)
+
+    def finish(self) -> Done:
+        """Runs the chain to its end, which must be the undisturbed one."""
+        done = self.run("run")
+        assert done.code == 0, done.err
+        unlike = differences(outcome(self.place), self.wanted)
+        assert not unlike, f"{unlike}\n{done.err}"
+        return done
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbed]:
+    folder = tmp_path_factory.mktemp("faults")
+    (folder / "words").mkdir()
+    place = Place(folder / "workspace", save_smallest(folder / "weights"))
+    with fault_server(folder / "words") as server:
+        place.renew()
+        done = server.run(*place.command("run"))
+        assert done.code == 0, done.err
+        yield Undisturbed(server, place, outcome(place), done.events)
+
+
+def kind(name: str, path: str) -> str:
+    """What was going on at an event."""
+    if name in ("optimizer step", "validate"):
+        return name
+    kinds = {
+        "checkpoint-": "checkpoint",
+        "01_another_lora_added": "merge",
+        "_trained/": "final save",
+        "run.json": "record",
+    }
+    return next((what for part, what in kinds.items() if part in path), "merge" if "tensor" in name else "other")

@@ -1,0 +1,177 @@
+"""Runs the command line in forked children of one process that has imported everything: importing costs seconds.
+
+Started by `fault_making.py`; reads one JSON job a line and answers one JSON line. A job starts a command or waits for
+one. A child counts its events (writes, flushes, renames, removals, optimizer steps) and can kill itself at one of them,
+or have the disk run full there.
+"""
+
+import errno
+import gc
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+NEEDS_SPACE = ("flush", "rename", "replace", "write", "copy a tensor", "merge a tensor")
+
+
+class Events:
+    """Counts what happens; at event `at` the process gets the signal `by`, or (`full`) all writes fail from there."""
+
+    def __init__(self, at: int, by: int, full: bool, log: Path) -> None:
+        self.at = at
+        self.by = by
+        self.full = full
+        self.count = 0
+        self.log = log.open("w", encoding="utf-8")
+
+    def happened(self, name: str, path: object = "") -> None:
+        self.count += 1
+        if not self.at:
+            self.log.write(f"{name}\t{path}\n")
+            self.log.flush()
+        if self.full:
+            if 0 < self.at <= self.count and name in NEEDS_SPACE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        elif self.count == self.at:
+            os.kill(os.getpid(), self.by)
+
+    def before(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        @wraps(function)
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            self.happened(name, arguments[0] if arguments and isinstance(arguments[0], str | Path) else "")
+            return function(*arguments, **named)
+
+        return wrapped
+
+    def half_written(self, function: Callable[..., Any], name: str, path_at: int) -> Callable[..., Any]:
+        """The file is torn where the process dies, or the disk is full, in the middle of it."""
+
+        @wraps(function)
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            result = function(*arguments, **named)
+            path = Path(arguments[path_at])
+            if self.at and self.count + 1 >= self.at:
+                os.truncate(path, path.stat().st_size // 2)
+            self.happened(name, path)
+            if self.at and self.count >= self.at:
+                raise AssertionError("a torn file was survived")
+            return result
+
+        return wrapped
+
+
+def slowed(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+    @wraps(function)
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        time.sleep(seconds)
+        return function(*arguments, **named)
+
+    return wrapped if seconds else function
+
+
+def install(events: Events, slow_step: float) -> None:
+    import torch
+
+    from lorachain.chain import stage
+    from lorachain.training import optimizer
+    from lorachain.weights import adapter, merge
+
+    os.fsync = events.before(os.fsync, "flush")
+    os.rename = events.before(os.rename, "rename")
+    os.replace = events.before(os.replace, "replace")
+    os.unlink = events.before(os.unlink, "remove")
+    os.rmdir = events.before(os.rmdir, "remove folder")
+    shutil.rmtree = events.before(shutil.rmtree, "remove tree")
+    step = optimizer.MasterWeightAdamW.step
+    optimizer.MasterWeightAdamW.step = slowed(events.before(step, "optimizer step"), slow_step)
+    stage.validate = events.before(stage.validate, "validate")
+    adapter.save_file = events.half_written(adapter.save_file, "write", 1)
+    torch.save = events.half_written(torch.save, "write", 1)
+    Path.write_bytes = events.half_written(Path.write_bytes, "write", 0)
+    Path.write_text = events.half_written(Path.write_text, "write", 0)
+    merge._copy_tensor = events.before(merge._copy_tensor, "copy a tensor")
+    merge._merge_tensor = events.before(merge._merge_tensor, "merge a tensor")
+
+
+def turn_back_the_clocks() -> None:
+    """Every look at a clock is ten minutes before the last one."""
+    ticks = iter(range(10**9, 0, -600))
+    time.time = time.monotonic = time.perf_counter = lambda: float(next(ticks))
+
+
+def child(job: dict[str, Any]) -> None:
+    os.setsid()
+    for stream, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(job[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), stream)
+    os.environ.update(job["environment"])
+    os.chdir(job["folder"])
+    from lorachain.cli import main
+
+    install(Events(job["at"], job["by"], job["full"], Path(job["events"])), job["slow_step"])
+    if job["clock_runs_backwards"]:
+        turn_back_the_clocks()
+    code = 0
+    try:
+        main(job["arguments"])
+    except SystemExit as left:
+        code = left.code if isinstance(left.code, int) else 0
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def start(job: dict[str, Any]) -> dict[str, int]:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            child(job)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        os._exit(99)
+    return {"pid": pid}
+
+
+def wait(pid: int, patience: float) -> dict[str, Any]:
+    end = time.monotonic() + patience
+    while True:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return {"code": os.waitstatus_to_exitcode(status)}
+        if time.monotonic() > end:
+            os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return {"code": None}
+        time.sleep(0.01)
+
+
+def warm_up() -> None:
+    """Imports all that a chain needs, and starts no thread."""
+    import torch
+    from transformers.models.gemma3 import modeling_gemma3  # noqa: F401
+
+    import lorachain.chain.runner
+    import lorachain.cli
+    import lorachain.report.tables  # noqa: F401
+
+    torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()
+
+
+if __name__ == "__main__":
+    warm_up()
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        job = json.loads(line)
+        answer = wait(job["wait"], job["patience"]) if "wait" in job else start(job)
+        print(json.dumps(answer), flush=True)
