@@ -211,7 +211,9 @@ def outcome(place: Place) -> dict[str, Any]:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     for log in sorted(place.model.glob("*_training/*.log")):
         found[log.name] = _STEP_LINE.findall(log.read_text(encoding="utf-8"))
-    found["checkpoints"] = sorted(p.relative_to(place.model).as_posix() for p in place.model.rglob("checkpoint-*"))
+    found["checkpoints"] = sorted(
+        p.relative_to(place.model).as_posix() for p in place.model.glob("*/*/checkpoint-*") if p.parent.name == "tiny"
+    )
     found["leftovers"] = sorted(
         p.relative_to(place.model).as_posix() for end in ("partial", "replaced") for p in place.model.rglob(f".*.{end}")
     )

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from lora_making import edit_tensors, load_plain, save_adapter_for, save_base
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
+from lora_making import edit_tensors, load_plain, save_adapter_for, save_base
 from lorachain.errors import AdapterError, LorachainError, ModelError
 from lorachain.weights.merge import merge_adapter
 from lorachain.weights.shards import INDEX_FILE, weights_sha256

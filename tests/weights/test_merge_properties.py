@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lora_making import load_plain, peft_merged, save_adapter_for, save_base
 
+from lora_making import load_plain, peft_merged, save_adapter_for, save_base
 from lorachain.weights.blocks import half_ulp, merge_block
 from lorachain.weights.merge import merge_adapter
 from lorachain.weights.verify import verify_merge

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from lora_making import load_plain, save_adapter_for, save_base
 from peft import PeftModel
 
 from conftest import make_text_model
+from lora_making import load_plain, save_adapter_for, save_base
 from lorachain.weights.merge import merge_adapter
 from lorachain.weights.proof import compare_probe, probe_logits
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from lora_making import LANGUAGE_LINEAR, edit_tensors, save_adapter_for, save_base
 
+from lora_making import LANGUAGE_LINEAR, edit_tensors, save_adapter_for, save_base
 from lorachain.errors import AdapterError, ModelError
 from lorachain.weights.merge import merge_adapter
 from lorachain.weights.merge_report import MERGE_REPORT

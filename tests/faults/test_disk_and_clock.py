@@ -1,0 +1,97 @@
+"""A disk that is full in the middle of a write, torn files, a clock that runs backwards."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fault_making import Place, Undisturbed, kind
+from lorachain.training.checkpoints import MANIFEST, why_not_whole
+
+WRITES = ("write", "copy a tensor", "merge a tensor", "replace")
+
+
+def nth_event(undisturbed: Undisturbed, wanted: str, share: float) -> int:
+    """The number of a write of this kind, `share` of the way through all of them."""
+    numbers = [
+        number
+        for number, event in enumerate(undisturbed.events, start=1)
+        if event[0] in WRITES and kind(*event) == wanted
+    ]
+    return numbers[int(share * len(numbers))]
+
+
+@pytest.mark.parametrize(("what", "share"), [("checkpoint", 0.5), ("merge", 0.5), ("final save", 0.7), ("record", 0.6)])
+def test_a_full_disk_leaves_what_stood_and_says_so(undisturbed: Undisturbed, what: str, share: float) -> None:
+    undisturbed.place.renew()
+    done = undisturbed.run("run", at=nth_event(undisturbed, what, share), full=True)
+    assert done.code == 2, done.err
+    assert "no space left on the disk while writing" in done.err
+    assert "what stood before is intact" in done.err
+    assert "run the same command again" in done.err
+    assert "Traceback" not in done.err
+    manifests = list(undisturbed.place.model.rglob(f"checkpoint-*/{MANIFEST}"))
+    assert manifests
+    for manifest in manifests:
+        assert "settings" in (why_not_whole(manifest.parent, "") or ""), "every checkpoint is whole, but of another run"
+    undisturbed.finish()
+
+
+@pytest.fixture(scope="module")
+def interrupted(undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the workspace, killed in stage 02 between its last checkpoint and its final save."""
+    undisturbed.place.renew()
+    steps = [n for n, event in enumerate(undisturbed.events, start=1) if event[0] == "optimizer step"]
+    assert undisturbed.run("run", at=steps[-1]).code == -9
+    return shutil.copytree(undisturbed.place.root, tmp_path_factory.mktemp("interrupted") / "copy")
+
+
+def restore(place: Place, copy: Path) -> Path:
+    """Puts the interrupted workspace back; returns its newest checkpoint."""
+    shutil.rmtree(place.root)
+    shutil.copytree(copy, place.root)
+    return max((place.model / "02_training" / "tiny").glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+
+
+FILES = (
+    *("adapter_config.json", "adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"),
+    *("trainer_state.json", "progress.json", MANIFEST),
+)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_torn_file_of_a_checkpoint_makes_the_one_before_count(
+    undisturbed: Undisturbed, interrupted: Path, name: str
+) -> None:
+    newest = restore(undisturbed.place, interrupted)
+    assert {path.name for path in newest.iterdir()} == set(FILES)
+    torn = newest / name
+    torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
+    done = undisturbed.finish()
+    reason = f"{MANIFEST} is missing or broken" if name == MANIFEST else f"{name} is not what {MANIFEST} says"
+    assert f"{newest.name} passed over: {reason}" in done.err
+    assert f"resuming from checkpoint-{int(newest.name.split('-')[1]) - 1}" in done.err
+
+
+def test_a_torn_checkpoint_of_the_best_epoch_is_made_again(undisturbed: Undisturbed, interrupted: Path) -> None:
+    restore(undisturbed.place, interrupted)
+    best = undisturbed.place.model / "02_training" / "tiny" / "checkpoint-3"
+    (best / "optimizer.pt").write_bytes(b"")
+    done = undisturbed.finish()
+    assert "checkpoint-3 holds the best epoch so far, which is redone: optimizer.pt is not what" in done.err
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"fingerprint": 1}'])
+def test_a_broken_run_record_costs_the_stage_and_no_more(
+    undisturbed: Undisturbed, interrupted: Path, content: str
+) -> None:
+    restore(undisturbed.place, interrupted)
+    (undisturbed.place.model / "02_training" / "tiny" / "run.json").write_text(content)
+    assert "its record is broken: it is moved to" in undisturbed.finish().err
+
+
+def test_a_clock_that_runs_backwards_changes_nothing(undisturbed: Undisturbed) -> None:
+    undisturbed.place.renew()
+    done = undisturbed.run("run", clock_runs_backwards=True)
+    assert done.code == 0, done.err
+    undisturbed.finish()
