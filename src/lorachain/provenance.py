@@ -1,5 +1,6 @@
 """Where a thing came from: hashes, versions, and the files that say so beside every trained adapter."""
 
+import errno
 import hashlib
 import json
 import platform
@@ -23,6 +24,9 @@ _PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "safeten
 
 
 def sha256_file(path: Path) -> str:
+    """Raises OSError where it is no regular file (a pipe would be waited for) or cannot be read."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "no regular file", str(path))
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -8,6 +8,7 @@ from lorachain.chain.context import ChainContext
 from lorachain.errors import WorkspaceError
 from lorachain.provenance import TRAINING_INFO, read_json
 from lorachain.registry import weights_folder
+from lorachain.weights.adapter import check_adapter_files
 from lorachain.weights.factors import adapter_sha256
 from lorachain.workspace import StageName, restore_folder
 
@@ -43,6 +44,7 @@ def find_parent(context: ChainContext, stage: StageName, skip_to_start: bool = F
     Raises:
         WorkspaceError: it has not been made; names the command that makes it.
         ModelError: the base's weights cannot be had.
+        AdapterError: its adapter's files are broken.
     """
     folder = parent_folder(context, stage, skip_to_start)
     restore_folder(folder)
@@ -53,4 +55,8 @@ def find_parent(context: ChainContext, stage: StageName, skip_to_start: bool = F
         )
     merged = context.workspace.merged_base(context.model)
     base = merged if folder == merged.parent else weights_folder(context.entry)
-    return Parent(folder, base, read_json(folder / TRAINING_INFO))
+    check_adapter_files(folder)
+    info = read_json(folder / TRAINING_INFO)
+    if not isinstance(info, dict) or not {"base", "base_sha256"} <= info.keys():
+        raise WorkspaceError(f"{folder / TRAINING_INFO} is not as lorachain writes it; make its stage again")
+    return Parent(folder, base, info)

@@ -108,11 +108,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool) -> Pe
         AdapterError: files are missing or broken, keys do not fit the model, or the model carries an adapter already.
     """
     refuse_second_adapter(model)
-    read_adapter_config(folder)
-    try:
-        read_shard(folder / ADAPTER_WEIGHTS)  # and so never the pickle that PEFT would take in its place
-    except ModelError as error:
-        raise AdapterError(f"adapter: {error}") from error
+    check_adapter_files(folder)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -124,6 +120,15 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool) -> Pe
     if misfits:
         raise AdapterError(f"the adapter in {folder} does not fit its base: {misfits[0][:500]}")
     return peft_model
+
+
+def check_adapter_files(folder: Path) -> None:
+    """Raises AdapterError unless both files of an adapter are there and whole; a pickle in their place is none."""
+    read_adapter_config(folder)
+    try:
+        read_shard(folder / ADAPTER_WEIGHTS)
+    except ModelError as error:
+        raise AdapterError(f"adapter: {error}") from error
 
 
 def read_adapter_config(folder: Path) -> dict[str, object]:

@@ -72,8 +72,15 @@ class LoraFile:
 
 
 def adapter_sha256(folder: Path) -> str:
-    """The identity of an adapter: SHA-256 over the hashes of its configuration and its weights."""
-    return sha256_json({name: sha256_file(folder / name) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)})
+    """The identity of an adapter: SHA-256 over the hashes of its configuration and its weights.
+
+    Raises:
+        AdapterError: one of them cannot be read.
+    """
+    try:
+        return sha256_json({name: sha256_file(folder / name) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)})
+    except OSError as error:
+        raise AdapterError(f"{folder} holds no whole adapter: {error}; make it again") from error
 
 
 def open_lora(folder: Path, layout: ModelLayout) -> LoraFile:
