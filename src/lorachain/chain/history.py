@@ -65,6 +65,8 @@ class RunRecord:
     before: dict[str, Any] | None = None
     """The stage's own measure before training (perplexity, recall)."""
     scores: list[EpochScore] = field(default_factory=list)
+    moved_aside: Path | None = None
+    """Where an earlier run that cannot be gone on with lies now."""
 
     @staticmethod
     def open(run: Path, fingerprint: str) -> "RunRecord":
@@ -77,12 +79,13 @@ class RunRecord:
                 if stored["fingerprint"] == fingerprint:
                     scores = [EpochScore(**line) for line in stored["scores"]]
                     return RunRecord(path, fingerprint, stored["before"], scores)
+        aside = None
         if run.exists() and any(run.iterdir()):
             aside = run.with_name(f".{run.name}.superseded")
             shutil.rmtree(aside, ignore_errors=True)
             run.rename(aside)
         run.mkdir(parents=True, exist_ok=True)
-        record = RunRecord(path, fingerprint)
+        record = RunRecord(path, fingerprint, moved_aside=aside)
         record.write()
         return record
 

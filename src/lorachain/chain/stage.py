@@ -62,6 +62,11 @@ class StageRun:
             if self.processes.main
             else RunRecord(self.run_folder / RUN_RECORD, self.fingerprint)
         )
+        if self.record.moved_aside:
+            context.reporter.message(
+                f"an earlier run of stage {stage} had other settings or data, or its record is broken: it is moved to "
+                f"{self.record.moved_aside}, and the stage starts anew"
+            )
         self.inherited: list[EpochScore] = read_history(self.parent.folder)
 
     def _load_task(self) -> StageTask:
