@@ -66,7 +66,7 @@ class Plainly:
         done = subprocess.run(
             [sys.executable, "-c", PLAIN, argument],
             cwd=out.parent,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())},
             capture_output=True,
             text=True,
             timeout=250,

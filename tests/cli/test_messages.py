@@ -323,10 +323,10 @@ def test_status_of_nothing_and_of_a_finished_chain(root: Path, finished_copy: Pa
 
 
 def test_debug_shows_the_traceback(root: Path) -> None:
-    from lorachain.errors import ModelError
-
-    with pytest.raises(ModelError, match="unknown model"):
-        run_command_line("init", "--model", "nobody", "--workspace", root, "--debug")
+    code, _, err = run_command_line("init", "--model", "nobody", "--workspace", root, "--debug")
+    assert code == 2
+    assert "Traceback (most recent call last)" in err
+    assert err.splitlines()[-1].startswith("error: unknown model 'nobody'")
 
 
 def test_a_dry_run_writes_nothing(root: Path) -> None:

@@ -167,7 +167,7 @@ def test_sigterm_saves_and_the_same_command_goes_on_to_the_same_files(
         [sys.executable, "-c", start, *command, *options_of(roots[1])],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         text=True,
     )
     while process.poll() is None and not list(checkpoints.glob("checkpoint-*")):
