@@ -80,7 +80,7 @@ class RunRecord:
                     scores = [EpochScore(**line) for line in stored["scores"]]
                     return RunRecord(path, fingerprint, stored["before"], scores)
         aside = None
-        if run.exists() and any(run.iterdir()):
+        if any(run.glob("[!.]*")):  # hidden is what a killed write left
             aside = run.with_name(f".{run.name}.superseded")
             shutil.rmtree(aside, ignore_errors=True)
             run.rename(aside)
