@@ -11,6 +11,7 @@ from lorachain.training import loss as loss_module
 from lorachain.training.loss import SupervisedLanguageModel, supervised_cross_entropy
 from lorachain.training.steps import TrainingSteps
 from lorachain.weights.adapter import PeftModel, add_fresh_lora
+from lorachain.weights.load import plain_model
 
 TARGETS = ["q_proj", "v_proj", "o_proj", "down_proj"]
 
@@ -47,6 +48,7 @@ def gradients(model: PeftModel) -> dict[str, Tensor]:
 
 def reference(model: PeftModel, documents: list[TokenRow]) -> tuple[float, dict[str, Tensor]]:
     """Each row by itself through the whole model, cross entropy over all of its logits in float32."""
+    plain_model(model).set_attn_implementation("sdpa")  # training turned it to its own
     total = torch.zeros(())
     for row in documents:
         logits = model(input_ids=torch.tensor([row.ids])).logits[0, :-1].float()

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lorachain.tokens import IGNORE_INDEX
-from lorachain.weights.load import head_weight, text_decoder
+from lorachain.training.attention import use_blockwise_attention
+from lorachain.weights.load import head_weight, plain_model, text_decoder
 
 ROW_BLOCK = 256
 VOCABULARY_BLOCK = {"cpu": 8_192, "cuda": 65_536}
@@ -86,6 +87,7 @@ class SupervisedLanguageModel(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        use_blockwise_attention(plain_model(model))
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor, normaliser: Tensor) -> Tensor:
         """Loss summed over (B, T) `labels` that are not IGNORE_INDEX, divided by `normaliser` (a scalar).
