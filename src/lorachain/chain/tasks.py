@@ -91,7 +91,7 @@ class PlainTextTask:
         self.counts["tokens_per_epoch"] = sum(lengths)
 
     def _tokenised(self) -> TokenStore:
-        """Tokenised once: a second start with the same documents opens the file and is ready."""
+        """All documents into a store on disk, anew at each start: only reading them tells what they are."""
         inputs = self._inputs
         stream = stream_plain_text(
             inputs.sources.plain_text, skip_bad_rows=inputs.skip_bad_rows, max_samples=inputs.stage.max_samples
