@@ -19,7 +19,7 @@ $(VENV)/.complete: pyproject.toml constraints.txt
 run: setup
 	$(BIN)/lorachain run --model gemma-3-270m --config examples/quick_look.toml --workspace $(WORKSPACE)
 
-test: setup
+test: check
 	$(BIN)/python -m pytest
 
 check: setup
