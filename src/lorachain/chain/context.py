@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -57,6 +57,16 @@ class ChainContext:
 
     def stage(self, name: StageName) -> StageConfig:
         return self.config.stages[name]
+
+    def deciding_settings(self, name: StageName) -> dict[str, Any]:
+        """The settings that a stage's result depends on, as its training_info.json records them."""
+        return {
+            "stage": self.config.stages[name].model_dump(),
+            "training": self.config.training.deciding(),
+            "validation": self.config.validation.model_dump(),
+            "dtype": self.config.dtype,
+            "answer_style": self.entry.answer_style,
+        }
 
     def stage_sources(self, name: StageName) -> list[str]:
         """What the stage trains on."""

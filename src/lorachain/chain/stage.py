@@ -89,18 +89,11 @@ class StageRun:
 
     def _depends_on(self) -> dict[str, Any]:
         """All that decides the result. Where one of these changes, the stage is stale."""
-        config = self.context.config
         return {
             "parent": self.parent.identity(),
             "data": {"sources": sources_hash(self.task.sources), "dev": sources_hash(self.exam_sources)},
-            "settings": {
-                "stage": config.stages[self.stage].model_dump(),
-                "training": config.training.deciding(),
-                "validation": config.validation.model_dump(),
-                "dtype": config.dtype,
-                "answer_style": self.context.entry.answer_style,
-            },
-            "seed": config.seed,
+            "settings": self.context.deciding_settings(self.stage),
+            "seed": self.context.config.seed,
         }
 
     def run(self) -> None:
@@ -135,9 +128,10 @@ class StageRun:
         """Stage 01 starts with the very model that stage 00 validated last: measured once, told twice."""
         if self.stage != "01" or not self.inherited:
             return None
-        last = self.inherited[-1]
-        fresh = score(self.stage, 0, 0, last.validation, self.inherited)
-        return fresh if _same_questions(last, self.dev) else None
+        last = self.inherited[-1].validation
+        if last.data_sha256 != question_set_hash(self.dev):
+            return None
+        return score(self.stage, 0, 0, last, self.inherited)
 
     def _validate(self, model: PeftModel, *, epoch: int, step: int) -> EpochScore:
         budget = self.context.config.validation.token_budget
@@ -253,10 +247,6 @@ class StageRun:
                     "git_commit": git_commit(),
                 },
             )
-
-
-def _same_questions(line: EpochScore, questions: list[ExamQuestion]) -> bool:
-    return line.validation.data_sha256 == question_set_hash(questions)
 
 
 def _headline(line: EpochScore | None) -> dict[str, Any] | None:

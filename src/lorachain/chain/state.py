@@ -102,15 +102,9 @@ def _changed_parent(context: ChainContext, stage: StageName, info: dict[str, Any
 
 def _changed_settings(context: ChainContext, stage: StageName, info: dict[str, Any]) -> str:
     """A setting that is another now, or sources of other names."""
-    made_from, config = info["depends_on"], context.config
-    now = {
-        "stage": config.stages[stage].model_dump(),
-        "training": config.training.deciding(),
-        "validation": config.validation.model_dump(),
-        "dtype": config.dtype,
-        "answer_style": context.entry.answer_style,
-    }
-    if changed := _difference({**made_from["settings"], "seed": made_from["seed"]}, {**now, "seed": config.seed}):
+    made_from = info["depends_on"]
+    before = {**made_from["settings"], "seed": made_from["seed"]}
+    if changed := _difference(before, {**context.deciding_settings(stage), "seed": context.config.seed}):
         return changed
     was = {source["name"] for source in (*info["sources"], *info["exam_sources"])}
     named = {*context.stage_sources(stage), *context.sources.exam}
