@@ -69,10 +69,11 @@ def answer_child(request: str) -> None:
     Path(asked["answer"]).write_text(json.dumps(found), encoding="utf-8")
 
 
-def prepare(options: argparse.Namespace, work: Path) -> tuple[str, str, dict[str, Path]]:
-    """(model, folder of the tokenizer, workload files)."""
+def prepare(options: argparse.Namespace, work: Path, steps: int = 0) -> tuple[str, str, dict[str, Path]]:
+    """(model, folder of the tokenizer, workload files with lines for at least `steps` steps)."""
     from lorachain.registry import embedded_weights
     from lorachain.tokens import TokenEncoder
+    from lorachain.training.steps import BUCKET_STEPS
     from lorachain.weights.load import load_tokenizer
     from training_bench.models import SHAPES
     from training_bench.workloads import build, write_workload
@@ -83,7 +84,8 @@ def prepare(options: argparse.Namespace, work: Path) -> tuple[str, str, dict[str
     real = os.environ.get("LORACHAIN_REAL_DATA")
     files = {}
     for name in options.workloads:
-        workload = build(name, encoder, Path(real) if real else None, pack_length=options.pack_length)
+        folder, enough = Path(real) if real else None, max(steps, BUCKET_STEPS)
+        workload = build(name, encoder, folder, pack_length=options.pack_length, steps=enough)
         files[name] = work / f"workload-{name}.json"
         write_workload(workload, files[name])
         rows = [row for line in workload.lines for row in line]

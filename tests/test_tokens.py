@@ -107,6 +107,25 @@ def test_packing_loses_no_token(bodies: list[list[int]], capacity: int) -> None:
     assert joined == [token for document in documents for token in document.ids[1:]]
 
 
+@given(st.lists(st.integers(1, 40), max_size=60))
+def test_each_row_goes_where_it_fits_tightest_and_first_made_first(lengths: list[int]) -> None:
+    rooms: list[int] = []
+    arrived: list[int] = []  # when a group came to the room that it has
+    groups: list[list[int]] = []
+    for moment, index in enumerate(sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))):
+        fitting = [group for group, room in enumerate(rooms) if room >= lengths[index]]
+        if not fitting:
+            fitting = [len(groups)]
+            groups.append([])
+            rooms.append(40)
+            arrived.append(moment)
+        chosen = min(fitting, key=lambda group: (rooms[group], arrived[group]))
+        groups[chosen].append(index)
+        rooms[chosen] -= lengths[index]
+        arrived[chosen] = moment
+    assert pack(lengths, 40) == groups
+
+
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 100))
 def test_token_budget_groups_hold_every_row_once_within_the_budget(lengths: list[int], budget: int) -> None:
     groups = token_budget_groups(lengths, budget)

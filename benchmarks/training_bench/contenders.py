@@ -16,7 +16,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from lorachain.config import load_config
-from lorachain.tokens import IGNORE_INDEX, Tokenizer, TokenRow, total_tokens
+from lorachain.tokens import IGNORE_INDEX, Tokenizer, TokenRow
 from lorachain.training.steps import Line
 from lorachain.training.trainer import Progress, TrainingSettings, train
 from lorachain.weights.adapter import PeftModel, add_fresh_lora
@@ -24,7 +24,7 @@ from lorachain.weights.load import load_tokenizer
 from training_bench.counting import model_sizes, peak_memory, step_flops, synchronise
 from training_bench.jobs import Job, TrlVariant
 from training_bench.models import load_base
-from training_bench.workloads import FirstSteps, Workload, read_workload
+from training_bench.workloads import FirstSteps, Workload, read_workload, total_tokens
 
 LEARNING_RATE, MAX_GRAD_NORM = 2e-4, 1.0
 
@@ -60,13 +60,14 @@ def measure(job: Job) -> dict[str, Any]:
         batch_size=workload.batch_size,
         micro_batch_tokens=job.micro_batch_tokens,
         pad_id=tokenizer.pad_token_id,
+        seed=job.seed,
     )
     base = load_base(job.model, device, nf4=job.nf4)
     sizes = model_sizes(base)
     lora = load_config().lora
     model = add_fresh_lora(
         base, base_path=job.model, rank=job.rank, alpha=2 * job.rank, dropout=0.0, use_rslora=lora.use_rslora,
-        target_modules=job.targets, seed=0,
+        target_modules=job.targets, seed=job.seed,
     )  # fmt: skip
     clock = StepClock(device)
     clock.tick()
@@ -101,7 +102,7 @@ def train_lorachain(
     """As the chain's stages train."""
     settings = TrainingSettings(
         learning_rate=LEARNING_RATE, warmup_ratio=0.0, scheduler="constant", weight_decay=0.0,
-        max_grad_norm=MAX_GRAD_NORM, seed=0, gradient_checkpointing=job.checkpointing, save_every_minutes=1e9,
+        max_grad_norm=MAX_GRAD_NORM, seed=job.seed, gradient_checkpointing=job.checkpointing, save_every_minutes=1e9,
         keep_checkpoints=1,
     )  # fmt: skip
 
@@ -134,7 +135,7 @@ def _common_arguments(job: Job, steps: FirstSteps, workload: Workload, run: Path
         "logging_steps": 1,
         "report_to": [],
         "disable_tqdm": True,
-        "seed": 0,
+        "seed": job.seed,
     }
 
 

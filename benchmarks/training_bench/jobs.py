@@ -51,4 +51,6 @@ class Job:
     targets: list[str]
     micro_batch_tokens: int
     checkpointing: bool
+    seed: int = 0
+    """Of the LoRA's first numbers and the order of the lines."""
     variant: dict[str, Any] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ EXAM_BATCH, TEXT_BATCH = 8, 4
 
 @dataclass(frozen=True)
 class Workload:
-    """Lines for BUCKET_STEPS optimizer steps: enough that bucketing by length works as in a long run."""
+    """Lines of some optimizer steps: of BUCKET_STEPS at least, so that bucketing by length works as in a long run."""
 
     name: str
     source: str
@@ -41,7 +41,13 @@ class Workload:
         return sum(row.supervised for row in rows) / sum(map(len, rows))
 
 
-def build(name: str, encoder: TokenEncoder, real_data: Path | None, *, pack_length: int) -> Workload:
+def total_tokens(rows: Iterable[TokenRow]) -> int:
+    return sum(len(row) for row in rows)
+
+
+def build(
+    name: str, encoder: TokenEncoder, real_data: Path | None, *, pack_length: int, steps: int = BUCKET_STEPS
+) -> Workload:
     """One of TITLES, from the folder of real data where there is one, else from the embedded sample.
 
     The published exam's training questions carry no reasoning, so that workload is the sample's in either case: both
@@ -49,13 +55,13 @@ def build(name: str, encoder: TokenEncoder, real_data: Path | None, *, pack_leng
     """
     if name == "00":
         source = str(real_data / "plain") if real_data else SAMPLE
-        return Workload(name, _shown(source, real_data), TEXT_BATCH, _packs(source, encoder, pack_length))
+        return Workload(name, _shown(source, real_data), TEXT_BATCH, _packs(source, encoder, pack_length, steps))
     reasoned = name == "02-reasoning"
     source = str(real_data / "kormedmcqa") if real_data and not reasoned else SAMPLE
     questions = load_exam([source], "train").questions
     random.Random(0).shuffle(questions)
     lines = [[row] for q in questions for row in _exam_rows(q, encoder, reasoned=reasoned)]
-    return Workload(name, _shown(source, real_data), EXAM_BATCH, lines[: EXAM_BATCH * BUCKET_STEPS])
+    return Workload(name, _shown(source, real_data), EXAM_BATCH, lines[: EXAM_BATCH * steps])
 
 
 def _shown(source: str, real_data: Path | None) -> str:
@@ -69,15 +75,15 @@ def _exam_rows(question: ExamQuestion, encoder: TokenEncoder, *, reasoned: bool)
     return [encoder.encode(example) for example in (examples if reasoned else examples[-1:])]
 
 
-def _packs(source: str, encoder: TokenEncoder, length: int) -> list[list[TokenRow]]:
+def _packs(source: str, encoder: TokenEncoder, length: int, steps: int) -> list[list[TokenRow]]:
     """Full packs only: documents are added until there is enough to fill them."""
-    wanted = TEXT_BATCH * BUCKET_STEPS
+    wanted = TEXT_BATCH * steps
     rows: list[TokenRow] = []
     tokens = 0
     for document in stream_plain_text([source]):
         pieces = split_long(encoder.encode(plain_text_example(document)), length)
         rows += pieces
-        tokens += sum(map(len, pieces))
+        tokens += total_tokens(pieces)
         if tokens > wanted * length:
             break
     packs = [[rows[i] for i in group] for group in pack([len(row) for row in rows], length)]
@@ -88,14 +94,16 @@ def _packs(source: str, encoder: TokenEncoder, length: int) -> list[list[TokenRo
 class FirstSteps(TrainingSteps):
     """The first `count` optimizer steps of a workload."""
 
-    def __init__(self, lines: Sequence[Line], *, count: int, batch_size: int, micro_batch_tokens: int, pad_id: int):
+    def __init__(
+        self, lines: Sequence[Line], *, count: int, batch_size: int, micro_batch_tokens: int, pad_id: int, seed: int
+    ) -> None:
         super().__init__(
             lambda epoch: lines,
             epochs=1,
             batch_size=batch_size,
             micro_batch_tokens=micro_batch_tokens,
             pad_id=pad_id,
-            seed=0,
+            seed=seed,
         )
         self.count = min(count, self.steps_per_epoch)
 

@@ -1,23 +1,24 @@
-"""Tokenised documents on disk: written once as Arrow, memory-mapped ever after, so a corpus may exceed memory."""
+"""Token rows on disk: written once as Arrow, memory-mapped ever after, so a corpus may exceed memory."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from lorachain.tokens import TokenRow
 
-_SCHEMA = pa.schema([("ids", pa.list_(pa.int32())), ("key", pa.uint64())])
+_SCHEMA = pa.schema([("ids", pa.list_(pa.int32())), ("supervised_from", pa.int32()), ("key", pa.uint64())])
 _ROWS_PER_BATCH = 256
 
 
 class TokenStore:
-    """Plain-text rows by number, read from a memory-mapped Arrow file.
+    """Rows by number, read from a memory-mapped Arrow file.
 
-    `lengths` (n,) and `keys` (n,) lie in memory; a key is a hash of the row's ids, which ranks documents for the
-    held-out slice whatever their order.
+    `lengths` (n,), `supervised_from` (n,) and `keys` (n,) lie in memory; a key is a hash of the row's ids, which ranks
+    documents for the held-out slice whatever their order.
     """
 
     def __init__(self, path: Path) -> None:
@@ -25,30 +26,61 @@ class TokenStore:
         self._ids = table.column("ids")
         lengths = [pa.compute.list_value_length(chunk).to_numpy() for chunk in self._ids.chunks]
         self.lengths: np.ndarray[tuple[int], np.dtype[np.int32]] = np.concatenate(lengths)
+        self.supervised_from: np.ndarray[tuple[int], np.dtype[np.int32]] = table.column("supervised_from").to_numpy()
         self.keys: np.ndarray[tuple[int], np.dtype[np.uint64]] = table.column("key").to_numpy()
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def row(self, index: int) -> TokenRow:
-        """All of a document's ids, BOS first; every other id is a target."""
-        return TokenRow(self._ids[index].values.to_pylist(), supervised_from=1)
+        """All of a row's ids, BOS first."""
+        return TokenRow(self._ids[index].values.to_pylist(), int(self.supervised_from[index]))
+
+    def piece(self, index: int, start: int, count: int) -> TokenRow:
+        """BOS and at most `count` ids of a document's body from `start` on, as `split_long` cuts it; only these ids
+        are read."""
+        ids = self._ids[index].values
+        return TokenRow([ids[0].as_py(), *ids.slice(1 + start, count).to_pylist()], supervised_from=1)
+
+
+class StoredLines(Sequence[list[TokenRow]]):
+    """Lines of a batch whose rows lie on disk: a line is read when its step comes.
+
+    Args:
+        groups: numbers of the items of each line.
+        item_lengths: tokens of each item.
+        read: an item by its number.
+    """
+
+    def __init__(
+        self, groups: Sequence[Sequence[int]], item_lengths: Sequence[int], read: Callable[[int], TokenRow]
+    ) -> None:
+        self._groups = groups
+        self._read = read
+        self.lengths = [sum(item_lengths[item] for item in group) for group in groups]
+        """Tokens of each line."""
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __getitem__(self, index: Any) -> Any:
+        return [self._read(item) for item in self._groups[index]]
 
 
 def write_token_store(path: Path, rows: Iterable[TokenRow]) -> None:
     """Streams rows into an Arrow file."""
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
-        ids: list[list[int]] = []
+        batch: list[TokenRow] = []
         for row in rows:
-            ids.append(row.ids)
-            if len(ids) == _ROWS_PER_BATCH:
-                writer.write_batch(_batch(ids))
-                ids = []
-        writer.write_batch(_batch(ids))
+            batch.append(row)
+            if len(batch) == _ROWS_PER_BATCH:
+                writer.write_batch(_batch(batch))
+                batch = []
+        writer.write_batch(_batch(batch))
 
 
-def _batch(ids: list[list[int]]) -> pa.RecordBatch:
-    keys = [
-        int.from_bytes(hashlib.blake2b(np.array(row, np.int32).tobytes(), digest_size=8).digest(), "big") for row in ids
-    ]
-    return pa.record_batch([pa.array(ids, pa.list_(pa.int32())), pa.array(keys, pa.uint64())], schema=_SCHEMA)
+def _batch(rows: list[TokenRow]) -> pa.RecordBatch:
+    ids = [np.array(row.ids, np.int32) for row in rows]
+    keys = [int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=8).digest(), "big") for row in ids]
+    first = pa.array([row.supervised_from for row in rows], pa.int32())
+    return pa.record_batch([pa.array(ids, pa.list_(pa.int32())), first, pa.array(keys, pa.uint64())], schema=_SCHEMA)

@@ -4,7 +4,8 @@ Gemma needs its BOS exactly once: without it perplexity explodes, and chat templ
 likely as none. Here the text never carries a BOS and `TokenEncoder` always puts one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -116,20 +117,24 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     Raises:
         ValueError: a row is longer than `capacity`.
     """
-    by_room: dict[int, list[int]] = {}  # free room -> groups with exactly that room, first made first used
+    by_room: dict[int, deque[int]] = {}  # free room -> groups with exactly that room, first made first used
+    rooms = 0  # bit r is set where a group has exactly r tokens of room
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         length = lengths[index]
         if length > capacity:
             raise ValueError(f"row {index} has {length} tokens, more than the pack's {capacity}")
-        room = next((r for r in range(length, capacity + 1) if by_room.get(r)), None)
-        if room is None:
+        if wide_enough := rooms >> length:
+            room = length + (wide_enough & -wide_enough).bit_length() - 1  # the lowest bit: the tightest fit
+            group = by_room[room].popleft()
+            if not by_room[room]:
+                rooms ^= 1 << room
+        else:
             group, room = len(groups), capacity
             groups.append([])
-        else:
-            group = by_room[room].pop(0)
         groups[group].append(index)
-        by_room.setdefault(room - length, []).append(group)
+        by_room.setdefault(room - length, deque()).append(group)
+        rooms |= 1 << (room - length)
     return groups
 
 
@@ -187,7 +192,3 @@ def token_budget_groups(lengths: Sequence[int], budget: int) -> list[list[int]]:
         else:
             groups.append([index])
     return groups
-
-
-def total_tokens(rows: Iterable[TokenRow]) -> int:
-    return sum(len(row) for row in rows)

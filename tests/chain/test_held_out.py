@@ -71,6 +71,7 @@ def inputs(encoder: TokenEncoder, exam: Path, plain_text: Path, folder: Path) ->
         held_out=held_out,
         answer_style="letters",
         data_folder=folder,
+        tokenizer_sha256="of the test",
         skip_bad_rows=False,
         on_message=lambda message: None,
     )

@@ -24,7 +24,7 @@ from lorachain.training.steps import TrainingSteps
 from lorachain.training.trainer import Progress, TrainingSettings, train
 from lorachain.weights.adapter import ADAPTER_WEIGHTS, PeftModel, load_adapter, save_adapter, set_adapter_tensors
 from lorachain.weights.factors import adapter_sha256
-from lorachain.weights.load import load_model, load_tokenizer
+from lorachain.weights.load import load_model, load_tokenizer, tokenizer_sha256
 from lorachain.workspace import StageName, atomic_folder, require_space
 
 logger = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ class StageRun:
                 answer_style=context.entry.answer_style,
                 # Beside the run's folder: what the run depends on is known only after the data was read.
                 data_folder=self.run_folder.with_name(f".{self.run_folder.name}.data{rank}"),
+                tokenizer_sha256=tokenizer_sha256(self.parent.base),
                 skip_bad_rows=context.skip_bad_rows,
                 on_message=context.reporter.message,
             )

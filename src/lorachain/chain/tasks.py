@@ -1,17 +1,19 @@
 """What each stage teaches: its sources as lines of a batch, anew for every epoch, and how it is measured."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from torch import nn
 
+from lorachain.chain.token_cache import Facts, TokenCache, records_sha256
 from lorachain.config import ChainConfig, Sources, StageConfig
 from lorachain.data.dictionary import load_dictionary
 from lorachain.data.exam import load_exam
-from lorachain.data.plain_text import stream_plain_text
+from lorachain.data.plain_text import plain_text_files, reads_the_same, stream_plain_text
 from lorachain.data.screening import ExamScreen, disjoint_train
 from lorachain.data.sources import SourceInfo
 from lorachain.errors import DataError
@@ -19,6 +21,7 @@ from lorachain.exam.perplexity import perplexity
 from lorachain.exam.recall import recall
 from lorachain.prompts import (
     AnswerStyle,
+    Example,
     dictionary_example,
     directions,
     exam_examples,
@@ -27,10 +30,10 @@ from lorachain.prompts import (
 )
 from lorachain.provenance import sha256_json
 from lorachain.records import ExamQuestion, Term
-from lorachain.token_store import TokenStore, write_token_store
+from lorachain.token_store import StoredLines, TokenStore
 from lorachain.tokens import TokenEncoder, TokenRow, pack, split_long
 from lorachain.training.steps import Line
-from lorachain.workspace import StageName, atomic_folder
+from lorachain.workspace import StageName
 
 Measure = dict[str, Any]
 
@@ -61,8 +64,14 @@ class TaskInputs:
     answer_style: AnswerStyle
     data_folder: Path
     """Where a stage keeps what it made of its sources."""
+    tokenizer_sha256: str
     skip_bad_rows: bool
     on_message: Callable[[str], None]
+
+    def token_cache(self, decided_by: dict[str, Any]) -> TokenCache:
+        """What earlier starts made of the sources; `decided_by` is what decides the tokens beside the tokenizer."""
+        decided_by = {"tokenizer": self.tokenizer_sha256, **decided_by}
+        return TokenCache(self.data_folder / "tokens", decided_by, self.on_message)
 
 
 class PlainTextTask:
@@ -70,36 +79,57 @@ class PlainTextTask:
 
     def __init__(self, inputs: TaskInputs) -> None:
         self._inputs = inputs
-        self._store = self._tokenised()
-        heldout_count = min(inputs.config.validation.heldout_documents, len(self._store) // 10)
-        by_key = sorted(range(len(self._store)), key=lambda i: (int(self._store.keys[i]), i))
-        heldout = set(by_key[:heldout_count])
+        self._store = self._kept() or self._tokenised()
+        bodies = self._store.lengths.astype(np.int64) - 1  # ids beyond the BOS
+        heldout_count = min(inputs.config.validation.heldout_documents, len(bodies) // 10)
+        heldout = np.sort(np.argsort(self._store.keys, kind="stable")[:heldout_count])
         max_length = inputs.stage.max_length
-        self._heldout = [p for i in sorted(heldout) for p in split_long(self._store.row(i), max_length)]
-        # (document, first id) of each piece: enough to cut it out of the store when its step comes.
-        step = max_length - 1
-        self._pieces = [
-            (document, start)
-            for document in range(len(self._store))
-            if document not in heldout
-            for start in range(0, int(self._store.lengths[document]) - 1, step)
-        ]
-        lengths = [min(step, int(self._store.lengths[d]) - 1 - start) + 1 for d, start in self._pieces]
-        self._packs = pack(lengths, max_length)
+        self._heldout = [p for i in heldout.tolist() for p in split_long(self._store.row(i), max_length)]
+        # (document, first id of its body) of each piece: enough to cut it out of the store when its step comes.
+        self._step = max_length - 1
+        documents = np.setdiff1d(np.arange(len(bodies)), heldout, assume_unique=True)
+        pieces = -(-bodies[documents] // self._step)
+        self._document = np.repeat(documents, pieces)
+        number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        self._start = number * self._step
+        self._lengths: list[int] = (np.minimum(self._step, bodies[self._document] - self._start) + 1).tolist()
+        self._packs = pack(self._lengths, max_length)
         self.counts["heldout_documents"] = heldout_count
         self.counts["packs"] = len(self._packs)
-        self.counts["tokens_per_epoch"] = sum(lengths)
+        self.counts["tokens_per_epoch"] = sum(self._lengths)
+
+    def _cache(self) -> TokenCache:
+        inputs = self._inputs
+        reading = {"max_samples": inputs.stage.max_samples, "skip_bad_rows": inputs.skip_bad_rows}
+        return inputs.token_cache({**reading, "held_out": records_sha256(inputs.held_out)})
+
+    def _kept(self) -> TokenStore | None:
+        """The documents as an earlier start left them, where reading the sources would give the same."""
+        names = self._inputs.sources.plain_text
+
+        def holds(facts: Facts) -> bool:
+            sources = [SourceInfo(**source) for source in facts["sources"]]
+            if [source.name for source in sources] != names:
+                return False
+            return all(reads_the_same(*pair) for pair in zip(sources, facts["files"], strict=True))
+
+        found = self._cache().find("documents", holds)
+        if found is None:
+            return None
+        store, facts = found
+        self.sources = [SourceInfo(**source) for source in facts["sources"]]
+        self.counts: dict[str, int] = dict(facts["counts"])
+        return store
 
     def _tokenised(self) -> TokenStore:
-        """All documents into a store on disk, anew at each start: only reading them tells what they are."""
         inputs = self._inputs
-        stream = stream_plain_text(
-            inputs.sources.plain_text, skip_bad_rows=inputs.skip_bad_rows, max_samples=inputs.stage.max_samples
-        )
+        names = inputs.sources.plain_text
+        stream = stream_plain_text(names, skip_bad_rows=inputs.skip_bad_rows, max_samples=inputs.stage.max_samples)
+        files = [plain_text_files(name) for name in names]
         screen = ExamScreen(inputs.held_out)
         self.counts = {"documents": 0, "documents_with_exam_questions_left_out": 0}
 
-        def rows() -> Any:
+        def rows() -> Iterator[TokenRow]:
             for document in stream:
                 if screen.holds(document.text):
                     self.counts["documents_with_exam_questions_left_out"] += 1
@@ -107,31 +137,22 @@ class PlainTextTask:
                 self.counts["documents"] += 1
                 yield inputs.encoder.encode(plain_text_example(document))
 
-        folder = inputs.data_folder / "tokens"
-        with atomic_folder(folder) as staging:
-            write_token_store(staging / "documents.arrow", rows())
+        def facts() -> Facts:
             if self.counts["documents"] < 2:
                 raise DataError(
-                    f"plain text {inputs.sources.plain_text}: {self.counts['documents']} documents are left to train "
-                    "on; at least 2 are needed. Name more with --plain-text"
+                    f"plain text {names}: {self.counts['documents']} documents are left to train on; at least 2 are "
+                    "needed. Name more with --plain-text"
                 )
-        self.sources = stream.sources
-        return TokenStore(folder / "documents.arrow")
+            self.sources = stream.sources
+            return {"sources": [source.as_dict() for source in self.sources], "files": files, "counts": self.counts}
 
-    def lines_of_epoch(self, epoch: int) -> Sequence[Line]:
-        return _LazyPacks(self)
+        return self._cache().keep("documents", rows(), facts)
 
-    def pack_rows(self, number: int) -> list[TokenRow]:
-        step = self._inputs.stage.max_length - 1
-        rows = []
-        for piece in self._packs[number]:
-            document, start = self._pieces[piece]
-            ids = self._store.row(document).ids
-            rows.append(TokenRow([ids[0], *ids[1 + start : 1 + start + step]], supervised_from=1))
-        return rows
+    def lines_of_epoch(self, epoch: int) -> StoredLines:
+        return StoredLines(self._packs, self._lengths, self._piece)
 
-    def __len__(self) -> int:
-        return len(self._packs)
+    def _piece(self, number: int) -> TokenRow:
+        return self._store.piece(int(self._document[number]), int(self._start[number]), self._step)
 
     def measure(self, model: nn.Module) -> Measure:
         if not self._heldout:
@@ -146,19 +167,6 @@ class PlainTextTask:
         }
 
 
-class _LazyPacks(Sequence[Line]):
-    """Packs read from the store when their step comes, so a corpus never lies in memory."""
-
-    def __init__(self, task: PlainTextTask) -> None:
-        self._task = task
-
-    def __len__(self) -> int:
-        return len(self._task)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._task.pack_rows(index)
-
-
 class DictionaryTask:
     """Stage 01: entries asked in both directions, loss on the answer only."""
 
@@ -168,31 +176,39 @@ class DictionaryTask:
             inputs.sources.dictionary, skip_bad_rows=inputs.skip_bad_rows, max_samples=inputs.stage.max_samples
         )
         self.sources = loaded.sources
-        self._entries = [entry for entry in loaded.entries if self._fits(entry)]
+        self._store = inputs.token_cache({"entries": records_sha256(loaded.entries)}).rows(
+            "entries",
+            lambda: (
+                inputs.encoder.encode(dictionary_example(entry, way))
+                for entry in loaded.entries
+                for way in directions(entry)
+            ),
+        )
+        numbers = iter(range(len(self._store)))
+        asked = [(entry, {way: next(numbers) for way in directions(entry)}) for entry in loaded.entries]
+        longest, lengths = inputs.stage.max_length, self._store.lengths
+        asked = [(entry, rows) for entry, rows in asked if all(lengths[row] <= longest for row in rows.values())]
+        self._entries = [entry for entry, _ in asked]
+        self._rows = [rows for _, rows in asked]
+        """Per entry, the number of its row by the way in which it is asked."""
         self.counts = {"entries": len(self._entries)}
         _require_fitting(len(loaded.entries), len(self._entries), inputs, self.counts)
         rng = random.Random(f"recall:{inputs.config.seed}")
         size = min(inputs.config.validation.recall_entries, len(self._entries))
         self._recall_sample: list[Term] = rng.sample(self._entries, size)
 
-    def _fits(self, entry: Term) -> bool:
-        rows = (self._inputs.encoder.encode(dictionary_example(entry, way)) for way in directions(entry))
-        return all(len(row) <= self._inputs.stage.max_length for row in rows)
-
-    def lines_of_epoch(self, epoch: int) -> list[Line]:
+    def lines_of_epoch(self, epoch: int) -> StoredLines:
         """Every entry twice an epoch: once towards its description, once back to the term.
 
         Where there are several ways (definition and English name) they take turns from epoch to epoch, half of the
         entries starting with one, half with the other.
         """
-        lines: list[Line] = []
-        for index, entry in enumerate(self._entries):
-            ways = directions(entry)
+        chosen: list[int] = []
+        for index, rows in enumerate(self._rows):
             for forward in (True, False):
-                options = [way for way in ways if way.startswith("term->") == forward]
-                way = options[(epoch + index) % len(options)]
-                lines.append([self._inputs.encoder.encode(dictionary_example(entry, way))])
-        return lines
+                options = [row for way, row in rows.items() if way.startswith("term->") == forward]
+                chosen.append(options[(epoch + index) % len(options)])
+        return _single_rows(self._store, chosen)
 
     def measure(self, model: nn.Module) -> Measure:
         return {"recall": recall(model, self._inputs.encoder, self._recall_sample, split="trained entries").as_dict()}
@@ -208,7 +224,11 @@ class ExamTask:
         )
         self.sources = loaded.sources
         questions, dropped = disjoint_train(loaded.questions, inputs.held_out)
-        self._questions = [question for question in questions if self._fits(question)]
+        longest = inputs.stage.max_length
+        settings = {"style": inputs.answer_style, "seed": inputs.config.seed, "max_length": longest}
+        self._cache = inputs.token_cache({"questions": records_sha256(questions), **settings})
+        lengths = iter(self._cache.rows("questions", lambda: self._encoded(questions)).lengths.tolist())
+        self._questions = [q for q in questions if max([next(lengths) for _ in self._examples(q)]) <= longest]
         self.counts = {
             "questions": len(self._questions),
             "questions_with_reasoning": sum(q.reasoning is not None for q in self._questions),
@@ -216,18 +236,25 @@ class ExamTask:
         }
         _require_fitting(len(questions), len(self._questions), inputs, self.counts)
 
-    def _rows(self, question: ExamQuestion) -> list[TokenRow]:
-        return [self._inputs.encoder.encode(e) for e in exam_examples(question, self._inputs.answer_style)]
+    def _examples(self, question: ExamQuestion) -> list[Example]:
+        return exam_examples(question, self._inputs.answer_style)
 
-    def _fits(self, question: ExamQuestion) -> bool:
-        return all(len(row) <= self._inputs.stage.max_length for row in self._rows(question))
+    def _encoded(self, questions: Iterable[ExamQuestion]) -> Iterator[TokenRow]:
+        return (self._inputs.encoder.encode(example) for q in questions for example in self._examples(q))
 
-    def lines_of_epoch(self, epoch: int) -> list[Line]:
+    def lines_of_epoch(self, epoch: int) -> StoredLines:
         rng = random.Random(f"options:{self._inputs.config.seed}:{epoch}")
-        return [[row] for question in self._questions for row in self._rows(shuffled(question, rng))]
+        store = self._cache.rows(f"epoch-{epoch}", lambda: self._encoded(shuffled(q, rng) for q in self._questions))
+        return _single_rows(store, range(len(store)))
 
     def measure(self, model: nn.Module) -> Measure:
         return {}
+
+
+def _single_rows(store: TokenStore, chosen: Sequence[int]) -> StoredLines:
+    """A line for each of these rows."""
+    lengths = store.lengths.tolist()
+    return StoredLines([[row] for row in chosen], lengths, store.row)
 
 
 def _require_fitting(found: int, fitting: int, inputs: TaskInputs, counts: dict[str, int]) -> None:

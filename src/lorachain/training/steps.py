@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lorachain.token_store import StoredLines
 from lorachain.tokens import IGNORE_INDEX, TokenRow, collate, token_budget_groups
 
 Line = Sequence[TokenRow]
@@ -82,9 +83,10 @@ class TrainingSteps(Dataset[StepInputs]):
         order = list(range(len(self._lines)))
         rng.shuffle(order)
         bucket = self.batch_size * BUCKET_STEPS
+        lengths = _line_lengths(self._lines)
         steps: list[list[int]] = []
         for start in range(0, len(order), bucket):
-            chunk = sorted(order[start : start + bucket], key=lambda i: sum(map(len, self._lines[i])))
+            chunk = sorted(order[start : start + bucket], key=lambda i: lengths[i])
             steps += [chunk[i : i + self.batch_size] for i in range(0, len(chunk), self.batch_size)]
         rng.shuffle(steps)
         return steps
@@ -118,3 +120,8 @@ class TrainingSteps(Dataset[StepInputs]):
             tokens=sum(lengths),
             supervised=supervised,
         )
+
+
+def _line_lengths(lines: Sequence[Line]) -> list[int]:
+    """Tokens of each line; lines on disk know theirs without being read."""
+    return lines.lengths if isinstance(lines, StoredLines) else [sum(map(len, line)) for line in lines]

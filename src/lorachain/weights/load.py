@@ -21,9 +21,13 @@ from transformers import (
 )
 
 from lorachain.errors import DeviceError, ModelError
-from lorachain.provenance import MAX_JSON_BYTES, load_json
+from lorachain.provenance import MAX_JSON_BYTES, load_json, sha256_file, sha256_json
 from lorachain.tokens import Tokenizer
 
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.json", "chat_template.jinja"),
+)
 SUPPORTED_MODEL_TYPES = ("gemma3_text", "gemma3")
 
 
@@ -110,6 +114,15 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         return cast(Tokenizer, AutoTokenizer.from_pretrained(folder, local_files_only=True))
     except Exception as error:  # the tokenizers library raises plain Exception for a broken file
         raise ModelError(f"{folder} has no usable tokenizer: {error}") from error
+
+
+def tokenizer_sha256(folder: Path) -> str:
+    """Of the files that a tokenizer is made of: equal where every text has the same ids.
+
+    Raises:
+        OSError: one of them is there and cannot be read.
+    """
+    return sha256_json({name: sha256_file(folder / name) for name in TOKENIZER_FILES if (folder / name).exists()})
 
 
 def plain_model(model: nn.Module) -> PreTrainedModel:

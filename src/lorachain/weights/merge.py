@@ -19,6 +19,7 @@ from lorachain.errors import AdapterError, ModelError, WorkspaceError
 from lorachain.weights.blocks import BlockWorkers, MergedBlock, block_workers, merge_block, row_blocks
 from lorachain.weights.factors import LoraFile, LoraTarget, adapter_sha256, open_lora
 from lorachain.weights.layout import read_layout
+from lorachain.weights.load import TOKENIZER_FILES
 from lorachain.weights.merge_report import MergeReport, TargetReport, write_merge_report
 from lorachain.weights.shards import (
     INDEX_FILE,
@@ -35,8 +36,8 @@ Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
 
 COMPANIONS = (
-    *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
-    *("special_tokens_map.json", "added_tokens.json", "chat_template.json", "chat_template.jinja"),
+    *("config.json", "generation_config.json"),
+    *TOKENIZER_FILES,
     *("processor_config.json", "preprocessor_config.json", "LICENSE", "NOTICE"),
 )
 """Files of a base that belong to every model made from it."""
