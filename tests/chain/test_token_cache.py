@@ -205,7 +205,7 @@ def test_a_source_of_the_hub_is_known_by_its_commit(
         read.append(revision)
         yield from ({"text": f"{number}번째 문서는 폐를 다룬다."} for number in range(12))
 
-    monkeypatch.setattr(hub, "revision_of", lambda repo: stands_at)
+    monkeypatch.setattr(hub, "commit_of", lambda repo: hub.Commit(stands_at, None))
     monkeypatch.setattr(hub, "rows", rows)
     sources = Sources(plain_text=["owner/corpus"], dictionary=["sample"], exam=["sample"])
     first, lines, _, _ = start("00", sources=sources)
@@ -221,7 +221,7 @@ def test_a_source_of_the_hub_is_known_by_its_commit(
 def test_a_copy_of_the_hub_without_a_commit_is_read_at_each_start(
     start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "revision_of", lambda repo: None)
+    monkeypatch.setattr(hub, "commit_of", lambda repo: hub.Commit(None, None))
     monkeypatch.setattr(hub, "rows", lambda *a, **k: iter([{"text": f"{n}번째 문서."} for n in range(12)]))
     sources = Sources(plain_text=["owner/corpus"], dictionary=["sample"], exam=["sample"])
     start("00", sources=sources)

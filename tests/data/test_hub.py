@@ -38,7 +38,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         return data[config, split]
 
     monkeypatch.setattr(
-        huggingface_hub.HfApi, "dataset_info", lambda self, repo, **kwargs: SimpleNamespace(sha="c0ffee")
+        huggingface_hub.HfApi, "dataset_info", lambda self, repo, **kwargs: SimpleNamespace(sha="c0ffee", siblings=[])
     )
     monkeypatch.setattr(datasets, "load_dataset", load)
     monkeypatch.setattr(datasets, "get_dataset_config_names", lambda repo, revision: ["doctor", "nurse"])
@@ -60,7 +60,9 @@ def test_exam_reads_all_configurations_at_one_commit(hub: SimpleNamespace) -> No
 
 def test_a_data_set_that_moves_while_it_is_read(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     commits = iter(["first", "second", "third"])
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *a, **k: SimpleNamespace(sha=next(commits)))
+    monkeypatch.setattr(
+        huggingface_hub.HfApi, "dataset_info", lambda *a, **k: SimpleNamespace(sha=next(commits), siblings=[])
+    )
     assert load_exam(["o/exam"], "dev").sources[0].revision == "first"
     assert {(call[2], call[3]) for call in hub.calls} == {("dev", "first"), ("fewshot", "first")}
 

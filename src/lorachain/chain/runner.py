@@ -60,7 +60,7 @@ def run_steps(context: ChainContext, steps: Sequence[StepName], *, skip_to_start
 
 def _to_be_done(context: ChainContext, step: StepName, skip_to_start: bool) -> bool:
     """Whether the step is to be done; asks where finished work would be replaced."""
-    state = step_state(context, step, skip_to_start=skip_to_start)
+    state = step_state(context, step, skip_to_start=skip_to_start, ask_hub=True)
     if state.condition == "fresh":
         context.reporter.message(f"{STEP_TITLES[step]} is finished ({state.folder}), skipped")
         return False
@@ -101,7 +101,7 @@ def plan(context: ChainContext, steps: Sequence[StepName], *, skip_to_start: boo
     """What a run would read and write, without loading weights (`--dry-run`)."""
     planned = []
     for step in steps:
-        state = step_state(context, step, skip_to_start=skip_to_start)
+        state = step_state(context, step, skip_to_start=skip_to_start, ask_hub=True)
         stage = step if step in ("00", "01", "02") else None
         planned.append(
             {

@@ -8,9 +8,9 @@ from lorachain.chain.context import ChainContext
 from lorachain.chain.initial import init_depends_on
 from lorachain.chain.merging import merge_depends_on
 from lorachain.chain.parents import parent_folder
-from lorachain.data.sources import resolve
+from lorachain.data.freshness import Reading, changed_since
 from lorachain.errors import LorachainError
-from lorachain.provenance import TRAINING_INFO, read_json, sha256_file, sha256_json
+from lorachain.provenance import TRAINING_INFO, read_json, sha256_json
 from lorachain.training.checkpoints import steps_present
 from lorachain.weights.factors import adapter_sha256
 from lorachain.workspace import StageName
@@ -18,7 +18,7 @@ from lorachain.workspace import StageName
 StepName = Literal["init", "00", "01", "merge", "02"]
 STEPS: tuple[StepName, ...] = ("init", "00", "01", "merge", "02")
 Condition = Literal["fresh", "stale", "partial", "missing"]
-_SAMPLES: dict[str, str] = {"00": "plain_text.jsonl", "01": "dictionary.jsonl", "02": "exam"}
+_READINGS: dict[StageName, Reading] = {"00": "plain text", "01": "dictionary", "02": "exam for training"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,20 @@ def output_folder(context: ChainContext, step: StepName) -> Path:
 
 
 def step_state(
-    context: ChainContext, step: StepName, *, as_configured: bool = True, skip_to_start: bool = False
+    context: ChainContext,
+    step: StepName,
+    *,
+    as_configured: bool = True,
+    skip_to_start: bool = False,
+    ask_hub: bool = False,
 ) -> StepState:
     """Compares what the step was made from with what stands now.
 
     Args:
-        as_configured: also with the settings and source names at hand; without it only with what lies on the disk
+        as_configured: also with the settings and sources at hand; without it only with what lies on the disk
             (a command for one stage knows nothing of the options that another was given).
         skip_to_start: stage 02 is wanted straight on raw_lora_added.
+        ask_hub: ask the hub whether a data set changed; without it nothing goes over the network.
     """
     folder = output_folder(context, step)
     if not (folder / TRAINING_INFO).is_file():
@@ -58,7 +64,7 @@ def step_state(
     info = None
     try:
         info = read_json(folder / TRAINING_INFO)
-        reason = _why_stale(context, step, folder, info, as_configured)
+        reason = _why_stale(context, step, folder, info, as_configured, ask_hub)
         if not reason and step == "02" and as_configured and _from_start(info) != skip_to_start:
             reason = f"it was trained on {info['depends_on']['parent']['folder']}"
     except LorachainError as error:
@@ -73,7 +79,9 @@ def _from_start(info: dict[str, Any]) -> bool:
     return folder.startswith("raw_lora_added/")
 
 
-def _why_stale(context: ChainContext, step: StepName, folder: Path, info: dict[str, Any], as_configured: bool) -> str:
+def _why_stale(
+    context: ChainContext, step: StepName, folder: Path, info: dict[str, Any], as_configured: bool, ask_hub: bool
+) -> str:
     if adapter_sha256(folder) != info["adapter_sha256"]:
         return "its adapter file was changed after training"
     if step == "init" or step == "merge":
@@ -85,7 +93,7 @@ def _why_stale(context: ChainContext, step: StepName, folder: Path, info: dict[s
     changed = _changed_parent(context, step, info)
     if not changed and as_configured:
         changed = _changed_settings(context, step, info)
-    return changed or _changed_source(context, step, info)
+    return changed or _changed_source(context, step, info, as_configured, ask_hub)
 
 
 def _changed_parent(context: ChainContext, stage: StageName, info: dict[str, Any]) -> str:
@@ -101,14 +109,9 @@ def _changed_parent(context: ChainContext, stage: StageName, info: dict[str, Any
 
 
 def _changed_settings(context: ChainContext, stage: StageName, info: dict[str, Any]) -> str:
-    """A setting that is another now, or sources of other names."""
     made_from = info["depends_on"]
     before = {**made_from["settings"], "seed": made_from["seed"]}
-    if changed := _difference(before, {**context.deciding_settings(stage), "seed": context.config.seed}):
-        return changed
-    was = {source["name"] for source in (*info["sources"], *info["exam_sources"])}
-    named = {*context.stage_sources(stage), *context.sources.exam}
-    return "" if was == named else f"sources were {', '.join(sorted(was))}, are {', '.join(sorted(named))}"
+    return _difference(before, {**context.deciding_settings(stage), "seed": context.config.seed})
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str:
@@ -123,16 +126,20 @@ def _difference(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -
     return ""
 
 
-def _changed_source(context: ChainContext, stage: StageName, info: dict[str, Any]) -> str:
-    """A source whose files are gone or hold something else than the stage read."""
-    recorded = [(stage, source) for source in info["sources"]]
-    recorded += [("02", source) for source in info["exam_sources"]]
-    for kind, source in recorded:
-        root = resolve(source["name"], sample=_SAMPLES[kind]).path
-        for name, expected in source["files"].items():
-            path = root / name if root is not None and root.is_dir() else root
-            if path is None or not path.is_file():
-                return f"{name} of {source['name']} is gone"
-            if sha256_file(path) != expected:
-                return f"{path.name} changed"
+def _changed_source(
+    context: ChainContext, stage: StageName, info: dict[str, Any], as_configured: bool, ask_hub: bool
+) -> str:
+    """A source that holds something else than the stage read; `as_configured`, the source that is named now."""
+    for reading, read, configured in (
+        (_READINGS[stage], info["sources"], context.stage_sources(stage)),
+        ("exam for validation", info["exam_sources"], context.sources.exam),
+    ):
+        were = [source["name"] for source in read]
+        named = configured if as_configured else were
+        if len(named) != len(were):
+            return f"sources were {', '.join(were)}, are {', '.join(named)}"
+        for source, name in zip(read, named, strict=True):
+            changed = changed_since(source, name, reading, ask_hub=ask_hub, on_message=context.reporter.message)
+            if changed:
+                return changed
     return ""

@@ -13,7 +13,8 @@ from lorachain.chain.token_cache import Facts, TokenCache, records_sha256
 from lorachain.config import ChainConfig, Sources, StageConfig
 from lorachain.data.dictionary import load_dictionary
 from lorachain.data.exam import load_exam
-from lorachain.data.plain_text import plain_text_files, reads_the_same, stream_plain_text
+from lorachain.data.freshness import reads_the_same
+from lorachain.data.plain_text import stream_plain_text
 from lorachain.data.screening import ExamScreen, disjoint_train
 from lorachain.data.sources import SourceInfo
 from lorachain.errors import DataError
@@ -111,7 +112,7 @@ class PlainTextTask:
             sources = [SourceInfo(**source) for source in facts["sources"]]
             if [source.name for source in sources] != names:
                 return False
-            return all(reads_the_same(*pair) for pair in zip(sources, facts["files"], strict=True))
+            return all(reads_the_same(source, "plain text") for source in sources)
 
         found = self._cache().find("documents", holds)
         if found is None:
@@ -125,7 +126,6 @@ class PlainTextTask:
         inputs = self._inputs
         names = inputs.sources.plain_text
         stream = stream_plain_text(names, skip_bad_rows=inputs.skip_bad_rows, max_samples=inputs.stage.max_samples)
-        files = [plain_text_files(name) for name in names]
         screen = ExamScreen(inputs.held_out)
         self.counts = {"documents": 0, "documents_with_exam_questions_left_out": 0}
 
@@ -144,7 +144,7 @@ class PlainTextTask:
                     "needed. Name more with --plain-text"
                 )
             self.sources = stream.sources
-            return {"sources": [source.as_dict() for source in self.sources], "files": files, "counts": self.counts}
+            return {"sources": [source.as_dict() for source in self.sources], "counts": self.counts}
 
         return self._cache().keep("documents", rows(), facts)
 
@@ -277,4 +277,5 @@ TASKS: dict[StageName, Callable[[TaskInputs], StageTask]] = {
 
 
 def sources_hash(sources: Sequence[SourceInfo]) -> str:
-    return sha256_json([[source.name, source.sha256] for source in sources])
+    """Of what was read, in its order; what a source is called on the command line is no part of it."""
+    return sha256_json([source.sha256 for source in sources])

@@ -46,6 +46,7 @@ def load_dictionary(
     for source in resolved:
         reader = SourceReader(source, skip_bad_rows=skip_bad_rows)
         if max_samples is not None and len(entries) >= max_samples:
+            reader.read_to_end = False
             infos.append(reader.info())  # named and not reached: no rows
             continue
         for where, row in reader.all_rows():
@@ -57,6 +58,7 @@ def load_dictionary(
             reader.tally.rows += 1
             entries.setdefault(entry)
             if max_samples is not None and len(entries) >= max_samples:
+                reader.read_to_end = False
                 break
         reader.require_rows("entry")
         infos.append(reader.info())

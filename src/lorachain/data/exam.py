@@ -66,7 +66,7 @@ def load_exam(
     seen: set[str] = set()
     left_out = 0
     for source in [resolve(name, sample="exam") for name in sources]:
-        reader = SourceReader(source, skip_bad_rows=skip_bad_rows)
+        reader = SourceReader(source, skip_bad_rows=skip_bad_rows, named=True)
         found = list(_questions(reader, split, subjects))
         reader.require_rows(f"{split} question")
         seen.update(question.subject for question in found)

@@ -1,7 +1,10 @@
 """Data sets on the Hugging Face hub, read through the `datasets` library at a pinned revision."""
 
+import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 from lorachain.data.rows import Row
@@ -9,10 +12,21 @@ from lorachain.errors import DataError
 
 T = TypeVar("T")
 _PROBE_SECONDS = 20.0
+_PAGE = ("README.md", ".gitattributes")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def revision_of(repo: str) -> str | None:
-    """The commit that the data set stands at now; None where HF_HUB_OFFLINE is set and only the cache is asked.
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What a data set stands at; both None where HF_HUB_OFFLINE is set and only the cache is asked."""
+
+    revision: str | None
+    files_sha256: str | None
+    """Over the names and content hashes of its files: a commit that only edits the data set's page keeps it."""
+
+
+def commit_of(repo: str) -> Commit:
+    """The commit that the data set stands at now.
 
     Asked first, since it answers at once where `datasets` would retry for half a minute on an unreachable hub.
 
@@ -22,24 +36,44 @@ def revision_of(repo: str) -> str | None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    def ask() -> str | None:
+    def ask() -> Commit:
         try:
-            return HfApi().dataset_info(repo, timeout=_PROBE_SECONDS).sha
+            info = HfApi().dataset_info(repo, timeout=_PROBE_SECONDS, files_metadata=True)
         except OfflineModeIsEnabled:
-            return None
+            return Commit(None, None)
+        files = sorted((f.rfilename, f.blob_id or "") for f in info.siblings or [] if f.rfilename not in _PAGE)
+        return Commit(info.sha, hashlib.sha256(repr(files).encode()).hexdigest())
 
     return _through_hub(repo, ask)
 
 
+def offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids to ask the hub."""
+    from huggingface_hub import is_offline_mode
+
+    return is_offline_mode()
+
+
+def cached_revision(repo: str, config: str | None) -> str | None:
+    """The commit of the copy in the cache, which is what is read offline; None where there is none or it is unknown."""
+    import datasets
+
+    try:
+        found = _through_hub(repo, lambda: datasets.load_dataset_builder(repo, config).hash)
+    except DataError:
+        return None
+    return found if isinstance(found, str) and _COMMIT.fullmatch(found) else None
+
+
 def configs(repo: str, revision: str | None) -> list[str]:
-    """Raises DataError as `revision_of` does."""
+    """Raises DataError as `commit_of` does."""
     import datasets
 
     return _through_hub(repo, lambda: list(datasets.get_dataset_config_names(repo, revision=revision)))
 
 
 def splits(repo: str, config: str | None, revision: str | None) -> list[str]:
-    """Raises DataError as `revision_of` does."""
+    """Raises DataError as `commit_of` does."""
     import datasets
 
     return _through_hub(repo, lambda: list(datasets.get_dataset_split_names(repo, config, revision=revision)))
@@ -49,7 +83,7 @@ def rows(repo: str, config: str | None, split: str, revision: str | None, *, str
     """The rows of one split in order; `streaming` reads over the network without keeping the whole on disk.
 
     Raises:
-        DataError: as `revision_of`, also in the middle of a stream.
+        DataError: as `commit_of`, also in the middle of a stream.
     """
     import datasets
 

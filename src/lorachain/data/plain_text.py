@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from lorachain.data import hub
 from lorachain.data.lines import read_lines
 from lorachain.data.rows import TABLE_SUFFIXES, Located, Tally, first_of
 from lorachain.data.sources import SourceInfo, SourceReader, resolve, walk
@@ -14,8 +13,6 @@ from lorachain.records import PlainText
 DEFAULT_HUB_SOURCE = "wikimedia/wikipedia:20231101.ko"
 """Korean Wikipedia, CC BY-SA 4.0: what the MedGemma models read unless the user names something else."""
 TEXT_FIELDS = ("text", "content", "document")
-_SAMPLE = "plain_text.jsonl"
-_SUFFIXES = (".txt", *TABLE_SUFFIXES)
 MAX_DOCUMENT_BYTES = 2**20
 """A .txt up to this size is one document; a larger one is split at blank lines, as a corpus in one file is."""
 
@@ -37,10 +34,13 @@ class PlainTextStream(Iterator[PlainText]):
 
     def _read(self) -> Iterator[PlainText]:
         for reader in self._readers:
+            reader.read_to_end = False
+        for reader in self._readers:
             for document in _documents(reader):
                 reader.tally.rows += 1
                 yield document
             reader.require_rows("document with text")
+            reader.read_to_end = True
 
 
 def stream_plain_text(
@@ -58,49 +58,20 @@ def stream_plain_text(
     """
     if not sources:
         raise DataError("plain text: no source given. Name a file, a folder, a hub id, or `sample`.")
-    resolved = [resolve(name, sample=_SAMPLE) for name in sources]
+    resolved = [resolve(name, sample="plain_text.jsonl") for name in sources]
     return PlainTextStream([SourceReader(source, skip_bad_rows=skip_bad_rows) for source in resolved], max_samples)
 
 
-def plain_text_files(name: str) -> list[str]:
-    """The files of a source in the order in which they are read, by their path relative to it (`.` is a file that is
-    the source itself); none for the hub.
-
-    Raises:
-        DataError: the source does not exist or cannot be listed.
-    """
-    root = resolve(name, sample=_SAMPLE).path
-    return [] if root is None else [path.relative_to(root).as_posix() for path in walk(root, _SUFFIXES)]
-
-
-def reads_the_same(info: SourceInfo, files: Sequence[str]) -> bool:
-    """Whether reading `info`'s source now would give what it gave then, when `plain_text_files` were `files`.
-
-    Of files that is told by their content, of the hub by its commit. A copy of the hub's that was read offline has no
-    commit, and never counts as the same.
-
-    Raises:
-        DataError: the source is gone, or the hub cannot be asked.
-    """
-    source = resolve(info.name, sample=_SAMPLE)
-    if source.kind != info.kind:
-        return False
-    if source.path is None:
-        read = info.rows > 0 or info.bad_rows > 0
-        return not read or (info.revision is not None and hub.revision_of(source.repo) == info.revision)
-    if plain_text_files(info.name) != list(files):
-        return False
-    now = SourceReader(source)
-    for name in info.files:
-        now.open(source.path / name if source.path.is_dir() else source.path)
-    return now.info().files == info.files
+def plain_text_files(root: Path) -> list[Path]:
+    """The files of a source, in the order in which they are read. Raises DataError as `walk` does."""
+    return walk(root, (".txt", *TABLE_SUFFIXES))
 
 
 def _documents(reader: SourceReader) -> Iterator[PlainText]:
     if reader.source.path is None:
         yield from _from_rows(reader.all_rows(), reader.tally)
         return
-    for path in walk(reader.source.path, _SUFFIXES):
+    for path in plain_text_files(reader.source.path):
         if path.suffix.casefold() == ".txt":
             yield from _from_txt(reader.open(path), reader.tally)
         else:

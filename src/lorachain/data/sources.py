@@ -34,12 +34,19 @@ class SourceInfo:
     files: dict[str, str]
     """SHA-256 of each file that was read, by its path relative to the source. Empty for the hub."""
     sha256: str
-    """Of the whole: over the files' names and hashes; for the hub, over the rows in the order read."""
+    """Of what was read, wherever it lay: over the files' names within a folder (of a single file its suffix) and
+    hashes; for the hub, over the rows in the order read; for an exam over its short name too."""
+    short_name: str
+    """What records call it; in an exam's records it is the exam's name."""
     rows: int
     """Records read and found valid, before duplicates and subjects not asked for are left out."""
     bad_rows: int
     revision: str | None = None
-    """The hub's commit; None for files, and for a copy read from the cache offline."""
+    """The hub's commit; None for files, and offline where the cache does not tell it."""
+    revision_files: str | None = None
+    """SHA-256 over that commit's files (`hub.Commit`); None for files, and offline."""
+    read_to_end: bool = True
+    """False where `max_samples` was reached before: files after the last one read then decide nothing."""
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -114,15 +121,30 @@ def walk(root: Path, suffixes: Iterable[str]) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 
+def name_within(source: Source, path: Path) -> str:
+    """A file's path relative to its source; of a source that is one file, that file's name."""
+    root = source.path
+    return path.relative_to(root).as_posix() if root is not None and path != root else path.name
+
+
+def suffix_of(name: str) -> str:
+    """What decides how a file is read."""
+    return Path(name).suffix.casefold()
+
+
 class SourceReader:
     """Reads the rows of one source and keeps what `SourceInfo` needs: hashes, counts, revision."""
 
-    def __init__(self, source: Source, *, skip_bad_rows: bool = False) -> None:
+    def __init__(self, source: Source, *, skip_bad_rows: bool = False, named: bool = False) -> None:
+        """`named`: the source's short name goes into what is read."""
         self.source = source
         self.tally = Tally(skip_bad_rows)
+        self.named = named
+        self.read_to_end = True
         self._files: dict[str, str] = {}
         self._stream = hashlib.sha256()
-        self._revision: str | None = None
+        self._commit: hub.Commit | None = None
+        self._cached: str | None = None
 
     def open(self, path: Path) -> Path:
         """Takes a file into the fingerprint, before it is read; returns it.
@@ -130,8 +152,7 @@ class SourceReader:
         Raises:
             DataError: it cannot be read.
         """
-        root = self.source.path
-        name = path.relative_to(root).as_posix() if root is not None and path != root else path.name
+        name = name_within(self.source, path)
         try:
             with open_file(path) as file:
                 self._files[name] = hashlib.file_digest(file, "sha256").hexdigest()
@@ -141,8 +162,8 @@ class SourceReader:
 
     def again(self) -> "SourceReader":
         """A reader of the same source at the same commit, with counts of its own."""
-        other = SourceReader(self.source, skip_bad_rows=self.tally.skip_bad_rows)
-        other._revision = self._revision
+        other = SourceReader(self.source, skip_bad_rows=self.tally.skip_bad_rows, named=self.named)
+        other._commit = self._commit
         return other
 
     def also_read(self, other: "SourceReader") -> None:
@@ -155,14 +176,16 @@ class SourceReader:
 
     def hub_revision(self) -> str | None:
         """Pins the commit at the first call, so that all that is read is of one commit."""
-        if self._revision is None:
-            self._revision = hub.revision_of(self.source.repo)
-        return self._revision
+        if self._commit is None:
+            self._commit = hub.commit_of(self.source.repo)
+        return self._commit.revision
 
     def hub_rows(self, config: str | None, split: str, *, streaming: bool) -> Iterator[Located]:
         """Raises DataError as `hub.rows` does."""
         repo, revision = self.source.repo, self.hub_revision()
         label = repo if config is None else f"{repo}:{config}"
+        if revision is None:
+            self._cached = hub.cached_revision(repo, config)
         for index, row in enumerate(hub.rows(repo, config, split, revision, streaming=streaming), start=1):
             text = json.dumps(row, ensure_ascii=False, sort_keys=True, default=str)
             self._stream.update(text.encode("utf-8", "surrogatepass") + b"\n")
@@ -186,16 +209,24 @@ class SourceReader:
 
     def info(self) -> SourceInfo:
         """What was read so far."""
-        digest = self._stream
+        listing = f"hub\0{self._stream.hexdigest()}\n"
         if self.source.kind != "hub":
-            listing = "".join(f"{name}\0{self._files[name]}\n" for name in sorted(self._files))
-            digest = hashlib.sha256(listing.encode("utf-8", "surrogateescape"))
+            alone = self.source.path is not None and self.source.path.is_file()
+            listing = "".join(
+                f"{suffix_of(name) if alone else name}\0{self._files[name]}\n" for name in sorted(self._files)
+            )
+        if self.named:
+            listing = f"{self.source.short_name}\0\n{listing}"
+        commit = self._commit or hub.Commit(None, None)
         return SourceInfo(
             name=self.source.name,
             kind=self.source.kind,
             files=dict(sorted(self._files.items())),
-            sha256=digest.hexdigest(),
+            sha256=hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest(),
+            short_name=self.source.short_name,
             rows=self.tally.rows,
             bad_rows=self.tally.bad_rows,
-            revision=self._revision,
+            revision=commit.revision or self._cached,
+            revision_files=commit.files_sha256,
+            read_to_end=self.read_to_end,
         )

@@ -1,0 +1,75 @@
+"""Data that is edited while a chain is on its way: the run says so, asks, and then ends as a fresh run would have."""
+
+import json
+import shutil
+from pathlib import Path
+
+from fault_making import Place, Undisturbed, differences, outcome
+
+
+def everything_in(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def edit(place: Place, name: str) -> None:
+    """One row more."""
+    row = {"term": "새 용어", "definition": "새 뜻", "english": "new term", "text": "새 문서 하나"}
+    with (place.root / name).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def test_a_dictionary_edited_between_two_stages(undisturbed: Undisturbed) -> None:
+    place = undisturbed.place
+    place.renew()
+    edit(place, "dictionary.jsonl")
+    assert undisturbed.run("run").code == 0
+    wanted = outcome(place)
+    assert differences(wanted, undisturbed.wanted)  # the edit matters
+
+    place.renew()
+    merging = next(number for number, event in enumerate(undisturbed.events, start=1) if "tensor" in event[0])
+    assert undisturbed.run("run", at=merging).code == -9  # 01 is trained, what follows is not
+    edit(place, "dictionary.jsonl")
+    before = everything_in(place.model)
+    refused = undisturbed.run("run")
+    assert refused.code == 2
+    words = "01 dictionary: dictionary.jsonl changed; 01 dictionary will be redone, then 01 merged + new LoRA, 02 exam"
+    assert words in refused.err
+    assert "00 plain text is finished" in refused.err
+    assert "nothing was changed. Run again with --yes" in refused.err
+    after = everything_in(place.model)
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    assert all(name.endswith(".lock-tiny") for name in changed), changed
+
+    redone = undisturbed.run("run", "--yes")
+    assert redone.code == 0, redone.err
+    assert words in redone.err
+    # The log alone also tells of what was replaced.
+    assert differences(outcome(place), wanted).keys() == {"train_01_debug.log"}
+
+
+def test_what_is_replaced_stands_until_the_new_one_does(undisturbed: Undisturbed) -> None:
+    """Killed between the two renames that exchange the folders: the old one is still there, the next run goes on."""
+    place = undisturbed.place
+    adapter = place.model / "00_trained" / "tiny" / "adapter_model.safetensors"
+    train = place.command("train", "00")
+    place.renew()
+    for command in (place.command("init"), train):
+        assert undisturbed.server.run(*command).code == 0
+    old = adapter.read_bytes()
+    edit(place, "documents.jsonl")
+    kept = shutil.copytree(place.root, place.root.with_name("kept"))
+    counted = undisturbed.server.run(*train, "--yes")
+    new = adapter.read_bytes()
+    assert new != old
+    exchange = counted.events.index(("rename", str(place.model / "00_trained" / ".tiny.partial"))) + 1
+
+    shutil.rmtree(place.root)
+    kept.rename(place.root)
+    assert undisturbed.server.run(*train, "--yes", at=exchange).code == -9
+    aside = adapter.parent.with_name(".tiny.replaced")
+    assert not adapter.exists()
+    assert (aside / adapter.name).read_bytes() == old
+    assert undisturbed.server.run(*train).code == 0  # the yes was given
+    assert adapter.read_bytes() == new
+    assert not aside.exists()
