@@ -143,6 +143,8 @@ def run_one(arguments: argparse.Namespace) -> None:
 
     device = resolve_device(arguments.device)
     model = load_model(Path(arguments.model), device)
+    if arguments.run in ("harness", "plain", "plain-sorted"):
+        model.set_attn_implementation("sdpa")  # transformers' own default
     tokenizer = load_tokenizer(Path(arguments.model))
     encoder = TokenEncoder(tokenizer)
     questions, examples = load_questions(arguments.exam, arguments.questions)

@@ -44,7 +44,9 @@ def load_base(source: str, device: torch.device, *, nf4: bool) -> PreTrainedMode
         return random_model(SHAPES[source], device, nf4=nf4)
     if nf4:
         raise ModelError(f"--nf4 makes random weights of {', '.join(SHAPES)}; a folder's are used as they are")
-    return load_model(Path(source), device)
+    model = load_model(Path(source), device)
+    model.set_attn_implementation("sdpa")  # transformers' own default, which the peers get
+    return model
 
 
 def random_model(shape: dict[str, Any], device: torch.device, *, nf4: bool) -> PreTrainedModel:

@@ -89,6 +89,7 @@ def plainly(
 @torch.no_grad()
 def ours(base: Path, adapter: Path | None = None) -> torch.Tensor:
     model = load_model(base, torch.device("cpu"), torch.float32)
+    model.set_attn_implementation("sdpa")  # what the other process has, so that bits can be compared
     return (load_adapter(model, adapter, trainable=False) if adapter else model)(input_ids=torch.tensor(IDS)).logits
 
 

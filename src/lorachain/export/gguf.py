@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from lorachain.errors import ConfigError, ModelError
 from lorachain.export.card import CardFacts, write_card
 from lorachain.export.licences import notice_text
+from lorachain.weights.attention import use_blockwise_attention
 from lorachain.weights.load import load_tokenizer
 from lorachain.workspace import atomic_folder
 
@@ -131,6 +132,7 @@ def load_gguf(file: Path) -> PreTrainedModel:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(file.parent, **options)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"{file} cannot be loaded back: {error}") from error
+    use_blockwise_attention(model)
     return model
 
 

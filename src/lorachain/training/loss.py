@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lorachain.tokens import IGNORE_INDEX
-from lorachain.training.attention import use_blockwise_attention
+from lorachain.weights.attention import use_blockwise_attention
 from lorachain.weights.load import head_weight, plain_model, text_decoder
 
 ROW_BLOCK = 256

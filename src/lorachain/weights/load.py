@@ -23,6 +23,7 @@ from transformers import (
 from lorachain.errors import DeviceError, ModelError
 from lorachain.provenance import MAX_JSON_BYTES, load_json, sha256_file, sha256_json
 from lorachain.tokens import Tokenizer
+from lorachain.weights.attention import use_blockwise_attention
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
@@ -67,6 +68,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype = torch.bf
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder} cannot be loaded as a model: {error}") from error
     model.train(False)
+    use_blockwise_attention(model)
     return cast(PreTrainedModel, model)
 
 
