@@ -9,8 +9,8 @@ from torch import nn
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
 from transformers.models.gemma3.modeling_gemma3 import Gemma3DecoderLayer
 
-from lorachain.errors import ModelError
 from lorachain.weights.load import load_model
+from lorachain.weights.quantised import keep_one_layout, require_quantiser
 
 SHAPES: dict[str, dict[str, Any]] = {
     # google/medgemma-4b-it, its language model: the vision tower is not run in training
@@ -38,13 +38,11 @@ def load_base(source: str, device: torch.device, *, nf4: bool) -> PreTrainedMode
     """`source` is a folder, or a name of SHAPES.
 
     Raises:
-        ModelError: the folder is no model, or 4-bit weights were asked for without bitsandbytes.
+        ModelError: the folder is no model. ConfigError: 4-bit weights were asked for without bitsandbytes.
     """
     if source in SHAPES:
         return random_model(SHAPES[source], device, nf4=nf4)
-    if nf4:
-        raise ModelError(f"--nf4 makes random weights of {', '.join(SHAPES)}; a folder's are used as they are")
-    model = load_model(Path(source), device)
+    model = load_model(Path(source), device, quantization="nf4" if nf4 else "none")
     model.set_attn_implementation("sdpa")  # transformers' own default, which the peers get
     return model
 
@@ -70,15 +68,15 @@ def random_model(shape: dict[str, Any], device: torch.device, *, nf4: bool) -> P
         torch.set_default_dtype(torch.float32)
     model.config = model.model.config = config
     if nf4:
+        keep_one_layout(model)
         model.is_loaded_in_4bit = True  # what PEFT asks before it wraps a 4-bit layer
     return model.requires_grad_(False).eval()
 
 
 def _in_nf4(layer: nn.Module, device: torch.device) -> nn.Module:
-    try:
-        import bitsandbytes as bnb
-    except ImportError as error:
-        raise ModelError("--nf4 needs bitsandbytes: pip install bitsandbytes") from error
+    require_quantiser("nf4")
+    import bitsandbytes as bnb
+
     linear = [(name, module) for name, module in layer.named_modules() if isinstance(module, nn.Linear)]
     for name, module in linear:
         packed = bnb.nn.Linear4bit(

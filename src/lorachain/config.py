@@ -14,6 +14,8 @@ from lorachain.workspace import StageName
 DEFAULT_CHAIN = "korean_medical.toml"
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Quantization = Literal["none", "nf4", "int8"]
+"""What the base's linear layers are held in while a LoRA is trained on them."""
 
 
 class _Strict(BaseModel):
@@ -77,6 +79,7 @@ class ChainConfig(_Strict):
     seed: Annotated[int, Field(ge=0)]
     device: str
     dtype: Literal["bfloat16", "float32"]
+    quantization: Quantization
     lora: LoraSettings
     training: TrainingConfig
     validation: ValidationConfig

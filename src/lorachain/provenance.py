@@ -20,7 +20,10 @@ VALIDATION_RESULTS = "kormedmcqa_validation_results.json"
 SCHEMA_VERSION = 1
 MAX_JSON_BYTES = 256 * 2**20
 """Larger than any that is written here or comes with a model (a tokenizer's is 33 MB)."""
-_PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "tokenizers", "numpy")
+_PACKAGES = (
+    *("torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "tokenizers", "numpy"),
+    "bitsandbytes",
+)
 
 
 def sha256_file(path: Path) -> str:

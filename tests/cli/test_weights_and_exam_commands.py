@@ -19,6 +19,10 @@ def test_the_chain_verifies_link_by_link(finished_chain: Finished, lorachain: Ru
     code, _, err = lorachain("verify", "--model", "tiny", "--workspace", chain.root)
     assert code == 0, err
     assert err.count("holds") == 5
+    merged = chain.model / "01_another_lora_added" / "tiny" / "base"
+    assert str(chain.root.parent) not in (merged / "merge_report.json").read_text(encoding="utf-8")
+    code, _, err = lorachain("verify", merged, "--workspace", chain.root)
+    assert code == 0, err
 
 
 def test_verify_names_the_first_broken_link(finished_copy: Path, lorachain: Run) -> None:
@@ -83,6 +87,10 @@ def test_compose_is_the_chain_as_one_adapter(
     assert {t.shape[0] for name, t in tensors.items() if "lora_A" in name} == {rank or 8}
     if rank is None:
         assert probe["rounding_of_merged_base"]["mean_kl"] < 1e-3
+    # It names its base by the short name, which the workspace knows.
+    common = ("--model", "tiny", "--workspace", chain.root, "--exam", "sample", "--device", "cpu", "--limit", 3)
+    code, _, err = lorachain("eval", out, *common, "--out", tmp_path / "composed.json")
+    assert code == 0, err
 
 
 def test_export_of_the_merged_chain_loads_and_scores_like_it(

@@ -21,6 +21,7 @@ from lorachain.training.checkpoints import checkpoint_folder, steps_present
 from lorachain.training.steps import TrainingSteps
 from lorachain.training.trainer import Progress, TrainingSettings, train
 from lorachain.weights.adapter import PeftModel, add_fresh_lora
+from lorachain.weights.load import load_model
 
 EPOCHS, LINES, BATCH = 3, 10, 4  # three steps an epoch, nine in all
 TIMES = {"seconds", "at", "finished", "tokens_per_second", "peak_memory_bytes", "git_commit"}
@@ -30,8 +31,11 @@ class Killed(BaseException):
     """As sudden as SIGKILL: nothing of lorachain catches it."""
 
 
-def lora_model(kind: str, dropout: float) -> PeftModel:
+def lora_model(kind: str, dropout: float, quantization: Any, folder: Path) -> PeftModel:
     base = (make_text_model if kind == "text" else make_multimodal_model)(dtype=torch.bfloat16)
+    if quantization != "none":
+        base.save_pretrained(folder)
+        base = load_model(folder, torch.device("cpu"), quantization=quantization)
     return add_fresh_lora(
         base,
         base_path="b",
@@ -50,7 +54,12 @@ def lines_of_epoch(epoch: int) -> list[list[TokenRow]]:
 
 
 def go(
-    run: Path, kind: str, dropout: float, on_step: Callable[[Progress], None] = lambda progress: None
+    run: Path,
+    kind: str,
+    dropout: float,
+    on_step: Callable[[Progress], None] = lambda progress: None,
+    *,
+    quantization: str = "none",
 ) -> tuple[Progress, dict[str, Tensor], list[int], list[str]]:
     """One start of the run: (what was done, the adapter, epochs that ended in this start, messages)."""
     ended: list[int] = []
@@ -73,7 +82,7 @@ def go(
         keep_checkpoints=2,
     )
     progress, tensors = train(
-        lora_model(kind, dropout),
+        lora_model(kind, dropout, quantization, run.with_name("base")),
         steps,
         settings,
         run=run,
@@ -85,12 +94,19 @@ def go(
     return progress, tensors, ended, messages
 
 
-@pytest.mark.parametrize(("kind", "dropout"), [("text", 0.0), ("text", 0.3), ("multimodal", 0.0)])
+@pytest.mark.parametrize(
+    ("kind", "dropout", "quantization"),
+    [
+        *[("text", 0.0, "none"), ("text", 0.3, "none"), ("multimodal", 0.0, "none")],
+        *[("text", 0.3, "nf4"), ("multimodal", 0.0, "nf4"), ("text", 0.0, "int8"), ("multimodal", 0.0, "int8")],
+    ],
+)
 def test_killed_after_any_step_and_resumed_equals_the_undisturbed_run(
-    tmp_path: Path, kind: str, dropout: float
+    tmp_path: Path, kind: str, dropout: float, quantization: str
 ) -> None:
     """Killed three times: in the first step, within an epoch, and at an epoch's end before its checkpoint."""
-    whole, wanted, _, _ = go(tmp_path / "whole", kind, dropout)
+    whole, wanted, _, _ = go(tmp_path / "whole", kind, dropout, quantization=quantization)
+    assert whole.losses[-1] < whole.losses[0]
     torch.rand(7)  # another state of the dice than the first run found
 
     def kill_at(step: int) -> Callable[[Progress], None]:
@@ -102,8 +118,8 @@ def test_killed_after_any_step_and_resumed_equals_the_undisturbed_run(
 
     for step in (1, 5, 6):
         with pytest.raises(Killed):
-            go(tmp_path / "killed", kind, dropout, kill_at(step))
-    done, found, ended, messages = go(tmp_path / "killed", kind, dropout)
+            go(tmp_path / "killed", kind, dropout, kill_at(step), quantization=quantization)
+    done, found, ended, messages = go(tmp_path / "killed", kind, dropout, quantization=quantization)
     assert messages == ["resuming from checkpoint-5"]
     assert ended == [2, 3]
     assert done.losses == whole.losses

@@ -217,7 +217,7 @@ def test_a_quantised_base(pair: tuple[Path, Path]) -> None:
     config = json.loads((base / "config.json").read_text())
     quantisation = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (base / "config.json").write_text(json.dumps(config | {"quantization_config": quantisation}))
-    refused(base, adapter, ModelError, "is quantised; merge into the original weights")
+    refused(base, adapter, ModelError, "is quantised; use the original weights")
 
 
 def test_a_base_without_weights(tmp_path: Path) -> None:

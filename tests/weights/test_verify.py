@@ -37,6 +37,24 @@ def test_base_and_adapter_may_have_moved(merged: Path) -> None:
     verify_merge(merged, base=merged.parent / "elsewhere")
 
 
+def test_the_report_names_no_place_of_the_machine_and_moves_with_its_folders(merged: Path) -> None:
+    assert str(merged.parent) not in (merged / MERGE_REPORT).read_text(encoding="utf-8")
+    away = merged.parent.with_name("away")
+    merged.parent.rename(away)
+    verify_merge(away / "merged")
+
+
+def test_a_base_with_a_name_is_recorded_by_it(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base", "text")
+    adapter = save_adapter_for(base, tmp_path / "adapter", "text")
+    report = merge_adapter(base, adapter, tmp_path / "out" / "merged", base_name="tiny", final=tmp_path / "merged")
+    assert (report.base_name, report.base_path, report.adapter_path) == ("tiny", None, "../adapter")
+    (tmp_path / "out" / "merged").rename(tmp_path / "merged")
+    with pytest.raises(ModelError, match=r"the base of .*merged is called tiny; say where it is with --base"):
+        verify_merge(tmp_path / "merged")
+    verify_merge(tmp_path / "merged", base=base)
+
+
 def test_a_changed_target_is_found_from_its_numbers(merged: Path) -> None:
     """Two ulps in one element: the rebuilt delta shows it without any hash."""
     edit_tensors(merged / "model.safetensors", **{"layers.0.self_attn.q_proj": two_ulps_off})

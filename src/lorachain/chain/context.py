@@ -65,6 +65,7 @@ class ChainContext:
             "training": self.config.training.deciding(),
             "validation": self.config.validation.model_dump(),
             "dtype": self.config.dtype,
+            "quantization": self.config.quantization,
             "answer_style": self.entry.answer_style,
         }
 

@@ -15,7 +15,10 @@ import transformers
 from lorachain.redaction import without_tokens
 from lorachain.workspace import replaced_file
 
-_LIBRARIES = ("transformers", "peft", "accelerate", "datasets", "torch", "huggingface_hub", "lorachain", "py.warnings")
+_LIBRARIES = (
+    *("transformers", "peft", "accelerate", "datasets", "torch", "huggingface_hub", "bitsandbytes"),
+    *("lorachain", "py.warnings"),
+)
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 

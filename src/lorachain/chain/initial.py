@@ -8,8 +8,7 @@ from lorachain.provenance import SCHEMA_VERSION, TRAINING_INFO, git_commit, pack
 from lorachain.registry import base_reference, weights_folder, write_default_entries
 from lorachain.weights.adapter import add_fresh_lora, save_adapter
 from lorachain.weights.factors import adapter_sha256
-from lorachain.weights.layout import skeleton
-from lorachain.weights.load import load_tokenizer
+from lorachain.weights.load import load_tokenizer, skeleton
 from lorachain.weights.shards import weights_sha256
 from lorachain.workspace import atomic_folder
 

@@ -1,6 +1,5 @@
 """The last step of stage 01: its LoRA merged into the base, the proof, and a fresh LoRA on the merged base."""
 
-from dataclasses import replace
 from typing import Any
 
 from lorachain.chain.context import ChainContext
@@ -13,6 +12,7 @@ from lorachain.registry import weights_folder
 from lorachain.weights.factors import adapter_sha256
 from lorachain.weights.merge import merge_adapter
 from lorachain.weights.merge_report import write_merge_report
+from lorachain.weights.quantised import trained_in
 from lorachain.workspace import atomic_folder
 
 
@@ -25,11 +25,8 @@ def merge_depends_on(context: ChainContext) -> dict[str, Any]:
     }
 
 
-def merge_and_add_lora(context: ChainContext) -> dict[str, Any]:
+def merge_and_add_lora(context: ChainContext) -> None:
     """Writes 01_another_lora_added/{model}: base/ (merged, with merge_report.json) and the fresh LoRA on it.
-
-    Returns:
-        The probe: how far the merged model's logits are from base + adapter's.
 
     Raises:
         AdapterError, ModelError, WorkspaceError: the merge cannot be proved or written; nothing is left behind.
@@ -45,10 +42,13 @@ def merge_and_add_lora(context: ChainContext) -> dict[str, Any]:
                 trained,
                 staging / "base",
                 expected_base_sha256=info["base_sha256"],
+                base_name=model,
+                final=workspace.merged_base(model),
+                quantization=trained_in(trained),
                 on_progress=lambda done, total: bar(100 * done // total),
             )
-        probe = prove_merge(parent.base, trained, staging / "base", context.device, context.dtype)
-        write_merge_report(staging / "base", replace(report, probe=probe))
+        report = prove_merge(report, parent.base, trained, staging / "base", context.device, context.dtype)
+        write_merge_report(staging / "base", report)
         write_fresh_lora(
             context,
             staging,
@@ -57,7 +57,6 @@ def merge_and_add_lora(context: ChainContext) -> dict[str, Any]:
             stage="01_merge",
             base_sha256=report.merged_sha256,
             depends_on=merge_depends_on(context),
-            extra={"probe": probe},
+            extra={"probe": report.probe, "quantised_base": report.quantised_base},
         )
         write_history(staging, read_history(trained))
-    return probe

@@ -1,11 +1,14 @@
 """The fixed probe: are two ways to the same weights the same model? Exam questions and plain text, both shipped."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lorachain.config import Quantization
 from lorachain.data.exam import load_exam
 from lorachain.data.plain_text import stream_plain_text
 from lorachain.exam.scoring import letter_tokens
@@ -14,11 +17,17 @@ from lorachain.prompts import answer_prompt
 from lorachain.tokens import TokenEncoder
 from lorachain.weights.adapter import load_adapter
 from lorachain.weights.load import load_model, load_tokenizer
+from lorachain.weights.merge import merge_adapter
+from lorachain.weights.merge_report import MergeReport
+from lorachain.weights.origins import MergeWeights
 from lorachain.weights.proof import compare_probe, probe_logits
+from lorachain.weights.shards import open_shards
 
 QUESTIONS = 16
 DOCUMENTS = 8
 _DOCUMENT_TOKENS = 256
+_FREE_SHARE = 0.9
+"""Of an accelerator's free memory, for weights; the probe's activations are small."""
 
 
 class Probe:
@@ -33,21 +42,63 @@ class Probe:
         self._letters = letter_tokens(encoder).ids
         self._device, self._dtype = device, dtype
 
-    def logits(self, base: Path, adapter: Path | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    def logits(
+        self,
+        base: Path,
+        adapter: Path | None = None,
+        dtype: torch.dtype | None = None,
+        quantization: Quantization = "none",
+    ) -> Tensor:
         """(N, V) float32 logits of base (+ adapter), computed in `dtype` or the probe's own type."""
         release()
-        model = load_model(base, self._device, dtype or self._dtype)
+        model = load_model(base, self._device_for(base, quantization), dtype or self._dtype, quantization)
         return probe_logits(load_adapter(model, adapter, trainable=False) if adapter else model, self._rows)
+
+    def _device_for(self, base: Path, quantization: Quantization) -> torch.device:
+        """The CPU where a base is trained quantised because it does not fit the accelerator otherwise."""
+        if self._device.type != "cuda" or quantization != "none":
+            return self._device
+        fits = open_shards(base).total_bytes < _FREE_SHARE * torch.cuda.mem_get_info(self._device)[0]
+        return self._device if fits else torch.device("cpu")
 
     def compare(self, a: Tensor, b: Tensor) -> dict[str, Any]:
         """Max and mean |Δlogit|, KL in nats, agreement of the most likely token and of the exam letter."""
         return compare_probe(a, b, self._letters)
 
 
-def prove_merge(base: Path, adapter: Path, merged: Path, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """base + adapter against the merged model, in the same numeric type."""
+def prove_merge(
+    report: MergeReport, base: Path, adapter: Path, merged: Path, device: torch.device, dtype: torch.dtype
+) -> MergeReport:
+    """The report with its probe: base + adapter against the merged model, in the same numeric type.
+
+    Where the base was quantised in training, also what training saw against the merge into the original and into the
+    de-quantised weights. The one of them that was not asked for is written beside `merged`, and removed again.
+
+    Raises:
+        AdapterError, ModelError, ConfigError, WorkspaceError: as `merge_adapter`.
+    """
     probe = Probe(base, device, dtype)
-    return probe.compare(probe.logits(base, adapter), probe.logits(merged))
+    merged_logits = probe.logits(merged)
+    if report.quantization == "none":
+        return replace(report, probe=probe.compare(probe.logits(base, adapter), merged_logits))
+    trained = probe.logits(base, adapter, quantization=report.quantization)
+    other_weights: MergeWeights = "dequantised" if report.weights == "original" else "original"
+    other = merged.with_name(f".{merged.name}.compared")
+    shutil.rmtree(other, ignore_errors=True)  # of a proof that was killed
+    try:
+        merge_adapter(base, adapter, other, quantization=report.quantization, weights=other_weights)
+        other_logits = probe.logits(other)
+    finally:
+        shutil.rmtree(other, ignore_errors=True)
+    against = {
+        report.weights: probe.compare(trained, merged_logits),
+        other_weights: probe.compare(trained, other_logits),
+    }
+    # Quantised layers multiply with the de-quantised weights (int8 also rounds what it multiplies them with).
+    own = against["dequantised"]
+    if report.weights == "original":
+        own = probe.compare(probe.logits(base, adapter), merged_logits)
+    return replace(report, probe=own, quantised_base={name: against[name] for name in sorted(against, reverse=True)})
 
 
 def prove_composition(

@@ -9,13 +9,15 @@ from torch import nn
 
 from lorachain.chain.context import ChainContext
 from lorachain.chain.state import STEPS, output_folder
+from lorachain.config import Quantization
 from lorachain.errors import AdapterError, ModelError, WorkspaceError
 from lorachain.provenance import TRAINING_INFO, read_json
-from lorachain.registry import hub_weights, weights_folder
+from lorachain.registry import hub_weights, read_entries, weights_folder
 from lorachain.tokens import TokenEncoder
 from lorachain.weights.adapter import ADAPTER_CONFIG, load_adapter, read_adapter_config
 from lorachain.weights.factors import adapter_sha256
 from lorachain.weights.load import load_model, load_tokenizer
+from lorachain.weights.quantised import trained_in
 from lorachain.weights.shards import weights_sha256
 
 
@@ -45,10 +47,16 @@ class ScoredModel:
             "name": self.name,
             "base_sha256": base_hash,
             "adapter_sha256": adapter_sha256(self.adapter) if self.adapter else None,
+            "quantization": self.quantization,
         }
 
+    @property
+    def quantization(self) -> Quantization:
+        """An adapter is scored on its base held as in training, where its validations were measured."""
+        return trained_in(self.adapter) if self.adapter else "none"
+
     def load(self, device: torch.device, dtype: torch.dtype) -> tuple[nn.Module, TokenEncoder]:
-        model = load_model(self.base, device, dtype)
+        model = load_model(self.base, device, dtype, self.quantization)
         encoder = TokenEncoder(load_tokenizer(self.base))
         return (load_adapter(model, self.adapter, trainable=False) if self.adapter else model), encoder
 
@@ -66,11 +74,11 @@ def find_scored_model(context: ChainContext, name: str) -> ScoredModel:
         folder = output_folder(context, step)
         if not (folder / TRAINING_INFO).is_file():
             raise WorkspaceError(f"{folder} is missing; make it with: {context.command('run')}")
-        return _from_adapter(folder, f"{context.model}:{step}")
+        return _from_adapter(context, folder, f"{context.model}:{step}")
     folder = Path(name)
     if folder.is_dir():
         if (folder / ADAPTER_CONFIG).is_file():
-            return _from_adapter(folder, folder.name)
+            return _from_adapter(context, folder, folder.name)
         return ScoredModel(folder.name, folder, None)
     if name.count("/") == 1 and not name.startswith((".", "/")):
         return ScoredModel(name, hub_weights(name, None), None)
@@ -80,10 +88,13 @@ def find_scored_model(context: ChainContext, name: str) -> ScoredModel:
     )
 
 
-def _from_adapter(folder: Path, name: str) -> ScoredModel:
+def _from_adapter(context: ChainContext, folder: Path, name: str) -> ScoredModel:
     base = str(read_adapter_config(folder).get("base_model_name_or_path") or "")
     if Path(base).is_dir():
         return ScoredModel(name, Path(base), folder)
+    entry = read_entries(context.workspace).get(base)
+    if entry is not None:  # as a composed adapter names a base that has no hub id
+        return ScoredModel(name, weights_folder(entry), folder)
     if base.count("/") != 1 or base.startswith((".", "/")):
         raise AdapterError(
             f"{folder} names {base!r} as its base, which is not there; put it back, or write where it is now as "

@@ -25,6 +25,7 @@ from lorachain.training.trainer import Progress, TrainingSettings, train
 from lorachain.weights.adapter import ADAPTER_WEIGHTS, PeftModel, load_adapter, save_adapter, set_adapter_tensors
 from lorachain.weights.factors import adapter_sha256
 from lorachain.weights.load import load_model, load_tokenizer, tokenizer_sha256
+from lorachain.weights.quantised import require_quantiser
 from lorachain.workspace import StageName, atomic_folder, require_space
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class StageRun:
     """
 
     def __init__(self, context: ChainContext, stage: StageName, *, skip_to_start: bool = False) -> None:
+        require_quantiser(context.config.quantization)  # reading the data may take long
         self.context = context
         self.processes = context.processes
         self.stage = stage
@@ -106,7 +108,9 @@ class StageRun:
             + ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in self.task.counts.items() if count)
         )
         model = load_adapter(
-            load_model(self.parent.base, context.device, context.dtype), self.parent.folder, trainable=True
+            load_model(self.parent.base, context.device, context.dtype, context.config.quantization),
+            self.parent.folder,
+            trainable=True,
         )
         if self.processes.main:
             self._measure_before(model)
@@ -127,12 +131,17 @@ class StageRun:
 
     def _carried_start(self) -> EpochScore | None:
         """Stage 01 starts with the very model that stage 00 validated last: measured once, told twice."""
-        if self.stage != "01" or not self.inherited:
+        if self.stage != "01" or not self.inherited or self._held_otherwise():
             return None
         last = self.inherited[-1].validation
         if last.data_sha256 != question_set_hash(self.dev):
             return None
         return score(self.stage, 0, 0, last, self.inherited)
+
+    def _held_otherwise(self) -> bool:
+        """Whether the base is held in another type than when the parent was trained."""
+        before, now = (found["settings"] for found in (self.parent.info["depends_on"], self.depends_on))
+        return any(before.get(key) != now[key] for key in ("dtype", "quantization"))
 
     def _validate(self, model: PeftModel, *, epoch: int, step: int) -> EpochScore:
         budget = self.context.config.validation.token_budget

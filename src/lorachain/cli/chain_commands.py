@@ -162,9 +162,8 @@ def _print_results(context: "ChainContext", screen: Any, states: "list[StepState
 
     infos: dict[str, Any] = {state.step: state.info for state in states if state.info}
     trained = [infos[stage] for stage in ("00", "01", "02") if stage in infos]
-    probe = infos["merge"].get("probe") if "merge" in infos else None
     if command == "run":
-        screen.table(chain_table(trained, probe, f"{context.model}: what each stage changed"))
+        screen.table(chain_table(trained, infos.get("merge"), f"{context.model}: what each stage changed"))
     elif command.startswith("train"):
         stage = command.removeprefix("train ")
         screen.table(stage_table(infos[stage], f"{context.model}, stage {stage}"))

@@ -1,5 +1,6 @@
 """The entry point: errors to messages and exit codes."""
 
+import logging
 import os
 import sys
 import traceback
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in given
     # Advice of libraries that read this at import time; the debug log has what they log.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("bitsandbytes").addHandler(logging.NullHandler())  # PEFT imports it: it misses optional kernels
 
     try:
         app([argument for argument in given if argument != "--debug"])

@@ -1,8 +1,7 @@
 """merge, verify, compose, export."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -24,6 +23,14 @@ def merge(
     out: Out,
     workspace: o.WorkspaceDir = _HERE,
     device: Annotated[str, typer.Option("--device", help="Where the probe runs.")] = "auto",
+    quantization: Annotated[
+        Literal["none", "nf4", "int8"] | None,
+        typer.Option("--quantization", help="What the base was held in while training, if training_info.json is gone."),
+    ] = None,
+    weights: Annotated[
+        Literal["original", "dequantised"],
+        typer.Option("--weights", help="What the updates are added to; dequantised is what such training saw."),
+    ] = "original",
 ) -> None:
     """Merge a LoRA into its base, streaming, and prove it: merge_report.json beside the weights."""
     from lorachain.chain.debug_log import quiet_libraries
@@ -34,20 +41,25 @@ def merge(
     from lorachain.weights.load import resolve_device, stored_dtype
     from lorachain.weights.merge import merge_adapter
     from lorachain.weights.merge_report import write_merge_report
+    from lorachain.weights.quantised import trained_in
     from lorachain.workspace import Workspace
 
     quiet_libraries()
     screen, target = Screen(), resolve_device(device)
-    base = Path(into) if Path(into).is_dir() else weights_folder(find_entry(Workspace(workspace), into))
+    named = not Path(into).is_dir()
+    base = weights_folder(find_entry(Workspace(workspace), into)) if named else Path(into)
     with screen.bar(f"merging into {out}", 100) as bar:
         report = merge_adapter(
             base,
             adapter,
             out,
             expected_base_sha256=_trained_on(adapter),
+            base_name=into if named else None,
+            quantization=quantization or trained_in(adapter),
+            weights=weights,
             on_progress=lambda done, total: bar(100 * done // total),
         )
-    report = replace(report, probe=prove_merge(base, adapter, out, target, stored_dtype(base)))
+    report = prove_merge(report, base, adapter, out, target, stored_dtype(base))
     write_merge_report(out, report)
     screen.table(merge_table(report.to_json(), f"{adapter} merged into {base}"))
 
@@ -66,7 +78,7 @@ def verify(
     from lorachain.weights.verify import verify_merge
 
     if folder is not None:
-        verify_merge(folder, base=base, adapter=adapter)
+        verify_merge(folder, base=base or _named_base(folder, workspace), adapter=adapter)
         Screen().message(f"{folder}: base, adapter, report and every weight agree")
         return
     context = o.build_context(o.Common(model, workspace), [])
@@ -146,6 +158,16 @@ def export(
     context.reporter.message(f"{form} -> {out}")
 
 
+def _named_base(folder: Path, workspace: Path) -> Path | None:
+    """The base of a merged folder whose report calls it by a name that the workspace knows."""
+    from lorachain.registry import find_entry, weights_folder
+    from lorachain.weights.merge_report import read_merge_report
+    from lorachain.workspace import Workspace
+
+    name = read_merge_report(folder).base_name
+    return weights_folder(find_entry(Workspace(workspace), name)) if name else None
+
+
 def _trained_on(adapter: Path) -> str | None:
     """Hash of the base that an adapter of ours was trained on; None for an adapter from elsewhere."""
     from lorachain.provenance import TRAINING_INFO, read_json
@@ -173,7 +195,7 @@ def _finished_chain(context: "ChainContext") -> dict[str, Path]:
 
 def _card_facts(context: "ChainContext", chain: dict[str, Path]) -> Any:
     from lorachain.export.card import CardFacts, read_stage_infos
-    from lorachain.weights.layout import skeleton
+    from lorachain.weights.load import skeleton
 
     stages = read_stage_infos([context.workspace.trained("00", context.model), chain["01"], chain["02"]])
     multimodal = skeleton(chain["base"]).config.model_type == "gemma3"

@@ -7,6 +7,7 @@ from lorachain.export.card import CardFacts, write_card
 from lorachain.weights.compose import ComposeReport, compose_adapters
 from lorachain.weights.merge import COMPANIONS, Progress, merge_adapter
 from lorachain.weights.merge_report import MergeReport
+from lorachain.weights.quantised import trained_in
 from lorachain.workspace import atomic_folder
 
 _NOT_WITH_AN_ADAPTER = {"config.json", "generation_config.json", "NOTICE"}
@@ -30,7 +31,13 @@ def export_hf(
     """
     with atomic_folder(out) as staging:
         report = merge_adapter(
-            base, adapter, staging / "merged", expected_base_sha256=expected_base_sha256, on_progress=on_progress
+            base,
+            adapter,
+            staging / "merged",
+            expected_base_sha256=expected_base_sha256,
+            final=out,
+            quantization=trained_in(adapter),
+            on_progress=on_progress,
         )
         _lift(staging / "merged")
         write_card(staging, facts, "hf")

@@ -6,6 +6,7 @@ from typing import Any
 from rich.table import Table
 
 Info = Mapping[str, Any]
+_WEIGHTS = {"original": "original", "dequantised": "de-quantised"}
 
 
 def accuracy_words(found: Info | None) -> str:
@@ -62,7 +63,7 @@ def _pair(measures: Info) -> tuple[str, str, str]:
     return measure_words(measures["before"]), measure_words(measures["after"]), ""
 
 
-def chain_table(infos: Sequence[Info], probe: Info | None, title: str) -> Table:
+def chain_table(infos: Sequence[Info], merge: Info | None, title: str) -> Table:
     """What each stage of the chain changed."""
     table = Table(
         "stage", "own measure before", "after", "letters before", "after", "options before", "after", title=title
@@ -75,11 +76,11 @@ def chain_table(infos: Sequence[Info], probe: Info | None, title: str) -> Table:
             measure_words(measures["after"]),
             *(accuracy_words(x[p]) for p in ("letters", "options") for x in (before, after)),
         )
-    if probe:
-        table.caption = (
-            f"merge: {probe['rows']} probe rows, mean KL {probe['mean_kl']:.2e} nats, max |Δlogit| "
-            f"{probe['max_abs_logit']:.3f}, letters agree {100 * probe['letter_agreement']:.0f} %"
-        )
+    if merge and merge.get("probe"):
+        lines = [f"merge against base + adapter: {_probe_words(merge['probe'])}"]
+        for weights, found in (merge.get("quantised_base") or {}).items():
+            lines.append(f"merge into {_WEIGHTS[weights]} weights against training: {_probe_words(found)}")
+        table.caption = "\n".join(lines)
     return table
 
 
@@ -93,6 +94,9 @@ def merge_table(report: Info, title: str) -> Table:
     table.add_row("largest |(merged - base) - scale·B·A|, in half ulps", f"{totals['max_error_half_ulps']:.3f}")
     table.add_row("updates swallowed by rounding (below half an ulp)", f"{100 * totals['swallowed_share']:.1f} %")
     _add_probe(table, "merged against base + adapter", probe)
+    for weights, found in (report["quantised_base"] or {}).items():
+        where = f"merged into {_WEIGHTS[weights]} weights against base in {report['quantization']} + adapter"
+        _add_probe(table, where, found)
     return table
 
 
@@ -114,10 +118,13 @@ def compose_table(report: Info, proof: Info, title: str) -> Table:
 
 
 def _add_probe(table: Table, what: str, probe: Info) -> None:
-    table.add_row(
-        f"{what}: {probe['rows']} probe rows",
+    table.add_row(f"{what}: {probe['rows']} probe rows", _probe_words(probe))
+
+
+def _probe_words(probe: Info) -> str:
+    return (
         f"max |Δlogit| {probe['max_abs_logit']:.3f}, mean {probe['mean_abs_logit']:.4f}, mean KL "
-        f"{probe['mean_kl']:.2e} nats, letters agree {100 * probe['letter_agreement']:.0f} %",
+        f"{probe['mean_kl']:.2e} nats, letters agree {100 * probe['letter_agreement']:.0f} %"
     )
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from lorachain.errors import AdapterError, ModelError
 from lorachain.provenance import load_json
-from lorachain.weights.load import text_decoder
+from lorachain.weights.load import decoder_linears
 from lorachain.weights.shards import read_shard
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -28,9 +28,7 @@ def language_model_targets(model: PreTrainedModel, names: list[str]) -> list[str
     Raises:
         AdapterError: a name matches no linear layer of the language model.
     """
-    decoder = text_decoder(model)
-    prefix = next(name for name, module in model.named_modules() if module is decoder)
-    linear = [name for name, module in decoder.named_modules() if isinstance(module, nn.Linear)]
+    linear = decoder_linears(model)
     unmatched = [name for name in names if not any(full.split(".")[-1] == name for full in linear)]
     if unmatched or not names:
         known = sorted({full.split(".")[-1] for full in linear})
@@ -38,7 +36,7 @@ def language_model_targets(model: PreTrainedModel, names: list[str]) -> list[str
             f"target modules {unmatched or names} match no linear layer of the language model; "
             f"allowed: {', '.join(known)}. Set lora.target_modules in a --config file"
         )
-    return [f"{prefix}.{full}" for full in linear if full.split(".")[-1] in names]
+    return [full for full in linear if full.split(".")[-1] in names]
 
 
 def add_fresh_lora(

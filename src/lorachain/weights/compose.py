@@ -92,6 +92,11 @@ def compose_adapters(
             f"{merged_base} is not {first} merged into {base} (its merge report names other hashes): the second "
             "adapter's updates would be added to weights that it never saw"
         )
+    if link.weights != "original":
+        raise AdapterError(
+            f"{merged_base} is {first} added to de-quantised weights: one adapter on the public base would lack what "
+            "quantising changed. Merge into the original weights, or export with --format hf"
+        )
     layout = read_layout(open_shards(base))
     stages = [open_lora(first, layout), open_lora(second, layout)]
     tensors: dict[str, Tensor] = {}

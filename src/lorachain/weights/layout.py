@@ -7,17 +7,15 @@ own renaming, the one `from_pretrained` uses, says which is which.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from lorachain.errors import ModelError
-from lorachain.weights.load import read_model_config
+from lorachain.weights.load import skeleton
 from lorachain.weights.shards import Shards
 
 
@@ -79,21 +77,6 @@ def read_layout(shards: Shards) -> ModelLayout:
             f"{shards.folder} lacks {len(missing)} of the model's tensors, first {missing[0]}; fetch the model again"
         )
     return ModelLayout(shards, model, stored, frozenset(tied) | frozenset(tied.values()), rename)
-
-
-def skeleton(folder: Path) -> PreTrainedModel:
-    """The class that `config.json` names, on the meta device: no weights are read, no memory is used.
-
-    Raises:
-        ModelError: it is no Gemma 3, or it is quantised.
-    """
-    config = read_model_config(folder)
-    if getattr(config, "quantization_config", None):
-        raise ModelError(f"{folder} is quantised; merge into the original weights that it was made from")
-    auto_class: Any = AutoModelForCausalLM if config.model_type == "gemma3_text" else AutoModelForImageTextToText
-    with torch.device("meta"):
-        model: PreTrainedModel = auto_class.from_config(config)
-    return model
 
 
 class _Renamer:

@@ -20,10 +20,12 @@ from transformers import (
     PreTrainedModel,
 )
 
+from lorachain.config import Quantization
 from lorachain.errors import DeviceError, ModelError
 from lorachain.provenance import MAX_JSON_BYTES, load_json, sha256_file, sha256_json
 from lorachain.tokens import Tokenizer
 from lorachain.weights.attention import use_blockwise_attention
+from lorachain.weights.quantised import keep_one_layout, quantised_loading
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
@@ -51,25 +53,60 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def load_model(folder: Path, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> PreTrainedModel:
+def load_model(
+    folder: Path, device: torch.device, dtype: torch.dtype = torch.bfloat16, quantization: Quantization = "none"
+) -> PreTrainedModel:
     """The base model of a local folder, weights straight to `device` in `dtype` (bf16: Gemma 3 overflows fp16).
 
-    Only safetensors are read: a pickle can run code.
+    Only safetensors are read: a pickle can run code. With a `quantization` the decoder's linear layers are held in it.
 
     Raises:
-        ModelError: the folder is not a Gemma 3 model, or its weights are incomplete or broken.
+        ModelError: the folder is not a Gemma 3 model, or its weights are quantised already, incomplete or broken.
+        ConfigError: bitsandbytes is not installed.
     """
-    config = read_model_config(folder)
+    config = _read_unquantised_config(folder)
+    options: dict[str, Any] = {}
+    if quantization != "none":
+        structure = skeleton(folder)
+        linear = {name for name, module in structure.named_modules() if isinstance(module, nn.Linear)}
+        kept = linear.difference(decoder_linears(structure))
+        options["quantization_config"] = quantised_loading(quantization, dtype, kept)
     try:
-        auto_class = AutoModelForCausalLM if config.model_type == "gemma3_text" else AutoModelForImageTextToText
-        model = auto_class.from_pretrained(
-            folder, dtype=dtype, device_map={"": device}, use_safetensors=True, local_files_only=True
+        model = _auto_class(config).from_pretrained(
+            folder, dtype=dtype, device_map={"": device}, use_safetensors=True, local_files_only=True, **options
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder} cannot be loaded as a model: {error}") from error
+    keep_one_layout(model)
     model.train(False)
     use_blockwise_attention(model)
     return cast(PreTrainedModel, model)
+
+
+def skeleton(folder: Path) -> PreTrainedModel:
+    """The class that `config.json` names, on the meta device: no weights are read, no memory is used.
+
+    Raises:
+        ModelError: it is no Gemma 3, or it is quantised.
+    """
+    config = _read_unquantised_config(folder)
+    with torch.device("meta"):
+        model: PreTrainedModel = _auto_class(config).from_config(config)
+    return model
+
+
+def _read_unquantised_config(folder: Path) -> PreTrainedConfig:
+    config = read_model_config(folder)
+    if getattr(config, "quantization_config", None):
+        raise ModelError(
+            f"{folder} is quantised; use the original weights that it was made from. With `quantization` in a --config "
+            "file they are held in 4 or 8 bits while a LoRA is trained"
+        )
+    return config
+
+
+def _auto_class(config: PreTrainedConfig) -> Any:
+    return AutoModelForCausalLM if config.model_type == "gemma3_text" else AutoModelForImageTextToText
 
 
 def read_model_config(folder: Path) -> PreTrainedConfig:
@@ -139,6 +176,13 @@ def text_decoder(model: nn.Module) -> nn.Module:
     decoder = inner.get_decoder()
     # The multimodal class' decoder is the composite that also holds the vision tower.
     return cast(nn.Module, getattr(decoder, "language_model", decoder))
+
+
+def decoder_linears(model: PreTrainedModel) -> list[str]:
+    """Full names of the language model's linear layers; the head and the vision tower's are not among them."""
+    decoder = text_decoder(model)
+    prefix = next(name for name, module in model.named_modules() if module is decoder)
+    return [f"{prefix}.{name}" for name, module in decoder.named_modules() if isinstance(module, nn.Linear)]
 
 
 def head_weight(model: nn.Module) -> Tensor:

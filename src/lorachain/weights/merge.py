@@ -8,19 +8,23 @@ one layer's factors, whatever the model's size.
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 
+from lorachain.config import Quantization
 from lorachain.errors import AdapterError, ModelError, WorkspaceError
 from lorachain.weights.blocks import BlockWorkers, MergedBlock, block_workers, merge_block, row_blocks
-from lorachain.weights.factors import LoraFile, LoraTarget, adapter_sha256, open_lora
+from lorachain.weights.factors import LoraTarget, adapter_sha256, open_lora
 from lorachain.weights.layout import read_layout
 from lorachain.weights.load import TOKENIZER_FILES
 from lorachain.weights.merge_report import MergeReport, TargetReport, write_merge_report
+from lorachain.weights.origins import MergeWeights, Origin, origins
 from lorachain.weights.shards import (
     INDEX_FILE,
     TORCH_DTYPES,
@@ -29,6 +33,7 @@ from lorachain.weights.shards import (
     combine_digests,
     open_shards,
     read_blocks,
+    tensor_sha256,
 )
 from lorachain.workspace import atomic_folder, require_space
 
@@ -50,15 +55,25 @@ def merge_adapter(
     out: Path,
     *,
     expected_base_sha256: str | None = None,
+    base_name: str | None = None,
+    final: Path | None = None,
+    quantization: Quantization = "none",
+    weights: MergeWeights = "original",
     on_progress: Progress | None = None,
 ) -> MergeReport:
     """Writes base + adapter as a model of its own to `out`, with `merge_report.json`. Nothing is written on failure.
 
-    `expected_base_sha256` is the `weights_sha256` of the base that the adapter was trained on.
+    Args:
+        expected_base_sha256: `weights_sha256` of the base that the adapter was trained on.
+        base_name: what the base is called where it has a name (a short name); the report then holds no path to it.
+        final: where the folder will lie in the end, if `out` is moved; the report's paths are relative to it.
+        quantization: what the base was held in while the adapter was trained.
+        weights: what the updates are added to; the base's own numbers, or those that its quantised copy stood for.
 
     Raises:
         AdapterError: the adapter does not fit, is not plain LoRA, would change nothing, or belongs to another base.
         ModelError: the base is incomplete or broken.
+        ConfigError: de-quantised weights are asked for where nothing was quantised, or bitsandbytes is not installed.
         WorkspaceError: `out` exists, or the disk is full.
     """
     if out.exists():
@@ -69,14 +84,32 @@ def merge_adapter(
     by_tensor = {layout.stored[f"{module}.weight"]: target for module, target in lora.targets.items()}
     _check_types(shards, by_tensor)
     require_space(out, shards.total_bytes)
-    with atomic_folder(out) as staging, block_workers() as workers:
-        report = _write_merged(shards, lora, by_tensor, staging, workers, on_progress or (lambda done, total: None))
+    with (
+        atomic_folder(out) as staging,
+        block_workers() as workers,
+        origins(layout, quantization, weights) as origin,
+    ):
+        written = _write_merged(shards, by_tensor, origin, staging, workers, on_progress or (lambda done, total: None))
+        report = MergeReport(
+            base_name=base_name,
+            base_path=None if base_name else os.path.relpath(base.resolve(), (final or out).resolve()),
+            base_sha256=combine_digests(shards, written.base_digests),
+            adapter_path=os.path.relpath(adapter.resolve(), (final or out).resolve()),
+            adapter_sha256=adapter_sha256(adapter),
+            adapter_tensors=lora.tensor_count,
+            merged_sha256=combine_digests(shards, written.merged_digests),
+            targets=written.targets,
+            untouched=written.untouched,
+            quantization=quantization,
+            weights=weights,
+            dequantised=written.dequantised,
+        )
         if expected_base_sha256 is not None and report.base_sha256 != expected_base_sha256:
             raise AdapterError(
                 f"{adapter} was trained on a base with the hash {expected_base_sha256[:12]}…, {base} has "
                 f"{report.base_sha256[:12]}…: merge it into the model that it was trained on"
             )
-        if all(target.base_sha256 == target.merged_sha256 for target in report.targets):
+        if all(target.swallowed == target.updates for target in report.targets):
             raise AdapterError(f"{adapter} changes nothing: every update is below half an ulp of the base's type")
         write_merge_report(staging, report)
     return report
@@ -91,26 +124,44 @@ def _check_types(shards: Shards, targets: dict[str, LoraTarget]) -> None:
             )
 
 
+@dataclass(slots=True)
+class _Written:
+    """What became of each tensor; SHA-256 of bytes."""
+
+    targets: list[TargetReport] = field(default_factory=list)
+    untouched: dict[str, str] = field(default_factory=dict)
+    dequantised: dict[str, str] = field(default_factory=dict)
+    base_digests: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def merged_digests(self) -> dict[str, str]:
+        return self.untouched | self.dequantised | {target.tensor: target.merged_sha256 for target in self.targets}
+
+
 def _write_merged(
     shards: Shards,
-    lora: LoraFile,
     by_tensor: dict[str, LoraTarget],
+    origin: Origin,
     out: Path,
     workers: BlockWorkers,
     on_progress: Progress,
-) -> MergeReport:
+) -> _Written:
     done, total = 0, shards.total_bytes
-    reports: list[TargetReport] = []
-    untouched: dict[str, str] = {}
+    written = _Written()
     for shard in shards.shards:
         with (out / shard.file.name).open("wb", buffering=0) as stream:
             stream.write(shard.header)
             for tensor in shard.tensors:
-                target = by_tensor.get(tensor.name)
-                if target is None:
-                    untouched[tensor.name] = _copy_tensor(tensor, stream)
+                source, target = origin(tensor), by_tensor.get(tensor.name)
+                if target is not None:
+                    report = _merge_tensor(source, target, stream, workers)
+                    written.targets.append(report)
+                    digest = report.base_sha256
                 else:
-                    reports.append(_merge_tensor(tensor, target, stream, workers))
+                    digest = _copy_tensor(source, stream)
+                    copies = written.untouched if source is tensor else written.dequantised
+                    copies[tensor.name] = digest
+                written.base_digests[tensor.name] = digest if source is tensor else tensor_sha256(tensor)
                 done += tensor.size
                 on_progress(done, total)
     if shards.index is not None:
@@ -118,18 +169,7 @@ def _write_merged(
     for name in COMPANIONS:
         if (shards.folder / name).is_file():
             shutil.copyfile(shards.folder / name, out / name)
-    base_digests = untouched | {report.tensor: report.base_sha256 for report in reports}
-    merged_digests = untouched | {report.tensor: report.merged_sha256 for report in reports}
-    return MergeReport(
-        base_path=str(shards.folder.resolve()),
-        base_sha256=combine_digests(shards, base_digests),
-        adapter_path=str(lora.folder.resolve()),
-        adapter_sha256=adapter_sha256(lora.folder),
-        adapter_tensors=lora.tensor_count,
-        merged_sha256=combine_digests(shards, merged_digests),
-        targets=reports,
-        untouched=untouched,
-    )
+    return written
 
 
 def _copy_tensor(tensor: StoredTensor, stream: BinaryIO) -> str:

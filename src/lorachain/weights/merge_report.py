@@ -4,8 +4,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lorachain.config import Quantization
 from lorachain.errors import ModelError
 from lorachain.provenance import load_json, package_versions, write_json
+from lorachain.weights.origins import MergeWeights
 
 MERGE_REPORT = "merge_report.json"
 SCHEMA = "lorachain/merge-report"
@@ -33,6 +35,7 @@ class TargetReport:
     swallowed: int
     """Updates that left the stored number as it was: below half an ulp of the base's type."""
     base_sha256: str
+    """Of the numbers that the update was added to."""
     merged_sha256: str
 
     @property
@@ -44,10 +47,12 @@ class TargetReport:
 class MergeReport:
     """The proof of one merge, written into the merged folder."""
 
-    base_path: str
+    base_path: str | None
+    """From the merged folder; None where the base has a name."""
     base_sha256: str
     """`weights_sha256` of the base."""
     adapter_path: str
+    """From the merged folder."""
     adapter_sha256: str
     adapter_tensors: int
     """Tensors in the adapter's file; each was used exactly once."""
@@ -57,6 +62,16 @@ class MergeReport:
     """SHA-256 of each tensor that was copied."""
     probe: dict[str, Any] | None = None
     """Logits of base + adapter against the merged model (`proof.compare_probe`)."""
+    base_name: str | None = None
+    """A short name of `model_paths.json`."""
+    quantization: Quantization = "none"
+    """What the base was held in while the adapter was trained."""
+    weights: MergeWeights = "original"
+    """What the updates were added to."""
+    dequantised: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of each tensor that was quantised and back, and is no target."""
+    quantised_base: dict[str, Any] | None = None
+    """What training saw (quantised base + adapter) against the merge into either weights, each as `probe`."""
     packages: dict[str, str] = field(default_factory=package_versions)
 
     @property

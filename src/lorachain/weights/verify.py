@@ -10,6 +10,7 @@ from lorachain.weights.blocks import BlockWorkers, block_workers, half_ulp, row_
 from lorachain.weights.factors import LoraTarget, adapter_sha256, open_lora
 from lorachain.weights.layout import read_layout
 from lorachain.weights.merge_report import read_merge_report
+from lorachain.weights.origins import origins
 from lorachain.weights.shards import TORCH_DTYPES, StoredTensor, combine_digests, open_shards, tensor_sha256
 
 _FLOAT32_UNIT = 2.0**-24
@@ -20,39 +21,44 @@ def verify_merge(folder: Path, *, base: Path | None = None, adapter: Path | None
 
     Base and adapter are looked for where the report says they were, unless given. Checked: the hashes of all three;
     every tensor that is no target has the base's bytes; every target is base + scale*B@A, computed here in float64,
-    within one rounding step.
+    within one rounding step. Where updates were added to de-quantised weights, these are computed anew.
 
     Raises:
         ModelError: a file is missing or changed, or a weight is not what the report says; names the first.
         AdapterError: the adapter is not the one that was merged.
     """
     report = read_merge_report(folder)
-    base, adapter = base or Path(report.base_path), adapter or Path(report.adapter_path)
+    if base is None and report.base_path is None:
+        raise ModelError(f"the base of {folder} is called {report.base_name}; say where it is with --base")
+    base = base or (folder / str(report.base_path)).resolve()
+    adapter = adapter or (folder / report.adapter_path).resolve()
     for what, path in (("base", base), ("adapter", adapter)):
         if not path.is_dir():
-            raise ModelError(f"the {what} of {folder} is no longer at {path}; say where it is now")
+            raise ModelError(f"the {what} of {folder} is no longer at {path}; say where it is now with --{what}")
     base_shards, merged_shards = open_shards(base), open_shards(folder)
     layout = read_layout(base_shards)
     if adapter_sha256(adapter) != report.adapter_sha256:
         raise AdapterError(f"{adapter} is not the adapter that was merged into {folder}: its hash is another")
     targets = {layout.stored[f"{m}.weight"]: target for m, target in open_lora(adapter, layout).targets.items()}
-    recorded = report.untouched | {target.tensor: target.merged_sha256 for target in report.targets}
+    recorded = report.untouched | report.dequantised | {t.tensor: t.merged_sha256 for t in report.targets}
     if {target.tensor for target in report.targets} != targets.keys():
         raise ModelError(f"{folder}: the report's targets are not the adapter's")
     if not recorded.keys() == base_shards.tensors.keys() == merged_shards.tensors.keys():
         raise ModelError(f"{folder}: base, merged weights and report do not hold the same tensors")
     base_digests, merged_digests = {}, {}
-    with block_workers() as workers:
+    with block_workers() as workers, origins(layout, report.quantization, report.weights) as origin:
         for name, tensor in merged_shards.tensors.items():
-            origin = base_shards.tensors[name]
-            if (tensor.dtype, tensor.shape) != (origin.dtype, origin.shape):
+            stored = base_shards.tensors[name]
+            if (tensor.dtype, tensor.shape) != (stored.dtype, stored.shape):
                 raise ModelError(f"{folder}: {name} has another type or shape than the base's")
+            source = origin(stored)
             if name in targets:
-                base_digests[name], merged_digests[name] = _verify_target(origin, tensor, targets[name], workers)
+                digest, merged_digests[name] = _verify_target(source, tensor, targets[name], workers)
             else:
-                base_digests[name], merged_digests[name] = workers.pool.map(tensor_sha256, (origin, tensor))
-                if base_digests[name] != merged_digests[name]:
+                digest, merged_digests[name] = workers.pool.map(tensor_sha256, (source, tensor))
+                if digest != merged_digests[name]:
                     raise ModelError(f"{folder}: {name} is no target of the adapter, yet differs from the base")
+            base_digests[name] = digest if source is stored else tensor_sha256(stored)
             if merged_digests[name] != recorded[name]:
                 raise ModelError(f"{folder}: {name} has changed since the merge")
     if combine_digests(base_shards, base_digests) != report.base_sha256:
