@@ -98,8 +98,12 @@ def test_export_of_the_merged_chain_loads_and_scores_like_it(
 ) -> None:
     chain = finished_chain("text")
     out = tmp_path / "exported"
-    code, _, err = lorachain("export", "--format", "hf", "--model", "tiny", "--workspace", chain.root, "--out", out)
+    command = ("export", "--format", "hf", "--model", "tiny", "--workspace", chain.root, "--out", out)
+    code, screen, err = lorachain(*command, "--device", "cpu")
     assert code == 0, err
+    assert "merged against base + adapter: 24 probe rows" in " ".join(screen.split())
+    assert json.loads((out / "merge_report.json").read_text())["probe"]["rows"] == 24
+    assert lorachain("verify", out)[0] == 0
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "not" in card
     assert "wilson" in card.lower() or "%" in card

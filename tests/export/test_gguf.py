@@ -1,15 +1,20 @@
 """GGUF export around llama.cpp's converter; the converter itself is a stand-in here, or the real one where there is."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from lora_making import save_base
 from lorachain.errors import ConfigError, ModelError
+from lorachain.export import gguf
 from lorachain.export.card import CardFacts
-from lorachain.export.gguf import CONVERTER, check_gguf, export_gguf, load_gguf, modelfile
+from lorachain.export.gguf import CONVERTER, GGUF_REPORT, check_gguf, export_gguf, modelfile
+from lorachain.provenance import sha256_file
+from lorachain.weights.shards import weights_sha256
 
 FACTS = CardFacts("tiny", "gemma-3-270m", "AutoModelForCausalLM", [{"stage": "02", "sources": [], "training": {}}])
 STAND_IN = """
@@ -38,15 +43,35 @@ def stand_in(
     return script
 
 
-def test_export_has_weights_modelfile_card_and_notice(model: Path, tmp_path: Path) -> None:
-    file = export_gguf(model, tmp_path / "out", FACTS, outtype="q8_0", converter=stand_in(tmp_path))
-    assert file == tmp_path / "out" / "tiny-q8_0.gguf"
-    assert {path.name for path in file.parent.iterdir()} == {file.name, "Modelfile", "README.md", "NOTICE"}
+def test_export_has_weights_modelfile_card_notice_and_report(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gguf, "load_gguf", lambda file: file.stat().st_size)  # the stand-in writes no model
+    out = tmp_path / "out"
+    report = export_gguf(
+        model, out, FACTS, outtype="q8_0", compare=lambda back: {"size": back}, converter=stand_in(tmp_path)
+    )
+    file = out / "tiny-q8_0.gguf"
+    assert {path.name for path in out.iterdir()} == {file.name, "Modelfile", "README.md", "NOTICE", GGUF_REPORT}
+    assert json.loads((out / GGUF_REPORT).read_text()) == report
+    assert report["sha256"] == sha256_file(file)
+    assert report["model_sha256"] == weights_sha256(model)
+    assert report["probe"] == {"size": file.stat().st_size}
     text = (file.parent / "Modelfile").read_text()
     assert text.startswith("FROM ./tiny-q8_0.gguf\n")
     assert "Gemma Terms of Use" in text
     assert "<start_of_turn>user\n{{ .Content }}<end_of_turn>\n" in text
     assert "ollama create tiny -f Modelfile" in (file.parent / "README.md").read_text()
+
+
+def test_what_cannot_be_loaded_back_is_not_exported(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be loaded back"):
+        export_gguf(model, tmp_path / "out", FACTS, outtype="q8_0", compare=unasked, converter=stand_in(tmp_path))
+    assert not (tmp_path / "out").exists()
+
+
+def unasked(back: object) -> dict[str, object]:
+    raise AssertionError("there was nothing to compare")
 
 
 def test_a_model_without_chat_template_gets_the_bare_prompt() -> None:
@@ -61,9 +86,9 @@ def test_without_a_converter_the_command_is_said(model: Path, tmp_path: Path, mo
     with pytest.raises(
         ConfigError, match=f"(?s)pipx install {CONVERTER}.*{CONVERTER} .*merged --outtype bf16 --outfile"
     ):
-        export_gguf(model, tmp_path / "out", FACTS, outtype="bf16")
+        export_gguf(model, tmp_path / "out", FACTS, outtype="bf16", compare=unasked)
     with pytest.raises(ConfigError, match=r"converter .*nowhere\.py is not there"):
-        export_gguf(model, tmp_path / "out", FACTS, outtype="bf16", converter=tmp_path / "nowhere.py")
+        export_gguf(model, tmp_path / "out", FACTS, outtype="bf16", compare=unasked, converter=tmp_path / "nowhere.py")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +103,9 @@ def test_another_model_than_the_merged_one_is_refused(
     model: Path, tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ModelError, match=message):
-        export_gguf(model, tmp_path / "out", FACTS, outtype="bf16", converter=stand_in(tmp_path, **change))
+        export_gguf(
+            model, tmp_path / "out", FACTS, outtype="bf16", compare=unasked, converter=stand_in(tmp_path, **change)
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -86,7 +113,7 @@ def test_the_converters_failure_is_passed_on(model: Path, tmp_path: Path) -> Non
     script = tmp_path / "convert.py"
     script.write_text("raise SystemExit('unknown architecture')")
     with pytest.raises(ModelError, match="unknown architecture"):
-        export_gguf(model, tmp_path / "out", FACTS, outtype="bf16", converter=script)
+        export_gguf(model, tmp_path / "out", FACTS, outtype="bf16", compare=unasked, converter=script)
 
 
 def test_a_file_that_is_no_gguf(model: Path, tmp_path: Path) -> None:
@@ -103,6 +130,11 @@ def test_bf16_round_trip_of_a_real_gemma_is_bit_exact(tmp_path: Path) -> None:
     from lorachain.weights.load import load_model
 
     base = embedded_weights()
-    file = export_gguf(base, tmp_path / "out", FACTS, outtype="bf16")
-    ours, back = load_model(base, torch.device("cpu")).state_dict(), load_gguf(file).state_dict()
-    assert all(torch.equal(ours[name], back[name]) for name in ours)
+    ours = load_model(base, torch.device("cpu")).state_dict()
+
+    def differing(back: PreTrainedModel) -> dict[str, object]:
+        found = back.state_dict()
+        return {"differing": [name for name in ours if not torch.equal(ours[name], found[name])]}
+
+    report = export_gguf(base, tmp_path / "out", FACTS, outtype="bf16", compare=differing)
+    assert report["probe"] == {"differing": []}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lorachain.config import Quantization
 from lorachain.data.exam import load_exam
@@ -52,7 +52,11 @@ class Probe:
         """(N, V) float32 logits of base (+ adapter), computed in `dtype` or the probe's own type."""
         release()
         model = load_model(base, self._device_for(base, quantization), dtype or self._dtype, quantization)
-        return probe_logits(load_adapter(model, adapter, trainable=False) if adapter else model, self._rows)
+        return self.logits_of(load_adapter(model, adapter, trainable=False) if adapter else model)
+
+    def logits_of(self, model: nn.Module) -> Tensor:
+        """The same of a model that is in memory already."""
+        return probe_logits(model, self._rows)
 
     def _device_for(self, base: Path, quantization: Quantization) -> torch.device:
         """The CPU where a base is trained quantised because it does not fit the accelerator otherwise."""

@@ -10,7 +10,10 @@ from lorachain.cli.app import app
 from lorachain.errors import ConfigError, WorkspaceError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from lorachain.chain.context import ChainContext
+    from lorachain.export.gguf import OutType
 
 _HERE = Path(".")
 Out = Annotated[Path, typer.Option("--out", help="Folder to write; it must not exist.")]
@@ -95,28 +98,10 @@ def compose(
     device: o.Device = None,
 ) -> None:
     """Stage 01's and stage 02's LoRA as one plain LoRA on the public base, proved against the chain."""
-    from lorachain.chain.probe import prove_composition
-    from lorachain.export.folders import export_adapter
-    from lorachain.provenance import write_json
-    from lorachain.report.screen import Screen
-    from lorachain.report.tables import compose_table
-    from lorachain.weights.compose import COMPOSE_REPORT
-
     context = o.build_context(o.Common(model, workspace, device=device), [])
     chain = _finished_chain(context)
     _require_absent(out)
-    report = export_adapter(
-        chain["base"],
-        chain["01"],
-        chain["02"],
-        out,
-        _card_facts(context, chain),
-        merged_base=chain["merged"],
-        rank=rank,
-    ).to_json()
-    proof = prove_composition(chain["base"], out, chain["merged"], chain["02"], context.device, context.dtype)
-    write_json(out / COMPOSE_REPORT, {**report, "probe": proof})
-    Screen().table(compose_table(report, proof, f"{context.model}: the chain as one adapter in {out}"))
+    _export_adapter(context, chain, out, rank)
 
 
 @app.command()
@@ -125,37 +110,88 @@ def export(
     form: Annotated[str, typer.Option("--format", help="hf (merged), adapter (composed) or gguf.")],
     model: o.Model = "gemma-3-270m",
     workspace: o.WorkspaceDir = _HERE,
+    device: o.Device = None,
     outtype: Annotated[str, typer.Option("--outtype", help="Of gguf: f16, bf16 or q8_0.")] = "bf16",
     converter: Annotated[
         Path | None, typer.Option("--converter", help="llama.cpp's convert_hf_to_gguf.py, if not on the PATH.")
     ] = None,
 ) -> None:
-    """Let the chain leave the house, with its model card."""
-    import tempfile
-
-    from lorachain.export.folders import export_adapter, export_hf
-    from lorachain.export.gguf import OUT_TYPES, export_gguf
+    """Let the chain leave the house, with its model card; what was written is loaded back and compared."""
+    from lorachain.export.gguf import OUT_TYPES
 
     kinds = ("hf", "adapter", "gguf")
     if form not in kinds:
         raise ConfigError(f"--format is {form!r}; allowed: {', '.join(kinds)}")
     if outtype not in OUT_TYPES:
         raise ConfigError(f"--outtype is {outtype!r}; allowed: {', '.join(OUT_TYPES)}")
-    context = o.build_context(o.Common(model, workspace), [])
+    context = o.build_context(o.Common(model, workspace, device=device), [])
     chain = _finished_chain(context)
-    facts = _card_facts(context, chain)
     _require_absent(out)
     if form == "adapter":
-        export_adapter(chain["base"], chain["01"], chain["02"], out, facts, merged_base=chain["merged"])
+        _export_adapter(context, chain, out, rank=None)
     elif form == "hf":
-        export_hf(chain["merged"], chain["02"], out, facts)
+        _export_hf(context, chain, out)
     else:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
-            merged = Path(scratch) / "merged"
-            export_hf(chain["merged"], chain["02"], merged, facts)
-            export_gguf(merged, out, facts, outtype=outtype, converter=converter)
+        _export_gguf(context, chain, out, outtype, converter)
     context.reporter.message(f"{form} -> {out}")
+
+
+def _export_adapter(context: "ChainContext", chain: dict[str, Path], out: Path, rank: int | None) -> None:
+    from lorachain.chain.probe import prove_composition
+    from lorachain.export.folders import export_adapter
+    from lorachain.provenance import write_json
+    from lorachain.report.screen import Screen
+    from lorachain.report.tables import compose_table
+    from lorachain.weights.compose import COMPOSE_REPORT
+
+    base, first, merged, second = (chain[name] for name in ("base", "01", "merged", "02"))
+    facts = _card_facts(context, chain)
+    report = export_adapter(base, first, second, out, facts, merged_base=merged, rank=rank).to_json()
+    proof = prove_composition(base, out, merged, second, context.device, context.dtype)
+    write_json(out / COMPOSE_REPORT, {**report, "probe": proof})
+    Screen().table(compose_table(report, proof, f"{context.model}: the chain as one adapter in {out}"))
+
+
+def _export_hf(context: "ChainContext", chain: dict[str, Path], out: Path) -> None:
+    from lorachain.chain.probe import prove_merge
+    from lorachain.export.folders import export_hf
+    from lorachain.report.screen import Screen
+    from lorachain.report.tables import merge_table
+    from lorachain.weights.merge_report import write_merge_report
+
+    base, adapter, facts = chain["merged"], chain["02"], _card_facts(context, chain)
+    report = export_hf(base, adapter, out, facts, expected_base_sha256=_trained_on(adapter))
+    report = prove_merge(report, base, adapter, out, context.device, context.dtype)
+    write_merge_report(out, report)
+    Screen().table(merge_table(report.to_json(), f"{context.model}: the chain merged in {out}"))
+
+
+def _export_gguf(
+    context: "ChainContext", chain: dict[str, Path], out: Path, outtype: "OutType", converter: Path | None
+) -> None:
+    import tempfile
+
+    import torch
+
+    from lorachain.chain.probe import Probe
+    from lorachain.export.folders import export_hf
+    from lorachain.export.gguf import export_gguf
+    from lorachain.report.screen import Screen
+    from lorachain.report.tables import gguf_table
+
+    facts = _card_facts(context, chain)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+        merged = Path(scratch) / "merged"
+        export_hf(chain["merged"], chain["02"], merged, facts, expected_base_sha256=_trained_on(chain["02"]))
+        probe = Probe(merged, torch.device("cpu"), torch.bfloat16)  # as a GGUF file is loaded back
+
+        def compare(back: "PreTrainedModel") -> dict[str, Any]:
+            found = probe.logits_of(back)
+            return probe.compare(probe.logits(merged), found)
+
+        report = export_gguf(merged, out, facts, outtype=outtype, compare=compare, converter=converter)
+    Screen().table(gguf_table(report, f"{context.model}: the chain as GGUF in {out}"))
 
 
 def _named_base(folder: Path, workspace: Path) -> Path | None:

