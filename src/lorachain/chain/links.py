@@ -23,7 +23,7 @@ def verify_chain(context: ChainContext) -> Iterator[str]:
         ModelError, AdapterError: the merge does not hold.
     """
     base = weights_folder(context.entry)
-    base_hash = weights_sha256(base)
+    base_hash = public_hash = weights_sha256(base)
     expected_parent: str | None = None
     found = 0
     for step in STEPS:
@@ -39,9 +39,9 @@ def verify_chain(context: ChainContext) -> Iterator[str]:
         if parent and parent["adapter_sha256"] != expected_parent:
             raise WorkspaceError(f"{folder}: it was trained from another {parent['folder']}; make the stage again")
         if step == "merge":
-            verify_merge(folder / "base", base=base, adapter=context.workspace.trained("01", context.model))
-            base_hash = weights_sha256(folder / "base")
-        if info["base_sha256"] != base_hash and not (step == "02" and info["base_sha256"] == weights_sha256(base)):
+            trained = context.workspace.trained("01", context.model)
+            base_hash = verify_merge(folder / "base", base=base, adapter=trained).merged_sha256
+        if info["base_sha256"] != base_hash and not (step == "02" and info["base_sha256"] == public_hash):
             raise WorkspaceError(f"{folder}: its base has changed since; fetch or make the base again")
         expected_parent = info["adapter_sha256"]
         found += 1

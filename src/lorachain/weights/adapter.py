@@ -186,10 +186,10 @@ def save_adapter(model: PeftModel, folder: Path, tensors: dict[str, Tensor] | No
         config.save_pretrained(str(folder))
     finally:
         config.inference_mode = inference_mode
-    _write_sorted(folder / ADAPTER_CONFIG)
+    sort_targets(folder / ADAPTER_CONFIG)
 
 
-def _write_sorted(path: Path) -> None:
+def sort_targets(path: Path) -> None:
     """PEFT writes `target_modules` from a set, in another order each run: sorted, equal adapters are equal files."""
     config = json.loads(path.read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])

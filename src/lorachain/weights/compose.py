@@ -5,7 +5,6 @@ r1 + r2, exact but for one rounding of each element of B to float32. Every layer
 loader that knows no rank or alpha patterns (vLLM's) computes the same.
 """
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from lorachain.errors import AdapterError, ConfigError, WorkspaceError
 from lorachain.provenance import write_json
-from lorachain.weights.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from lorachain.weights.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, sort_targets
 from lorachain.weights.factors import PEFT_PREFIX, LoraFile, adapter_sha256, open_lora
 from lorachain.weights.layout import read_layout
 from lorachain.weights.merge_report import read_merge_report
@@ -171,7 +170,4 @@ def _write_config(folder: Path, base_name: str, layers: list[ComposedLayer]) -> 
         inference_mode=True,
     )
     config.save_pretrained(str(folder))
-    path = folder / ADAPTER_CONFIG
-    content = json.loads(path.read_text(encoding="utf-8"))
-    content["target_modules"] = sorted(content["target_modules"])  # PEFT writes a set: in another order each run
-    write_json(path, content)
+    sort_targets(folder / ADAPTER_CONFIG)

@@ -9,15 +9,15 @@ from lorachain.errors import AdapterError, ModelError
 from lorachain.weights.blocks import BlockWorkers, block_workers, half_ulp, row_blocks
 from lorachain.weights.factors import LoraTarget, adapter_sha256, open_lora
 from lorachain.weights.layout import read_layout
-from lorachain.weights.merge_report import read_merge_report
+from lorachain.weights.merge_report import MergeReport, read_merge_report
 from lorachain.weights.origins import origins
 from lorachain.weights.shards import TORCH_DTYPES, StoredTensor, combine_digests, open_shards, tensor_sha256
 
 _FLOAT32_UNIT = 2.0**-24
 
 
-def verify_merge(folder: Path, *, base: Path | None = None, adapter: Path | None = None) -> None:
-    """Checks a merged folder against its base and adapter, all read anew; returns where everything holds.
+def verify_merge(folder: Path, *, base: Path | None = None, adapter: Path | None = None) -> MergeReport:
+    """Checks a merged folder against its base and adapter, all read anew; returns its report where everything holds.
 
     Base and adapter are looked for where the report says they were, unless given. Checked: the hashes of all three;
     every tensor that is no target has the base's bytes; every target is base + scale*B@A, computed here in float64,
@@ -65,6 +65,7 @@ def verify_merge(folder: Path, *, base: Path | None = None, adapter: Path | None
         raise ModelError(f"{base} is not the base that {folder} was made from: its hash is another")
     if combine_digests(merged_shards, merged_digests) != report.merged_sha256:
         raise ModelError(f"{folder}: config.json has changed since the merge")
+    return report
 
 
 def _verify_target(
