@@ -1,4 +1,5 @@
-"""Two processes share each step over gloo: the same adapter to rounding, and resumed as exactly as one."""
+"""Two processes share each step over gloo, with the whole model each (DDP) or half of its layers' weights (FSDP2): the
+same adapter to rounding, and resumed as exactly as one."""
 
 import os
 import signal
@@ -13,6 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 from fault_making import Done, Place, Running, Undisturbed, differences, outcome
+
+FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+"""What `accelerate launch --use_fsdp --fsdp_version 2` sets."""
 
 
 def environments() -> list[dict[str, str]]:
@@ -30,31 +34,34 @@ class Pair:
 
     base: Undisturbed
     place: Place
+    sharding: dict[str, str]
 
     def renew(self) -> None:
         self.place.renew()
         done = self.base.server.run(*self.place.command("init"))
         assert done.code == 0, done.err
 
-    def start(self, at: int = 0, slow_step: float = 0.0) -> list[Running]:
-        command = self.place.command("train", "00", "--device", "cpu")
+    def start(self, *words: str, at: int = 0, slow_step: float = 0.0) -> list[Running]:
+        command = self.place.command(*(words or ("train", "00")), "--device", "cpu")
         return [
-            self.base.server.start(*command, environment=environment, at=0 if rank else at, slow_step=slow_step)
+            self.base.server.start(
+                *command, environment={**environment, **self.sharding}, at=0 if rank else at, slow_step=slow_step
+            )
             for rank, environment in enumerate(environments())
         ]
 
     def wait(self, both: list[Running]) -> list[Done]:
         return [self.base.server.wait(running) for running in both]
 
-    def run(self) -> list[Done]:
-        both = self.wait(self.start())
+    def run(self, *words: str) -> list[Done]:
+        both = self.wait(self.start(*words))
         assert [done.code for done in both] == [0, 0], [done.err for done in both]
         return both
 
 
-@pytest.fixture(scope="module")
-def pair(undisturbed: Undisturbed) -> Pair:
-    return Pair(undisturbed, replace(undisturbed.place, root=undisturbed.place.root.with_name("pair")))
+@pytest.fixture(scope="module", params=[{}, FSDP2], ids=["DDP", "FSDP2"])
+def pair(undisturbed: Undisturbed, request: pytest.FixtureRequest) -> Pair:
+    return Pair(undisturbed, replace(undisturbed.place, root=undisturbed.place.root.with_name("pair")), request.param)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +107,7 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(
 
 def test_two_processes_train_the_adapter_that_one_trains(pair: Pair) -> None:
     """To rounding: sums are formed in another order. Without dropout, which each process draws for itself."""
-    plain = Pair(pair.base, replace(pair.place, dropout=0.0))
+    plain = replace(pair, place=replace(pair.place, dropout=0.0))
     adapters = []
     for processes in (1, 2):
         plain.renew()
@@ -115,21 +122,61 @@ def test_two_processes_train_the_adapter_that_one_trains(pair: Pair) -> None:
         torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-6)
 
 
-def test_a_launcher_starts_them(pair: Pair, tmp_path: Path) -> None:
+def test_a_launcher_starts_them(undisturbed: Undisturbed, tmp_path: Path) -> None:
     """`python -m lorachain` under torchrun, which `accelerate launch --multi_gpu` calls."""
+    place = replace(undisturbed.place, root=undisturbed.place.root.with_name("launched"))
+    pair = Pair(undisturbed, place, FSDP2)
     pair.renew()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launcher, "-m", "lorachain", *pair.place.command("train", "00", "--device", "cpu")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **pair.sharding, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     assert (pair.place.model / "00_trained" / "tiny" / "training_info.json").is_file()
 
 
-@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
-def test_sharding_the_model_is_refused(undisturbed: Undisturbed, variable: str) -> None:
-    environment = {**environments()[0], variable: "true"}
+def test_a_whole_chain_with_sharded_layers_is_that_of_whole_models(undisturbed: Undisturbed) -> None:
+    """Byte for byte: validation, recall, the best epoch's adapter and the merge too. And a run that was begun one way
+    goes on the other way."""
+    chains = []
+    place = replace(undisturbed.place, root=undisturbed.place.root.with_name("chain"))
+    for sharding in ({}, FSDP2):
+        both = Pair(undisturbed, place, sharding)
+        both.renew()
+        main, _ = both.run("run")
+        chains.append(outcome(place))
+    assert not differences(chains[1], chains[0])
+
+    steps = [number for number, event in enumerate(main.events, start=1) if event[0] == "optimizer step"]
+    both.renew()
+    one, other = both.start("run", at=steps[5])
+    assert undisturbed.server.wait(one).code == -9
+    os.kill(other.pid, signal.SIGKILL)
+    undisturbed.server.wait(other)
+    first, _ = replace(both, sharding={}).run("run")
+    assert "resuming from checkpoint-4" in first.err
+    assert not differences(outcome(place), chains[0])
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "ACCELERATE_USE_DEEPSPEED is set"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP_VERSION is '1'; allowed: 2"),
+        ({**FSDP2, "FSDP_OFFLOAD_PARAMS": "true"}, "lorachain does not offload"),
+    ],
+)
+def test_other_ways_of_sharding_are_refused(undisturbed: Undisturbed, setting: dict[str, str], says: str) -> None:
+    environment = {**environments()[0], **setting}
     done = undisturbed.server.run(*undisturbed.place.command("train", "00"), environment=environment)
     assert done.code == 2
-    assert variable in done.err
-    assert "the model is not sharded" in done.err
+    assert says in done.err
+
+
+def test_a_quantised_base_is_not_sharded(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    (tmp_path / "quantised.toml").write_text('quantization = "nf4"', encoding="utf-8")
+    command = ("train", "00", "--model", "tiny", "--workspace", str(undisturbed.place.root))
+    environment = {**environments()[0], **FSDP2}
+    done = undisturbed.server.run(*command, "--config", str(tmp_path / "quantised.toml"), environment=environment)
+    assert done.code == 2
+    assert "the bytes of quantised layers are not sharded" in done.err

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from safetensors.torch import load_file
@@ -20,6 +21,7 @@ from lorachain.provenance import SCHEMA_VERSION, TRAINING_INFO, git_commit, pack
 from lorachain.records import ExamQuestion
 from lorachain.tokens import TokenEncoder
 from lorachain.training.checkpoints import checkpoint_folder
+from lorachain.training.sharding import shard_layers
 from lorachain.training.steps import TrainingSteps
 from lorachain.training.trainer import Progress, TrainingSettings, train
 from lorachain.weights.adapter import ADAPTER_WEIGHTS, PeftModel, load_adapter, save_adapter, set_adapter_tensors
@@ -112,22 +114,35 @@ class StageRun:
             self.parent.folder,
             trainable=True,
         )
-        if self.processes.main:
-            self._measure_before(model)
+        if self.processes.sharded:
+            shard_layers(model)
+        self._measure_before(model)
         progress, tensors = self._train(model)
-        if self.processes.main:
-            chosen, tensors = self._choose(tensors)
-            set_adapter_tensors(model, tensors)
-            after = self.task.measure(model)
+        chosen = self.processes.decided(self._choose)
+        if chosen.step < progress.step:
+            tensors = load_file(checkpoint_folder(self.run_folder, chosen.step) / ADAPTER_WEIGHTS)
+        set_adapter_tensors(model, tensors)
+        after = self.processes.computed(lambda: self.task.measure(model))
+        if after is not None:
             self._write(model, tensors, progress, chosen, after)
         self.processes.wait()
 
     def _measure_before(self, model: PeftModel) -> None:
-        if self.record.before is None:
-            self.record.before = self.task.measure(model)
+        """What an interrupted run found already is not measured again."""
+        measured, validated = self.processes.decided(
+            lambda: (self.record.before is not None, self.record.score_of(0) is not None)
+        )
+        if not measured and (before := self.processes.computed(lambda: self.task.measure(model))) is not None:
+            self.record.before = before
             self.record.write()
-        if self.record.score_of(0) is None:
-            self.record.put(self._carried_start() or self._validate(model, epoch=0, step=0))
+        if not validated:
+            self._put_score(lambda: self._carried_start() or self._validate(model, epoch=0, step=0))
+
+    def _put_score(self, validation: Callable[[], EpochScore]) -> None:
+        found = self.processes.computed(validation)
+        if found is not None:
+            self.record.put(found)
+        self.processes.wait()
 
     def _carried_start(self) -> EpochScore | None:
         """Stage 01 starts with the very model that stage 00 validated last: measured once, told twice."""
@@ -183,9 +198,7 @@ class StageRun:
                 bar(progress.step, f"loss {progress.losses[-1]:.3f} · {rate:,.0f} tokens/s")
 
             def on_epoch_end(epoch: int, step: int) -> bool:
-                if self.processes.main:
-                    self.record.put(self._validate(model, epoch=epoch, step=step))
-                self.processes.wait()
+                self._put_score(lambda: self._validate(model, epoch=epoch, step=step))
                 found = self.record.best(self._choosing) if self._choosing else None
                 return found is not None and found.epoch == epoch
 
@@ -207,14 +220,14 @@ class StageRun:
                 processes=self.processes,
             )
 
-    def _choose(self, last: dict[str, Tensor]) -> tuple[EpochScore, dict[str, Tensor]]:
+    def _choose(self) -> EpochScore:
         """Stage 02 lands its best epoch, the others their last."""
         final = max(self.record.scores, key=lambda line: line.epoch)
         best = self.record.best(self._choosing) if self._choosing else None
         if best is None or best.epoch == final.epoch:
-            return final, last
+            return final
         self.context.reporter.message(f"epoch {best.epoch} of {final.epoch} validated best and is the one that is kept")
-        return best, load_file(checkpoint_folder(self.run_folder, best.step) / ADAPTER_WEIGHTS)
+        return best
 
     def _write(
         self,

@@ -88,7 +88,7 @@ def build_context(common: Common, stages: Sequence[str], epochs: Sequence[int] |
     }
     overrides["sources"] = {entry.sources: {name: value for name, value in given.items() if value}}
     config = load_config(common.config, overrides)
-    processes, device = join_processes(resolve_device(config.device))
+    processes, device = join_processes(resolve_device(config.device), quantised=config.quantization != "none")
     return ChainContext(
         workspace=workspace,
         model=common.model,

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from lorachain.tokens import IGNORE_INDEX
 from lorachain.weights.attention import use_blockwise_attention
-from lorachain.weights.load import head_weight, plain_model, text_decoder
+from lorachain.weights.load import head_weight, is_sharded, plain_model, text_decoder
 
 ROW_BLOCK = 256
 VOCABULARY_BLOCK = {"cpu": 8_192, "cuda": 65_536}
@@ -81,13 +81,18 @@ class SupervisedLanguageModel(nn.Module):
     """A causal language model whose forward pass is its training loss.
 
     The decoder runs on whole rows, the head on supervised positions only. It is the module that the Trainer calls, and
-    so what DDP and FSDP wrap.
+    so what DDP wraps.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         use_blockwise_attention(plain_model(model))
+
+    @property
+    def is_distributed_loading_by_transformers(self) -> bool:
+        """Trainer asks under this name whether the model sees to its own sharding."""
+        return is_sharded(self.model)
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor, normaliser: Tensor) -> Tensor:
         """Loss summed over (B, T) `labels` that are not IGNORE_INDEX, divided by `normaliser` (a scalar).

@@ -14,12 +14,12 @@ import torch
 from accelerate import PartialState
 
 from lorachain.errors import ConfigError
+from lorachain.training.sharding import sharding_wanted
 from lorachain.training.steps import Share
 
 T = TypeVar("T")
 # The others wait while the main process validates, merges or writes: hours for a large model.
 _PATIENCE = timedelta(days=2)
-_SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class Processes:
 
     rank: int = 0
     world: int = 1
+    sharded: bool = False
+    """Each has a part of the model only (`training/sharding.py`)."""
 
     @property
     def main(self) -> bool:
@@ -50,6 +52,12 @@ class Processes:
             torch.distributed.broadcast_object_list(found, src=0)
         return cast(T, found[0])
 
+    def computed(self, compute: Callable[[], T]) -> T | None:
+        """What the main process computes with the model; None for the others, which compute along where they hold a
+        part of it."""
+        found = compute() if self.main or self.sharded else None
+        return found if self.main else None
+
     def of_each(self, value: T) -> list[T]:
         """The value of each process, by rank, known to all."""
         if self.world == 1:
@@ -59,20 +67,20 @@ class Processes:
         return values
 
 
-def join_processes(device: torch.device) -> tuple[Processes, torch.device]:
+def join_processes(device: torch.device, *, quantised: bool = False) -> tuple[Processes, torch.device]:
     """Meets the other processes, where a launcher started several; and the device of this one.
 
     Raises:
-        ConfigError: the launcher was told to shard the model, which lorachain does not do.
+        ConfigError: the launcher was told to shard in a way that lorachain does not know, or a `quantised` model.
     """
+    sharded = sharding_wanted()
+    if sharded and quantised:
+        raise ConfigError(
+            "FSDP2 was asked for and 'quantization' is set: the bytes of quantised layers are not sharded. "
+            'Launch without --use_fsdp, or set quantization = "none"'
+        )
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Processes(), device
-    for variable in _SHARDING:
-        if os.environ.get(variable, "false").lower() == "true":
-            raise ConfigError(
-                f"{variable} is set: several processes share a step's batch (DDP), the model is not sharded. "
-                "Launch with --multi_gpu, or with torchrun"
-            )
     cpu = device.type == "cpu"
     state = PartialState(cpu=cpu, timeout=_PATIENCE)
-    return Processes(state.process_index, state.num_processes), device if cpu else state.device
+    return Processes(state.process_index, state.num_processes, sharded), device if cpu else state.device

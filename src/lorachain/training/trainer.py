@@ -143,6 +143,7 @@ class _ChainTrainer(Trainer):
         batches = inputs["micro_batches"]
         for number, batch in enumerate(batches):
             last = number == len(batches) - 1
+            self.accelerator.sync_gradients = last  # where Trainer itself averages a sharded model's LoRA gradients
             on_device = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
             with nullcontext() if last else self.accelerator.no_sync(model):
                 micro_loss = model(**on_device, normaliser=normaliser)
@@ -286,13 +287,16 @@ def train(
         AdapterError: something other than the LoRA would be trained.
     """
     check_trainable(model)
+    processes = processes or Processes()
     wanted = settings.gradient_checkpointing
-    if needs_checkpointing(model, steps.micro_batch_tokens) if wanted == "auto" else wanted:
+    if wanted == "auto":  # one decides: sharded layers are gathered for all or for none
+        wanted = processes.decided(lambda: needs_checkpointing(model, steps.micro_batch_tokens))
+    if wanted:
         _recompute_layers(model)
     found = found or newest_whole(run, fingerprint)
     for message in found.passed_over:
         on_message(message)
-    trainer = _ChainTrainer(model, steps, settings, processes or Processes(), run, fingerprint)
+    trainer = _ChainTrainer(model, steps, settings, processes, run, fingerprint)
     trainer.kept_steps = {best_step} if best_step is not None else set()
     if trainer.processes.main:
         trainer.keep_newest(found.step)

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -168,6 +169,11 @@ def plain_model(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside a PEFT wrapper (its LoRA layers still in place), or the model itself."""
     inner: Any = model
     return cast(PreTrainedModel, inner.get_base_model() if hasattr(inner, "get_base_model") else inner)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether its layers lie in parts (FSDP2): it then computes only while all processes do."""
+    return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
 def text_decoder(model: nn.Module) -> nn.Module:

@@ -1,0 +1,87 @@
+"""Layers sharded by FSDP2 compute what whole layers do. One process here; `faults/test_two_processes.py` has two."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from lorachain.exam.inference import evaluating
+from lorachain.training.loss import SupervisedLanguageModel
+from lorachain.training.sharding import shard_layers
+from lorachain.weights.adapter import PeftModel, adapter_tensors, add_fresh_lora, check_trainable, set_adapter_tensors
+from lorachain.weights.load import head_weight, is_sharded, text_decoder
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[None]:
+    """A group of one process."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def with_lora(base: PreTrainedModel) -> PeftModel:
+    """B away from zero, so that gradients reach A too."""
+    model = add_fresh_lora(
+        base,
+        base_path="b",
+        rank=2,
+        alpha=4,
+        dropout=0.0,
+        use_rslora=False,
+        target_modules=["q_proj", "up_proj"],
+        seed=0,
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.05)
+    return model
+
+
+def loss_of(model: torch.nn.Module) -> Tensor:
+    ids = torch.arange(10, 34)[None]  # (1, 24)
+    inputs = {"input_ids": ids, "position_ids": torch.arange(24)[None], "labels": ids.roll(-1, 1)}
+    loss: Tensor = SupervisedLanguageModel(model)(**inputs, normaliser=torch.tensor(24.0))
+    return loss
+
+
+def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
+    loss_of(model).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_loss_gradients_and_adapter_are_those_of_whole_layers(alone: None, tiny_model: PreTrainedModel) -> None:
+    model = with_lora(tiny_model)
+    whole = gradients(model)
+    tensors = {name: tensor.clone() for name, tensor in adapter_tensors(model).items()}
+    model.zero_grad()
+    assert not is_sharded(model)
+    shard_layers(model)
+    assert is_sharded(model)
+
+    parts = {name for name, p in model.named_parameters() if isinstance(p, DTensor)}
+    decoder = text_decoder(model)
+    prefix = next(name for name, module in model.named_modules() if module is decoder)
+    assert parts == {
+        n for n, p in model.named_parameters() if n.startswith(f"{prefix}.layers.") and not p.requires_grad
+    }
+    assert not isinstance(head_weight(model), DTensor)
+
+    # Read before it is trained, as a stage does: what is gathered then must serve training too.
+    with evaluating(model):
+        read = loss_of(model).item()
+    sharded = gradients(model)
+    assert sharded.keys() == whole.keys()
+    assert all(torch.equal(sharded[name], whole[name]) for name in whole)
+    assert read == loss_of(model).item()
+
+    check_trainable(model)
+    set_adapter_tensors(model, {name: tensor * 2 for name, tensor in tensors.items()})
+    doubled = adapter_tensors(model)
+    assert all(torch.equal(doubled[name], tensor * 2) for name, tensor in tensors.items())
+    assert loss_of(model).item() != read
