@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import make_multimodal_model, make_text_model, make_tokenizer
+from conftest import SPECIAL, make_multimodal_model, make_text_model, make_tokenizer
 from lorachain.errors import ModelError
 from lorachain.prompts import Example, Prompt
 from lorachain.tokens import (
@@ -68,6 +68,29 @@ def test_the_chat_template_is_around_the_prompt_and_the_cue_is_not_supervised() 
     text = CHAT.tokenizer.decode(CHAT.prompt_ids(prompt))
     assert text == "<bos><start_of_turn>user\n간이란?<end_of_turn>\n<start_of_turn>model\n정답："
     assert PLAIN.tokenizer.decode(PLAIN.prompt_ids(prompt)) == "<bos>간이란?\n정답："
+
+
+@ENCODERS
+@given(user=texts)
+def test_what_is_asked_holds_no_special_token(encoder: TokenEncoder, user: str) -> None:
+    def special(ids: list[int]) -> list[int]:
+        return [token for token in ids if token < len(SPECIAL)]
+
+    ids = encoder.prompt_ids(Prompt(user, "정답："))
+    assert special(ids) == special(encoder.prompt_ids(Prompt("간", "정답：")))
+    inside = user.strip() if encoder is CHAT else user
+    assert encoder.tokenizer.decode(ids) == encoder.tokenizer.decode(
+        encoder.prompt_ids(Prompt("QUESTION", "정답："))
+    ).replace("QUESTION", inside)
+
+
+def test_a_template_that_changes_such_a_question_is_refused() -> None:
+    tokenizer = make_tokenizer(chat=True)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content | upper }}{% endfor %}"
+    encoder = TokenEncoder(tokenizer)
+    encoder.prompt_ids(Prompt("abc", "정답："))
+    with pytest.raises(ModelError, match="the chat template changes the question 'a <bos>'"):
+        encoder.prompt_ids(Prompt("a <bos>", "정답："))
 
 
 def test_a_tokenizer_without_its_special_tokens_is_refused() -> None:

@@ -6,7 +6,7 @@ likely as none. Here the text never carries a BOS and `TokenEncoder` always puts
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,8 @@ from lorachain.prompts import Example, Prompt, render
 
 IGNORE_INDEX = -100
 END_OF_TURN = "<end_of_turn>"
+_STAND_IN = "\ue000"
+"""Of the private use area: no template holds it."""
 
 
 class Tokenizer(Protocol):
@@ -28,6 +30,7 @@ class Tokenizer(Protocol):
     eos_token_id: int | None
     pad_token_id: int | None
     chat_template: str | None
+    added_tokens_decoder: dict[int, Any]
 
     def __call__(self, text: str, **kwargs: Any) -> Any: ...
     def apply_chat_template(self, conversation: list[dict[str, str]], **kwargs: Any) -> Any: ...
@@ -73,6 +76,8 @@ class TokenEncoder:
             tokenizer.convert_tokens_to_ids(END_OF_TURN) if tokenizer.chat_template else tokenizer.eos_token_id
         )
         self.eos_id: int = tokenizer.eos_token_id
+        self._special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+        self._special_starts = {name[0] for name in self._special}  # of Gemma's 6,249 names, one or two characters
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of the text alone: no BOS, no EOS; a `<bos>` that stands in the data is five characters, no token."""
@@ -85,9 +90,28 @@ class TokenEncoder:
         return ids
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """BOS and the rendered prompt; a chat template's turns are special tokens."""
+        """BOS and the rendered prompt. A chat template's turns are special tokens, what stands within them is none: a
+        question about `<end_of_turn>` does not end its turn.
+
+        Raises:
+            ModelError: the chat template makes another text of such a question.
+        """
         text = render(prompt, self.tokenizer)
-        return [self.bos_id, *self._ids(text, split_special_tokens=not self.tokenizer.chat_template)]
+        if not self.tokenizer.chat_template:
+            return [self.bos_id, *self.text_ids(text)]
+        if not self._names_special_token(prompt.user):
+            return [self.bos_id, *self._ids(text, split_special_tokens=False)]
+        before, _, after = render(replace(prompt, user=_STAND_IN), self.tokenizer).partition(_STAND_IN)
+        within = text[len(before) : len(text) - len(after)]
+        if text != before + within + after or within.strip() != prompt.user.strip():
+            raise ModelError(
+                f"the chat template changes the question {prompt.user[:60]!r}, which names a special token"
+            )
+        turn, opened = (self._ids(part, split_special_tokens=False) for part in (before, after))
+        return [self.bos_id, *turn, *self.text_ids(within), *opened]
+
+    def _names_special_token(self, text: str) -> bool:
+        return any(start in text for start in self._special_starts) and any(name in text for name in self._special)
 
     def encode(self, example: Example) -> TokenRow:
         """Prompt and completion are tokenised apart, so that the supervised ids are exactly the completion's and the
