@@ -1,7 +1,7 @@
 """Training a LoRA: lorachain against TRL's SFTTrainer and a plain transformers.Trainer, in one run.
 
     python benchmarks/training.py                               # gemma-3-270m on the CPU
-    python benchmarks/training.py --search                      # first times TRL's variants, keeps its best
+    python benchmarks/training.py --search                      # first times the peers' variants, keeps their best
     python benchmarks/training.py --device cuda --model medgemma-4b --pack-length 2048
     python benchmarks/training.py --device cuda --model medgemma-27b --nf4 --checkpointing --workloads 00
 
@@ -97,24 +97,28 @@ def prepare(options: argparse.Namespace, work: Path, steps: int = 0) -> tuple[st
     return model, tokenizer, files
 
 
-def search_trl(job: dict[str, Any], files: dict[str, Path], work: Path) -> dict[str, dict[str, float]]:
-    """Seconds of one step after one of warm-up, by workload and variant."""
+def search(peer: str, job: dict[str, Any], files: dict[str, Path], work: Path) -> dict[str, dict[str, float]]:
+    """Tokens a second of one step after one of warm-up, by workload and variant."""
     from dataclasses import asdict
 
-    from training_bench.jobs import TRL_VARIANTS
+    from training_bench.jobs import VARIANTS
 
     found: dict[str, dict[str, float]] = {}
     for workload, file in files.items():
         found[workload] = {}
-        for name, variant in TRL_VARIANTS.items():
-            arguments = {**job, "contender": "trl", "workload": str(file), "steps": 1, "warmup": 1}
+        for name, variant in VARIANTS[peer].items():
+            arguments = {**job, "contender": peer, "workload": str(file), "steps": 1, "warmup": 1}
             try:
                 result = child("train", {**arguments, "variant": asdict(variant)}, work)
             except SystemExit as failure:
-                print(f"search {workload:13} {name:45} failed: {str(failure).splitlines()[-1][:120]}", flush=True)
+                print(
+                    f"search {peer:5} {workload:13} {name:45} failed: {str(failure).splitlines()[-1][:120]}", flush=True
+                )
                 continue
             rate = found[workload][name] = result["tokens_per_second"]
-            print(f"search {workload:13} {name:45} {rate:8.1f} tokens/s {gigabytes(result):6.2f} GB", flush=True)
+            print(
+                f"search {peer:5} {workload:13} {name:45} {rate:8.1f} tokens/s {gigabytes(result):6.2f} GB", flush=True
+            )
     return found
 
 
@@ -125,7 +129,7 @@ def gigabytes(result: dict[str, Any]) -> float:
 def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from training_bench.jobs import TRL_BEST, TRL_VARIANTS
+    from training_bench.jobs import BEST, VARIANTS
 
     model, tokenizer, files = prepare(options, work)
     job = {
@@ -137,9 +141,11 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     if "trl" in contenders and importlib.util.find_spec("trl") is None:
         contenders.remove("trl")
         print("trl: left out, not installed (pip install -e '.[bench]')", flush=True)
-    best = dict(TRL_BEST)
-    searched = search_trl(job, files, work) if options.search and "trl" in contenders else {}
-    best |= {workload: max(rates, key=lambda name: rates[name]) for workload, rates in searched.items() if rates}
+    peers = [contender for contender in contenders if contender in VARIANTS]
+    searched = {peer: search(peer, job, files, work) for peer in peers} if options.search else {}
+    best = {peer: dict(BEST[peer]) for peer in peers}
+    for peer, found_of in searched.items():
+        best[peer] |= {w: max(rates, key=lambda name: rates[name]) for w, rates in found_of.items() if rates}
     results: list[dict[str, Any]] = []
     peaks: list[float] = []
     for number in range(options.rounds):
@@ -149,8 +155,8 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
             # turned round every second time: none is always first
             for contender in contenders if number % 2 == 0 else contenders[::-1]:
                 arguments = {**job, "contender": contender, "workload": str(file)}
-                if contender == "trl":
-                    arguments["variant"] = asdict(TRL_VARIANTS[best[workload]])
+                if contender in peers:
+                    arguments["variant"] = asdict(VARIANTS[contender][best[contender][workload]])
                 result = child("train", arguments, work)
                 results.append(result)
                 print(
@@ -162,8 +168,8 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         "settings": job | {"rounds": options.rounds},
         "versions": versions(),
         "matrix_peak": statistics.median(peaks) if peaks else None,
-        "trl_variant": best if "trl" in contenders else None,
-        "trl_search": searched,
+        "variants": best,
+        "search": searched,
         "results": results,
     }
     if options.second_start:
@@ -260,7 +266,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pack-length", type=int, default=512)
     parser.add_argument("--micro-batch-tokens", type=int, default=config.training.micro_batch_tokens)
     parser.add_argument("--peak-size", type=int, default=4096, help="the largest product it is sought with")
-    parser.add_argument("--search", action="store_true", help="time TRL's variants first and keep the best of each")
+    parser.add_argument("--search", action="store_true", help="time the peers' variants first and keep their best")
     parser.add_argument("--second-start", action="store_true", help="also time the second start of stage 00")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     return parser.parse_args()
@@ -275,8 +281,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         found = run(options, Path(work))
     print(f"\nbf16 matrix peak {found['matrix_peak'] / 1e12:.3f} TFLOP/s; versions {found['versions']}")
-    if found["trl_variant"]:
-        print("TRL's settings: " + "; ".join(f"{w}: {found['trl_variant'][w]}" for w in options.workloads))
+    for peer, variants in found["variants"].items():
+        print(f"{peer}: " + "; ".join(f"{workload}: {variants[workload]}" for workload in options.workloads))
     print("\n" + tables(found))
     if options.json:
         options.json.write_text(json.dumps(found, indent=2), encoding="utf-8")

@@ -17,12 +17,13 @@ from transformers.trainer_callback import PrinterCallback
 
 from lorachain.config import load_config
 from lorachain.tokens import IGNORE_INDEX, Tokenizer, TokenRow
+from lorachain.training.progress import Progress, TrainingSettings
 from lorachain.training.steps import Line
-from lorachain.training.trainer import Progress, TrainingSettings, train
+from lorachain.training.trainer import train
 from lorachain.weights.adapter import PeftModel, add_fresh_lora
-from lorachain.weights.load import load_tokenizer
+from lorachain.weights.load import load_tokenizer, plain_model
 from training_bench.counting import model_sizes, peak_memory, step_flops, synchronise
-from training_bench.jobs import Job, TrlVariant
+from training_bench.jobs import Job, Variant
 from training_bench.models import load_base
 from training_bench.workloads import FirstSteps, Workload, read_workload, total_tokens
 
@@ -174,7 +175,8 @@ def train_plain(
     clock: StepClock,
     run: Path,
 ) -> list[float]:
-    """transformers.Trainer as it comes: bf16 weights, its own loss over full logits."""
+    """transformers.Trainer: bf16 weights, its own loss over full logits."""
+    plain_model(model).set_attn_implementation(Variant(**job.variant).attention)
     arguments = TrainingArguments(
         **_common_arguments(job, steps, workload, run),
         gradient_checkpointing=job.checkpointing,
@@ -200,7 +202,8 @@ def train_trl(
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    variant = TrlVariant(**job.variant)
+    variant = Variant(**job.variant)
+    plain_model(model).set_attn_implementation(variant.attention)
     parts = variant.micro_batches or workload.batch_size
     common = _common_arguments(job, steps, workload, run)
     common["per_device_train_batch_size"] = workload.batch_size // parts

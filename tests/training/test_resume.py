@@ -18,8 +18,9 @@ from chain_making import make_workspace, options_of, run_command_line
 from conftest import make_multimodal_model, make_text_model
 from lorachain.tokens import TokenRow
 from lorachain.training.checkpoints import checkpoint_folder, steps_present
+from lorachain.training.progress import Progress, TrainingSettings
 from lorachain.training.steps import TrainingSteps
-from lorachain.training.trainer import Progress, TrainingSettings, train
+from lorachain.training.trainer import train
 from lorachain.weights.adapter import PeftModel, add_fresh_lora
 from lorachain.weights.load import load_model
 

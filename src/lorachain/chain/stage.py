@@ -21,9 +21,10 @@ from lorachain.provenance import SCHEMA_VERSION, TRAINING_INFO, git_commit, pack
 from lorachain.records import ExamQuestion
 from lorachain.tokens import TokenEncoder
 from lorachain.training.checkpoints import checkpoint_folder
+from lorachain.training.progress import Progress, TrainingSettings
 from lorachain.training.sharding import shard_layers
 from lorachain.training.steps import TrainingSteps
-from lorachain.training.trainer import Progress, TrainingSettings, train
+from lorachain.training.trainer import train
 from lorachain.weights.adapter import ADAPTER_WEIGHTS, PeftModel, load_adapter, save_adapter, set_adapter_tensors
 from lorachain.weights.factors import adapter_sha256
 from lorachain.weights.load import load_model, load_tokenizer, tokenizer_sha256

@@ -8,18 +8,20 @@ from torch import nn
 
 from lorachain.weights.load import plain_model, text_decoder
 
-_BYTES_PER_UNIT = 14
-"""Bytes that autograd keeps per token, layer and unit of (hidden + intermediate) width in bf16. Counted on the three
-shapes (docs/memory.md): 15.6 for 270M, 12.3 for 4B, 11.0 for 27B."""
 _MARGIN = 0.85
 """Of what is free: the loss, the allocator and the attention's own buffers need the rest."""
 
 
 def activation_bytes(model: nn.Module, tokens: int) -> int:
-    """About how much the backward pass of `tokens` tokens needs to have kept."""
+    """How much the backward pass of `tokens` tokens needs to have kept, with a LoRA on all linear layers.
+
+    Per token and layer: the inputs of the four norms and of the projections after two of them (6 H); queries and keys
+    before their norms, and what attention keeps and gives (3 heads' widths of queries and of keys); gate and up (2 I).
+    """
     config: Any = text_decoder(model).config
-    units = config.num_hidden_layers * (config.hidden_size + config.intermediate_size)
-    return int(tokens * units * _BYTES_PER_UNIT * plain_model(model).dtype.itemsize / 2)
+    heads = (config.num_attention_heads + config.num_key_value_heads) * config.head_dim
+    kept = 6 * config.hidden_size + 3 * heads + 2 * config.intermediate_size
+    return int(tokens * config.num_hidden_layers * kept * plain_model(model).dtype.itemsize)
 
 
 def needs_checkpointing(model: nn.Module, tokens: int) -> bool:

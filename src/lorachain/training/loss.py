@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lorachain.tokens import IGNORE_INDEX
+from lorachain.training.lean_layers import use_lean_layers
 from lorachain.weights.attention import use_blockwise_attention
 from lorachain.weights.load import head_weight, is_sharded, plain_model, text_decoder
 
@@ -88,6 +89,7 @@ class SupervisedLanguageModel(nn.Module):
         super().__init__()
         self.model = model
         use_blockwise_attention(plain_model(model))
+        use_lean_layers(text_decoder(model))
 
     @property
     def is_distributed_loading_by_transformers(self) -> bool:

@@ -8,10 +8,10 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
@@ -26,6 +26,7 @@ from lorachain.training.interrupts import SignalFlag, TrainingInterrupted, signa
 from lorachain.training.loss import SupervisedLanguageModel
 from lorachain.training.optimizer import MasterWeightAdamW, master_tensors
 from lorachain.training.processes import Processes
+from lorachain.training.progress import Progress, TrainingSettings
 from lorachain.training.steps import StepInputs, TrainingSteps
 from lorachain.weights.adapter import (
     ADAPTER_WEIGHTS,
@@ -38,37 +39,6 @@ from lorachain.weights.adapter import (
 from lorachain.weights.load import plain_model
 
 PROGRESS = "progress.json"
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingSettings:
-    """How to walk; what to walk over is `TrainingSteps`."""
-
-    learning_rate: float
-    warmup_ratio: float
-    scheduler: str
-    weight_decay: float
-    max_grad_norm: float
-    seed: int
-    gradient_checkpointing: bool | Literal["auto"]
-    """`auto`: where a micro-batch's activations would not fit."""
-    save_every_minutes: float
-    keep_checkpoints: int
-    save_every_steps: int = 0
-    """0: by time and at the end of an epoch only."""
-
-
-@dataclass(slots=True)
-class Progress:
-    """What a run has done so far, over all of its interruptions."""
-
-    step: int = 0
-    tokens: int = 0
-    supervised_tokens: int = 0
-    seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)
-    """Mean negative log-likelihood of a supervised token, in nats, one a step."""
-
 
 EpochEnd = Callable[[int, int], bool]
 """(epoch from 1, step) -> whether this epoch's adapter is the best so far, and is to be kept."""
