@@ -1,17 +1,19 @@
 """Exam speed and memory: lorachain beside lm-evaluation-harness and beside the plain transformers loop, in one run.
 
-    python benchmarks/exam.py --model FOLDER --exam FOLDER [--questions 128] [--harness-python PYTHON]
+    python benchmarks/exam.py --model FOLDER --exam FOLDER [--questions 128] [--rounds 3]
 
 MODEL is a folder of Gemma 3 weights, EXAM a folder of KorMedMCQA (per subject: dev and few-shot files). Each contender
-runs in a process of its own, one after the other, on the same questions; loading is excluded. Memory is the peak of the
-resident set above what it was when the model had been loaded. The harness runs with `--harness-python` (an interpreter
-that has lm-eval 0.4.13 and lorachain), at each of `--harness-batch-sizes`; its best is what is compared. `--only`
-runs some of the contenders; figures of a machine that others use at the same time mean little.
+runs in a process of its own on the same questions, in alternating rounds; loading is excluded, and the median round is
+what is compared. Memory is the peak of the resident set above what it was when the model had been loaded. The harness
+runs first at each of `--harness-batch-sizes`; its best goes into the rounds, and how many letters its batch sizes agree
+on among themselves is said too. `--only` runs some of the contenders; figures of a machine that others use at the same
+time mean little.
 """
 
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -185,9 +187,8 @@ def run_one(arguments: argparse.Namespace) -> None:
 
 def measure(arguments: argparse.Namespace, contender: str, batch: str = "") -> dict[str, Any]:
     """A contender in a process of its own."""
-    python = arguments.harness_python if contender == "harness" else sys.executable
     command = [
-        python, __file__, "--model", arguments.model, "--exam", arguments.exam, "--device", arguments.device,
+        sys.executable, __file__, "--model", arguments.model, "--exam", arguments.exam, "--device", arguments.device,
         "--questions", str(arguments.questions), "--run", contender, "--batch", batch,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
@@ -197,39 +198,66 @@ def measure(arguments: argparse.Namespace, contender: str, batch: str = "") -> d
     return found
 
 
+def best_batch(arguments: argparse.Namespace) -> str:
+    """The harness' fastest batch size; prints each, and how far they agree with the first."""
+    tried = {batch: measure(arguments, "harness", batch) for batch in arguments.harness_batch_sizes}
+    first = arguments.harness_batch_sizes[0]
+    for batch, one in tried.items():
+        same = same_letters(one, tried[first])
+        rate = arguments.questions / one["seconds"]
+        print(f"harness, batch {batch:4} {rate:8.2f} questions/s   {same} letters as at batch {first}", flush=True)
+    return min(tried, key=lambda batch: float(tried[batch]["seconds"]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--exam", required=True)
     parser.add_argument("--questions", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--harness-python", default=None)
     parser.add_argument("--harness-batch-sizes", nargs="+", default=["4", "8", "16"])
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--out", type=Path, default=None, help="also write the figures here, as JSON")
+    parser.add_argument("--out", type=Path, default=None, help="also write the figures of every round here, as JSON")
     parser.add_argument("--run", choices=CONTENDERS, default=None, help=argparse.SUPPRESS)
     parser.add_argument("--batch", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
         run_one(arguments)
         return
-    found: dict[str, dict[str, Any]] = {}
-    for contender in arguments.only:
-        if contender == "harness":
-            if arguments.harness_python is None:
-                print("harness: left out, --harness-python names no interpreter with lm-eval")
-                continue
-            tried = [measure(arguments, "harness", batch) | {"batch": batch} for batch in arguments.harness_batch_sizes]
-            found["harness"] = min(tried, key=lambda one: one["seconds"])
-        else:
-            found[contender] = measure(arguments, contender)
-        one = found[contender]
-        rate = arguments.questions / one["seconds"]
-        print(f"{contender:18} {rate:8.2f} questions/s   {one['peak_mb']:8.0f} MB above the model", flush=True)
+    batch = best_batch(arguments) if "harness" in arguments.only else ""
+    rounds: dict[str, list[dict[str, Any]]] = {contender: [] for contender in arguments.only}
+    for _ in range(arguments.rounds):
+        for contender, measured in rounds.items():
+            measured.append(measure(arguments, contender, batch))
+    found = {contender: summary(measured) for contender, measured in rounds.items()}
+    for contender, one in found.items():
+        rates = [arguments.questions / seconds for seconds in (one["seconds"], one["slowest"], one["fastest"])]
+        print(
+            f"{contender:18} {rates[0]:8.2f} questions/s ({rates[1]:.2f} to {rates[2]:.2f})"
+            f"   {one['peak_mb']:8.0f} MB above the model"
+        )
     for line in ratios(found):
         print(line)
     if arguments.out:
-        arguments.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        arguments.out.write_text(json.dumps({"batch": batch, "rounds": rounds}, indent=2) + "\n", encoding="utf-8")
+
+
+def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians over the rounds; the letters are the same in each."""
+    seconds = [one["seconds"] for one in rounds]
+    return {
+        "seconds": statistics.median(seconds),
+        "fastest": min(seconds),
+        "slowest": max(seconds),
+        "peak_mb": statistics.median(one["peak_mb"] for one in rounds),
+        "chosen": rounds[0]["chosen"],
+    }
+
+
+def same_letters(one: dict[str, Any], other: dict[str, Any]) -> str:
+    agree = sum(a == b for a, b in zip(one["chosen"], other["chosen"], strict=True))
+    return f"{agree} of {len(one['chosen'])}"
 
 
 def ratios(found: dict[str, dict[str, Any]]) -> list[str]:
@@ -242,9 +270,8 @@ def ratios(found: dict[str, dict[str, Any]]) -> list[str]:
     ):
         if name in found and other in found:
             ratio = found[other]["seconds"] / found[name]["seconds"]
-            agree = sum(a == b for a, b in zip(found[name]["chosen"], found[other]["chosen"], strict=True))
-            total = len(found[name]["chosen"])
-            lines.append(f"{name}: {ratio:.2f} {what} ({bar}); {agree} of {total} letters identical")
+            letters = same_letters(found[name], found[other])
+            lines.append(f"{name}: {ratio:.2f} {what} ({bar}); {letters} letters identical")
     for name, other, what, bar in (
         ("letters-5-orders", "letters", "times the cost of one order", "at most 3.5"),
         ("letters-5-shot", "letters", "times the cost of 0-shot", "at most 1.5"),

@@ -3,7 +3,7 @@
 import pytest
 
 from lorachain.exam.extraction import answer_line_complete, kormedeval_choice, lm_eval_choice, reasoned_choice
-from lorachain.exam.protocols.lm_eval import before_stop
+from lorachain.exam.protocols.lm_eval import STOPS, before_stop
 
 OPTIONS = ("열", "마른 기침", "두통", "구토", "발진")
 
@@ -44,7 +44,7 @@ def test_lm_eval(text: str, choice: int | None) -> None:
     ],
 )
 def test_text_before_the_first_stop(text: str, kept: str) -> None:
-    assert before_stop(text) == kept
+    assert before_stop(text, STOPS) == kept
 
 
 @pytest.mark.parametrize(

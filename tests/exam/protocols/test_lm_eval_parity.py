@@ -5,16 +5,17 @@ import random
 import shutil
 from pathlib import Path
 
+import lm_eval
 import pytest
 import torch
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 from tokenizers.processors import TemplateProcessing
 
 from conftest import make_text_model, make_tokenizer
 from lorachain.exam.protocols.lm_eval import LmEval, lm_eval_prompt
 from lorachain.records import LETTERS, ExamQuestion
 from lorachain.tokens import TokenEncoder
-
-lm_eval = pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (extra `parity`)")
 
 WORDS = ["열", "기침 ", "A형", "간염", "정답: C", "B.", "두통", "C", " x"]
 
@@ -48,7 +49,7 @@ def model():  # type: ignore[no-untyped-def]
             answer = f" {LETTERS[number % 5]}{endings[number % len(endings)]}"
             rows.append([encoder.bos_id, *encoder.text_ids(text + answer)])
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for step in range(96):
+    for step in range(192):
         row = rows[step % len(rows)]
         ids = torch.tensor([row])
         tail = 24
@@ -56,6 +57,7 @@ def model():  # type: ignore[no-untyped-def]
         torch.nn.functional.cross_entropy(logits, ids[0, -tail:]).backward()
         optimizer.step()
         optimizer.zero_grad()
+    model.generation_config.eos_token_id = encoder.eos_id  # as Gemma's own; the harness would write on behind it
     return model.eval()
 
 
@@ -84,17 +86,16 @@ def harness_tasks(folder: Path) -> None:
 def test_same_prompts_same_letters_same_score(  # type: ignore[no-untyped-def]
     model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shots: int
 ) -> None:
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
-
-    # The harness goes on to its limit wherever one line of a batch has not stopped; 1,024 is too long for a test.
+    # An answer that does not stop goes on to the limit; 1,024 is too long for a test.
     monkeypatch.setattr("lorachain.exam.protocols.lm_eval.MAX_NEW_TOKENS", LIMIT)
     tokenizer = make_tokenizer()
     # As Gemma's own tokenizer: BOS comes with the special tokens.
     tokenizer._tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
     harness_tasks(tmp_path)
+    # One at a time: in a batch the harness writes on behind a stop until all have stopped, and bytes that are no
+    # character, of which this tokenizer has many, then swallow the stop string before them.
     harness = lm_eval.simple_evaluate(
-        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4, add_bos_token=True),
+        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1, add_bos_token=True),
         tasks=["kormedmcqa_local"],
         task_manager=TaskManager(include_path=str(tmp_path)),
         num_fewshot=shots,

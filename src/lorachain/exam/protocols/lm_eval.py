@@ -46,18 +46,20 @@ class LmEval:
         if not questions:
             return []
         shots = subject_shots(self.examples, questions[0].subject, self.shots)
+        # The harness adds the end token as it is spelled, which a model may also write out letter by letter.
+        stops = (*STOPS, encoder.tokenizer.decode([encoder.eos_id]))
         prompts = [[encoder.bos_id, *encoder.text_ids(lm_eval_prompt(question, shots))] for question in questions]
         generations = generate(
             model,
             encoder,
             prompts,
-            stop=lambda text: any(stop in text for stop in STOPS),
+            stop=lambda text: any(stop in text for stop in stops),
             max_new_tokens=MAX_NEW_TOKENS,
             token_budget=self.token_budget,
         )
         rows = []
         for question, prompt, generation in zip(questions, prompts, generations, strict=True):
-            text = before_stop(generation.text)
+            text = before_stop(generation.text, stops)
             rows.append(
                 written_row(
                     question,
@@ -74,7 +76,7 @@ class LmEval:
         return written_report(rows)
 
 
-def before_stop(text: str) -> str:
-    for stop in STOPS:
+def before_stop(text: str, stops: Sequence[str]) -> str:
+    for stop in stops:
         text = text.split(stop)[0]
     return text
