@@ -229,10 +229,11 @@ def _target(
 def _check_numbers(folder: Path, targets: dict[str, LoraTarget]) -> None:
     untrained = []
     for target in targets.values():
-        for tensor in (target.a, target.b):
-            if not torch.isfinite(read_tensor(tensor)).all():
+        a, b = target.factors()
+        for tensor, factor in ((target.a, a), (target.b, b)):
+            if not torch.isfinite(factor).all():
                 raise AdapterError(f"{folder}: {tensor.name} holds numbers that are not finite; the training diverged")
-        if not read_tensor(target.b).any() or not target.scale:
+        if not b.any() or not target.scale:
             untrained.append(target.module)
     if untrained:
         raise AdapterError(
