@@ -6,6 +6,8 @@ import json
 import platform
 import stat
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -106,4 +108,19 @@ def read_json(path: Path) -> Any:
     except (OSError, ValueError) as error:
         raise WorkspaceError(
             f"{path} cannot be read: {error}. The folder is not whole; make its stage again"
+        ) from error
+
+
+@contextmanager
+def as_written(path: Path) -> Iterator[None]:
+    """Whatever the reader of a file of ours stumbles over, where the file was edited or mixed up, becomes one message.
+
+    Raises:
+        WorkspaceError: names the file.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        raise WorkspaceError(
+            f"{path} is not as this lorachain writes it ({type(error).__name__}: {error}); make its stage again"
         ) from error

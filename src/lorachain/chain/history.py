@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lorachain.errors import WorkspaceError
-from lorachain.exam.validation import ValidationResult
-from lorachain.provenance import SCHEMA_VERSION, VALIDATION_RESULTS, read_json, write_json
+from lorachain.errors import DataError, WorkspaceError
+from lorachain.exam.validation import PROTOCOL_VERSIONS, ValidationResult
+from lorachain.provenance import SCHEMA_VERSION, VALIDATION_RESULTS, as_written, read_json, write_json
 
 RUN_RECORD = "run.json"
 
@@ -30,6 +30,18 @@ class EpochScore:
     def validation(self) -> ValidationResult:
         return ValidationResult.from_dict(self.result)
 
+    @property
+    def words(self) -> str:
+        """The epoch, and the score by each protocol with its interval and n."""
+        parts = []
+        for found in self.result["protocols"].values():
+            low, high = found["wilson95"]
+            parts.append(
+                f"{found['protocol']}/{found['version']} {100 * found['accuracy']:.1f} % "
+                f"[{100 * low:.1f}, {100 * high:.1f}] n={found['n']} ({found['split']})"
+            )
+        return f"{'before' if self.epoch == 0 else f'epoch {self.epoch}'}: " + ", ".join(parts)
+
 
 def score(stage: str, epoch: int, step: int, result: ValidationResult, earlier: "list[EpochScore]") -> EpochScore:
     """A validation as a line of the history, compared with the stage's start and the chain's first line."""
@@ -47,7 +59,31 @@ def score(stage: str, epoch: int, step: int, result: ValidationResult, earlier: 
 def read_history(folder: Path) -> list[EpochScore]:
     """The history in a folder, oldest first; empty where there is none."""
     path = folder / VALIDATION_RESULTS
-    return [EpochScore(**line) for line in read_json(path)["results"]] if path.exists() else []
+    if not path.exists():
+        return []
+    with as_written(path):
+        return _scores(read_json(path)["results"])
+
+
+def _scores(stored: list[dict[str, Any]]) -> list[EpochScore]:
+    """Lines of a history as a file has them.
+
+    What later code will ask of them is asked here, where the file can be named: raises KeyError, TypeError,
+    AttributeError or ValueError where a line is not one.
+    """
+    scores = [EpochScore(**line) for line in stored]
+    for line in scores:
+        try:
+            validation = line.validation
+        except DataError as error:
+            raise ValueError(str(error)) from error
+        if not (isinstance(line.words, str) and isinstance(line.step, int) and isinstance(line.epoch, int)):
+            raise TypeError("a line without words or numbers")
+        if not (isinstance(validation.data_sha256, str) and isinstance(validation.split, str)):
+            raise TypeError("a line that does not name its questions")
+        for protocol in PROTOCOL_VERSIONS:
+            validation.correct(protocol)
+    return scores
 
 
 def write_history(folder: Path, scores: list[EpochScore]) -> None:
@@ -74,11 +110,10 @@ class RunRecord:
         aside (one of them is kept)."""
         path = run / RUN_RECORD
         if path.exists():
-            with suppress(WorkspaceError, KeyError, TypeError):
+            with suppress(WorkspaceError), as_written(path):
                 stored = read_json(path)
                 if stored["fingerprint"] == fingerprint:
-                    scores = [EpochScore(**line) for line in stored["scores"]]
-                    return RunRecord(path, fingerprint, stored["before"], scores)
+                    return RunRecord(path, fingerprint, stored["before"], _scores(stored["scores"]))
         aside = None
         if any(run.glob("[!.]*")):  # hidden is what a killed write left
             aside = run.with_name(f".{run.name}.superseded")

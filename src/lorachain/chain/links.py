@@ -1,14 +1,13 @@
 """Every link of the chain, checked anew from the files: hashes, lineage, and the proof of the merge."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from lorachain.chain.context import ChainContext
 from lorachain.chain.history import read_history
 from lorachain.chain.runner import STEP_TITLES
 from lorachain.chain.state import STEPS, StepName, output_folder
 from lorachain.errors import WorkspaceError
-from lorachain.provenance import TRAINING_INFO, read_json
+from lorachain.provenance import TRAINING_INFO, as_written, read_json
 from lorachain.registry import weights_folder
 from lorachain.weights.factors import adapter_sha256
 from lorachain.weights.shards import weights_sha256
@@ -31,21 +30,24 @@ def verify_chain(context: ChainContext) -> Iterator[str]:
         if not (folder / TRAINING_INFO).is_file():
             continue
         info = read_json(folder / TRAINING_INFO)
-        if adapter_sha256(folder) != info["adapter_sha256"]:
+        with as_written(folder / TRAINING_INFO):
+            adapter, stands_on = str(info["adapter_sha256"]), str(info["base_sha256"])
+            parent = info["depends_on"].get("parent")
+            parent_name, parent_hash = (str(parent["folder"]), parent["adapter_sha256"]) if parent else ("", "")
+        if adapter_sha256(folder) != adapter:
             raise WorkspaceError(f"{folder}: the adapter is not the one that was written; make the stage again")
-        parent = info["depends_on"].get("parent")
-        if parent and parent["folder"].startswith("raw_lora_added/"):
+        if parent_name.startswith("raw_lora_added/"):
             expected_parent = adapter_sha256(context.workspace.raw_lora_added(context.model))
-        if parent and parent["adapter_sha256"] != expected_parent:
-            raise WorkspaceError(f"{folder}: it was trained from another {parent['folder']}; make the stage again")
+        if parent and parent_hash != expected_parent:
+            raise WorkspaceError(f"{folder}: it was trained from another {parent_name}; make the stage again")
         if step == "merge":
             trained = context.workspace.trained("01", context.model)
             base_hash = verify_merge(folder / "base", base=base, adapter=trained).merged_sha256
-        if info["base_sha256"] != base_hash and not (step == "02" and info["base_sha256"] == public_hash):
+        if stands_on != base_hash and not (step == "02" and stands_on == public_hash):
             raise WorkspaceError(f"{folder}: its base has changed since; fetch or make the base again")
-        expected_parent = info["adapter_sha256"]
+        expected_parent = adapter
         found += 1
-        yield f"{STEP_TITLES[step]}: adapter {info['adapter_sha256'][:12]}… on base {info['base_sha256'][:12]}… holds"
+        yield f"{STEP_TITLES[step]}: adapter {adapter[:12]}… on base {stands_on[:12]}… holds"
     if not found:
         raise WorkspaceError(f"nothing of {context.model} stands in {context.workspace.root}: {context.command('run')}")
 
@@ -57,23 +59,13 @@ def lineage(context: ChainContext, step: StepName) -> Iterator[str]:
         if not (folder / TRAINING_INFO).is_file():
             raise WorkspaceError(f"{folder} is missing; make it with: {context.command('run')}")
         info = read_json(folder / TRAINING_INFO)
-        made_of = ", ".join(f"{s['name']} ({s['rows']:,} rows, {s['sha256'][:12]}…)" for s in info.get("sources", []))
-        yield f"{STEP_TITLES[name]}: {info['adapter_sha256'][:12]}… on {info['base']}" + (
-            f", trained on {made_of}" if made_of else ""
-        )
+        with as_written(folder / TRAINING_INFO):
+            sources = info.get("sources", [])
+            made_of = ", ".join(f"{s['name']} ({s['rows']:,} rows, {s['sha256'][:12]}…)" for s in sources)
+            adapter = f"{STEP_TITLES[name]}: {info['adapter_sha256'][:12]}… on {info['base']}"
+        yield adapter + (f", trained on {made_of}" if made_of else "")
         for line in read_history(folder) if name in ("00", "01", "02") else []:
             if line.stage == name:
-                yield "  " + _score_line(line.epoch, line.result["protocols"])
+                yield f"  {line.words}"
         if name == step:
             return
-
-
-def _score_line(epoch: int, protocols: dict[str, dict[str, Any]]) -> str:
-    parts = []
-    for found in protocols.values():
-        low, high = found["wilson95"]
-        parts.append(
-            f"{found['protocol']}/{found['version']} {100 * found['accuracy']:.1f} % "
-            f"[{100 * low:.1f}, {100 * high:.1f}] n={found['n']} ({found['split']})"
-        )
-    return f"{'before' if epoch == 0 else f'epoch {epoch}'}: " + ", ".join(parts)

@@ -158,9 +158,15 @@ def _go(context: "ChainContext", command: str, dry_run: bool, *, skip_to_start: 
 
 
 def _print_results(context: "ChainContext", screen: Any, states: "list[StepState]", command: str) -> None:
+    from lorachain.provenance import TRAINING_INFO, as_written
     from lorachain.report.tables import chain_table, stage_table
 
     infos: dict[str, Any] = {state.step: state.info for state in states if state.info}
+    for state in states:  # those of earlier runs may have been edited: asked one by one, the file can be named
+        with as_written(state.folder / TRAINING_INFO):
+            info, merged = infos.get(state.step), state.step == "merge"
+            if state.step != "init" and info:
+                chain_table([] if merged else [info], info if merged else None, "")
     trained = [infos[stage] for stage in ("00", "01", "02") if stage in infos]
     if command == "run":
         screen.table(chain_table(trained, infos.get("merge"), f"{context.model}: what each stage changed"))
@@ -179,20 +185,22 @@ def _next_command(context: "ChainContext", states: "list[StepState]") -> str:
 
 def _print_status(context: "ChainContext", screen: Any, states: "list[StepState]") -> None:
     from lorachain.chain.runner import STEP_TITLES
+    from lorachain.provenance import TRAINING_INFO, as_written
     from lorachain.report.tables import accuracy_words, status_table
 
     rows = []
     upcoming = _next_command(context, states)
     for state in states:
         info = state.info or {}
-        after = info.get("validation", {}).get("after", {}).get(context.entry.answer_style)
+        with as_written(state.folder / TRAINING_INFO):
+            accuracy = accuracy_words(info.get("validation", {}).get("after", {}).get(context.entry.answer_style))
         is_next = state is next((s for s in states if s.condition != "fresh"), None)
         rows.append(
             {
                 "stage": STEP_TITLES[state.step],
                 "state": state.condition + (f": {state.reason}" if state.reason else ""),
-                "accuracy": accuracy_words(after),
-                "when": info.get("finished", "–"),
+                "accuracy": accuracy,
+                "when": str(info.get("finished", "–")),
                 "next": upcoming if is_next else "",
             }
         )

@@ -112,6 +112,12 @@ def read_merge_report(folder: Path) -> MergeReport:
         schema, version, _ = content.pop("schema"), content.pop("version"), content.pop("totals")
         if (schema, version) != (SCHEMA, SCHEMA_VERSION):
             raise ValueError(f"schema {schema} {version}, this lorachain reads {SCHEMA} {SCHEMA_VERSION}")
-        return MergeReport(**{**content, "targets": [TargetReport(**target) for target in content["targets"]]})
+        report = MergeReport(**{**content, "targets": [TargetReport(**target) for target in content["targets"]]})
+        if not all(isinstance(target.tensor, str) for target in report.targets):
+            raise ValueError("a target has no tensor's name")
+        if not all(isinstance(hashes, dict) for hashes in (report.untouched, report.dequantised)):
+            raise ValueError("the hashes of its tensors are no table")
+        Path(report.adapter_path), Path(report.base_path or "")
+        return report
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is not a merge report: {error}; {folder} was not merged by lorachain") from error
