@@ -15,6 +15,7 @@ from lorachain.exam.results import baselines, read_results, rows_path
 from lorachain.exam.runner import run_evaluation
 from lorachain.exam.statistics import macro_interval, wilson
 from lorachain.records import ExamQuestion
+from lorachain.report.tables import comparison_tables
 from lorachain.tokens import TokenEncoder
 
 TEXTS = ("열", "마른 기침", "두통이 심함", "구토", "발진")
@@ -128,6 +129,9 @@ def test_comparison_counts_the_flips(tmp_path: Path) -> None:
     assert found["difference"] == pytest.approx(b["score"]["accuracy"] - a["score"]["accuracy"])
     assert found["bootstrap95"][0] <= found["difference"] <= found["bootstrap95"][1]
     assert found["n"] == 12
+    assert found["gained"] or found["lost"]
+    _, flips = comparison_tables(found, with_flips=True)
+    assert flips.row_count == len(found["gained"]) + len(found["lost"])
     assert "tiny" in found["words"]
     same = compare_results(tmp_path / "a.json", tmp_path / "a.json")
     assert same["mcnemar_p"] == 1.0

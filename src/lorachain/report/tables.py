@@ -168,8 +168,6 @@ def comparison_tables(found: Info, *, with_flips: bool) -> list[Table]:
     if not with_flips:
         return [table]
     flips = Table("question", "right", "A", "B", title="questions that changed")
-    letters = "ABCDE"
     for flip in (*found["gained"], *found["lost"]):
-        chosen = ("–" if flip[side] is None else letters[flip[side]] for side in "ab")
-        flips.add_row(f"{flip['exam']} {flip['id']}", letters[flip["gold"]], *chosen)
+        flips.add_row(f"{flip['exam']} {flip['id']}", flip["gold"], *(flip[side] or "–" for side in "ab"))
     return [table, flips]
