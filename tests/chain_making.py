@@ -127,3 +127,25 @@ def finished_chain(
 def finished_copy(tmp_path: Path, finished_chain: Callable[..., FinishedChain]) -> Path:
     """A finished workspace of the text class, to be changed at will."""
     return shutil.copytree(finished_chain("text").root, tmp_path / "copy")
+
+
+@pytest.fixture
+def root(tiny_workspace: Callable[..., Path]) -> Path:
+    """A workspace in which nothing has been made."""
+    return tiny_workspace()
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory, save_tiny_in: Callable[..., Path]) -> Path:
+    """A workspace with raw_lora_added; to be copied."""
+    parent = tmp_path_factory.mktemp("begun")
+    root = make_workspace(parent / "workspace", save_tiny_in(parent))
+    code, _, err = run_command_line("init", *options_of(root))
+    assert code == 0, err
+    return root
+
+
+@pytest.fixture
+def started(begun: Path, tmp_path: Path) -> Path:
+    """A workspace with raw_lora_added, to be changed."""
+    return shutil.copytree(begun, tmp_path / "started")

@@ -21,7 +21,15 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from chain_making import finished_chain, finished_copy, lorachain, tiny_workspace  # noqa: F401 - fixtures
+from chain_making import (  # noqa: F401 - fixtures
+    begun,
+    finished_chain,
+    finished_copy,
+    lorachain,
+    root,
+    started,
+    tiny_workspace,
+)
 from fault_making import undisturbed  # noqa: F401 - fixture
 
 # No timing assertions: how long an example takes is the machine's affair. No database: a test leaves no files behind.

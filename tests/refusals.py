@@ -1,0 +1,39 @@
+"""A command that must be refused, and what it must not touch; failures to plant."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from chain_making import run_command_line
+
+
+def listing(root: Path) -> dict[str, str]:
+    """Every file with its hash, and every empty folder. Only the debug log may tell of an attempt that failed."""
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "empty"
+        for path in root.rglob("*")
+        if not path.name.endswith("_debug.log") and (path.is_file() or not any(path.iterdir()))
+    }
+
+
+def refused(root: Path, *arguments: object, says: tuple[str, ...]) -> str:
+    """Runs a command that must be refused; returns its one message."""
+    before = listing(root)
+    code, out, err = run_command_line(*arguments)
+    assert code == 2, (code, out, err)
+    assert "Traceback" not in err
+    message = err[err.index("error: ") :]
+    assert message.count("error: ") == 1
+    for words in says:
+        assert words in message, message
+    assert listing(root) == before
+    return message
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    """In place of a function: raises `error` whatever it is given."""
+
+    def call(*arguments: object, **settings: object) -> None:
+        raise error
+
+    return call
