@@ -63,6 +63,29 @@ def test_queries_behind_a_prefix_equal_torch(length: int, masked: bool, monkeypa
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("before", [0, 30])
+@pytest.mark.parametrize("window", [None, 6])
+def test_packed_sequences_equal_torch(before: int, window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With their bounds, and a mask only where there is a window; a sequence of no queries is none."""
+    monkeypatch.setattr(attention_module, "QUERY_BLOCK", 8)
+    lengths = [13, 1, 0, 20]
+    own = mask_of(lengths, window)
+    mask = torch.cat([torch.ones(1, 1, sum(lengths), before, dtype=torch.bool), own], dim=-1)
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 4, sum(lengths), 16, generator=generator, dtype=torch.float64).requires_grad_()
+    key, value = (
+        torch.randn(2, 2, before + sum(lengths), 16, generator=generator, dtype=torch.float64).requires_grad_()
+        for _ in range(2)
+    )
+    found = blockwise_attention(query, key, value, None if window is None else mask, 0.3, [0, 13, 14, 14, 34])
+    wanted = F.scaled_dot_product_attention(query, key, value, mask, scale=0.3, enable_gqa=True).transpose(1, 2)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    upstream = torch.randn(wanted.shape, generator=generator, dtype=torch.float64)
+    ours, theirs = (torch.autograd.grad(o, (query, key, value), upstream) for o in (found, wanted))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
 def test_padding_that_sees_nothing_stays_finite() -> None:
     query, key, value = torch.randn(3, 2, 1, 6, 8, generator=torch.Generator().manual_seed(0)).unbind()
     mask = torch.ones(6, 6, dtype=torch.bool).tril().expand(2, 1, -1, -1).clone()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from lorachain.tokens import token_budget_groups
+from lorachain.weights.attention import takes_packed_lines
 from lorachain.weights.load import text_decoder
 
 CPU_TOKENS = 1024
@@ -13,6 +14,21 @@ machine already (gemma-3-270m in bf16 on one core, 6,416 tokens: 5.7 s at 1,024,
 
 
 def forward_groups(model: nn.Module, lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Indices, longest first, in groups of at most `token_budget` padded tokens, on a CPU of at most CPU_TOKENS."""
-    device = next(text_decoder(model).parameters()).device
-    return token_budget_groups(lengths, min(token_budget, CPU_TOKENS) if device.type == "cpu" else token_budget)
+    """Indices, longest first, in groups of at most `token_budget` tokens, on a CPU of at most CPU_TOKENS.
+
+    Where sequences get a line each, padding counts. One that is longer than the budget stands alone.
+    """
+    decoder = text_decoder(model)
+    on_cpu = next(decoder.parameters()).device.type == "cpu"
+    budget = min(token_budget, CPU_TOKENS) if on_cpu else token_budget
+    if not takes_packed_lines(decoder):
+        return token_budget_groups(lengths, budget)
+    groups: list[list[int]] = []
+    used = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if not groups or used + lengths[index] > budget:
+            groups.append([])
+            used = 0
+        groups[-1].append(index)
+        used += lengths[index]
+    return groups

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from lorachain.exam.batching import forward_groups
 from lorachain.exam.head import most_likely
+from lorachain.exam.hidden import tree_hidden
 from lorachain.exam.inference import evaluating
 from lorachain.exam.prefix import KeyValues, common_prefix, compute_prefix
 from lorachain.exam.slots import Slots
-from lorachain.exam.tree import Tree, tree_hidden
+from lorachain.exam.tree import Tree
 from lorachain.tokens import TokenEncoder
 from lorachain.weights.load import head_weight, plain_model, text_decoder
 

@@ -10,8 +10,9 @@ from torch import nn
 from lorachain.errors import DataError
 from lorachain.exam.batching import forward_groups
 from lorachain.exam.head import token_logprobs
+from lorachain.exam.hidden import tree_hidden
 from lorachain.exam.inference import evaluating
-from lorachain.exam.tree import Tree, tree_hidden
+from lorachain.exam.tree import Tree
 from lorachain.tokens import TokenRow
 from lorachain.weights.load import head_weight
 

@@ -33,6 +33,7 @@ class KeyValues:
     def __init__(self, prefix: "SharedPrefix | None" = None) -> None:
         self.prefix = prefix
         self.own: list[tuple[Tensor, Tensor]] = []  # per layer, each (B, kv heads, T, head size)
+        self.begins: list[tuple[int, int]] = []  # where in (B, T) each sequence begins
 
     def update(self, key: Tensor, value: Tensor, layer: int, *_: object) -> tuple[Tensor, Tensor]:
         self.own.append((key, value))

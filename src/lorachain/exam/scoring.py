@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from lorachain.errors import DataError, ModelError
 from lorachain.exam.batching import forward_groups
 from lorachain.exam.head import log_normaliser, target_logits
+from lorachain.exam.hidden import tree_hidden
 from lorachain.exam.inference import evaluating
-from lorachain.exam.tree import Tree, tree_hidden
+from lorachain.exam.tree import Tree
 from lorachain.prompts import Prompt, answer_prompt
 from lorachain.records import LETTERS, ExamQuestion
 from lorachain.tokens import TokenEncoder

@@ -35,16 +35,16 @@ class Slots:
         return len(self.lengths)
 
     def add(self, store: KeyValues, lengths: list[int]) -> None:
-        """Puts prefilled lines (own keys and values right-padded to the longest) into the first free slots."""
-        longest = max(lengths)
+        """Puts prefilled sequences of `lengths` ids into the first free slots."""
         if not self.layers:
             self.layers = [self._empty(layer, key, value) for layer, (key, value) in enumerate(store.own)]
-        self._reserve(longest)
-        first, past = self.occupied, self.occupied + len(lengths)
+        self._reserve(max(lengths))
         for layer, own in enumerate(store.own):
             before = self._prefix_room(layer)
             for buffer, tensor in zip(self.layers[layer], own, strict=True):
-                buffer[first:past, :, before : before + longest] = tensor[:, :, :longest]
+                places = zip(store.begins, lengths, strict=True)
+                for slot, ((line, begin), length) in enumerate(places, start=self.occupied):
+                    buffer[slot, :, before : before + length] = tensor[line, :, begin : begin + length]
         self.lengths += lengths
 
     def drop(self, slot: int) -> None:

@@ -7,7 +7,8 @@ probabilities are computed again in the backward pass instead of kept (as in fla
 arXiv 2205.14135): nothing of size T x T is ever held. Query heads that share a key head are rows of one product.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -27,6 +28,11 @@ def use_blockwise_attention(model: PreTrainedModel) -> None:
         model.set_attn_implementation(BLOCKWISE)
 
 
+def takes_packed_lines(decoder: nn.Module) -> bool:
+    """Whether its attention keeps the sequences of one line apart, given their bounds."""
+    return bool(cast(Any, decoder).config._attn_implementation == BLOCKWISE)
+
+
 def attention_forward(
     module: nn.Module,
     query: Tensor,
@@ -41,10 +47,19 @@ def attention_forward(
     of_the_text = scaling is not None and getattr(module, "is_causal", False)
     if not of_the_text or dropout or (attention_mask is not None and attention_mask.dtype != torch.bool):
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    return blockwise_attention(query, key, value, attention_mask, cast(float, scaling)), None
+    packed = kwargs.get("cu_seq_lens_q")
+    bounds = None if packed is None else packed.tolist()
+    return blockwise_attention(query, key, value, attention_mask, cast(float, scaling), bounds), None
 
 
-def blockwise_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+def blockwise_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    bounds: Sequence[int] | None = None,
+) -> Tensor:
     """softmax(Q Kᵀ · scaling) V as (B, T, heads, d).
 
     Args:
@@ -52,19 +67,31 @@ def blockwise_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor 
         key, value: (B, key heads, S, d), S >= T: what comes before the queries, and they.
         mask: (B, 1, T, S), True where a query may look; None: at itself and all before. A query that may look nowhere
             (padding) gets a finite value without meaning.
+        bounds: where each sequence of a packed line of queries begins, and the line's end (`cu_seq_lens_q` of
+            transformers' attention interface). No block of queries holds two sequences; without a mask a query looks
+            at what comes before the line and at its own sequence.
     """
-    output = _BlockwiseAttention.apply(query, key, value, mask, scaling)  # type: ignore[no-untyped-call]
+    ends = [0, query.shape[2]] if bounds is None else bounds
+    output = _BlockwiseAttention.apply(query, key, value, mask, scaling, ends)  # type: ignore[no-untyped-call]
     return cast(Tensor, output)
 
 
 class _BlockwiseAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scaling: float,
+        bounds: Sequence[int],
+    ) -> Tensor:
         ctx.save_for_backward(query, key, value, mask)
-        ctx.scaling = scaling
+        ctx.scaling, ctx.bounds = scaling, bounds
         output = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)  # (B, T, heads, d)
         grouped = _grouped(output.transpose(1, 2), key)
-        for block in _blocks(_grouped(query * scaling, key), key, mask):
+        for block in _blocks(_grouped(query * scaling, key), key, mask, bounds):
             found = block.probabilities @ value[:, :, block.keys]  # (B, K, G * C, d)
             grouped[:, :, :, block.queries] = _by_head(found, block.count)
         return output
@@ -77,7 +104,7 @@ class _BlockwiseAttention(torch.autograd.Function):
         query_gradient = torch.empty_like(query)
         grouped = _grouped(query_gradient, key)
         key_gradient, value_gradient = (torch.zeros_like(t, dtype=torch.float32) for t in (key, value))
-        for block in _blocks(_grouped(query * ctx.scaling, key), key, mask):
+        for block in _blocks(_grouped(query * ctx.scaling, key), key, mask, ctx.bounds):
             gradient = upstream[:, :, :, block.queries].flatten(2, 3)  # (B, K, G * C, d)
             value_gradient[:, :, block.keys] += block.probabilities.mT @ gradient
             of_probabilities = (gradient @ value[:, :, block.keys].mT).float()
@@ -87,13 +114,13 @@ class _BlockwiseAttention(torch.autograd.Function):
             grouped[:, :, :, block.queries] = _by_head(of_scores @ key[:, :, block.keys], block.count)
             key_gradient[:, :, block.keys] += of_scores.mT @ block.rows
         query_gradient *= ctx.scaling
-        return query_gradient, key_gradient.to(key.dtype), value_gradient.to(value.dtype), None, None
+        return query_gradient, key_gradient.to(key.dtype), value_gradient.to(value.dtype), None, None, None
 
 
 class _Block:
     """`count` (C) queries of each head, and the keys (S') that one of them may see."""
 
-    def __init__(self, rows: Tensor, probabilities: Tensor, queries: slice, keys: slice) -> None:
+    def __init__(self, rows: Tensor, probabilities: Tensor, queries: slice, keys: slice | Tensor) -> None:
         self.rows = rows  # (B, K, G * C, d), scaled
         self.probabilities = probabilities  # (B, K, G * C, S'), in the rows' type
         self.queries = queries
@@ -112,34 +139,47 @@ def _by_head(rows: Tensor, count: int) -> Tensor:
     return rows.view(*rows.shape[:2], -1, count, rows.shape[-1])
 
 
-def _blocks(query: Tensor, key: Tensor, mask: Tensor | None) -> Iterator[_Block]:
-    length, before = query.shape[3], key.shape[2] - query.shape[3]
-    for start in range(0, length, QUERY_BLOCK):
-        end = min(start + QUERY_BLOCK, length)
-        queries = slice(start, end)
-        if mask is None:
-            keys, partly = slice(0, before + end), before + start
-            hidden = torch.ones(end - start, end - start, dtype=torch.bool).triu(1)
-        else:
-            keys, partly = _keys_seen(mask[:, :, queries])
-            hidden = ~mask[:, :, None, queries, partly : keys.stop]
-        rows = query[:, :, :, queries].flatten(2, 3)
-        scores = rows @ key[:, :, keys].mT  # (B, K, G * C, S')
-        # The least finite value, not -inf: a row of padding that sees nothing must not become NaN, which its value
-        # would carry into other rows through products with zero.
-        lowest = torch.finfo(scores.dtype).min
-        _by_head(scores, end - start)[..., partly - keys.start :].masked_fill_(hidden, lowest)
-        yield _Block(rows, scores.softmax(-1), queries, keys)
+def _blocks(query: Tensor, key: Tensor, mask: Tensor | None, bounds: Sequence[int]) -> Iterator[_Block]:
+    before = key.shape[2] - query.shape[3]
+    for first, last in pairwise(bounds):
+        for start in range(first, last, QUERY_BLOCK):
+            end = min(start + QUERY_BLOCK, last)
+            queries = slice(start, end)
+            if mask is None:
+                keys = _without_gap(before, slice(before + first, before + end), key.device)
+                hidden = torch.ones(end - start, end - start, dtype=torch.bool, device=key.device).triu(1)
+            else:
+                keys, hidden = _keys_seen(mask[:, :, queries])
+            rows = query[:, :, :, queries].flatten(2, 3)
+            scores = rows @ key[:, :, keys].mT  # (B, K, G * C, S')
+            # The least finite value, not -inf: a row of padding that sees nothing must not become NaN, which its value
+            # would carry into other rows through products with zero.
+            lowest = torch.finfo(scores.dtype).min
+            by_head = _by_head(scores, end - start)
+            by_head[..., by_head.shape[-1] - hidden.shape[-1] :].masked_fill_(hidden, lowest)
+            yield _Block(rows, scores.softmax(-1), queries, keys)
 
 
-def _keys_seen(mask: Tensor) -> tuple[slice, int]:
-    """Of a block's mask (B, 1, C, S): the keys from the first to the last that any query sees, and where among them the
-    first stands that not all see."""
+def _without_gap(before: int, own: slice, device: torch.device) -> slice | Tensor:
+    """The first `before` keys and those of `own` behind them."""
+    if before in (0, own.start):
+        return slice(own.start - before, own.stop)
+    return torch.cat([torch.arange(before, device=device), torch.arange(own.start, own.stop, device=device)])
+
+
+def _keys_seen(mask: Tensor) -> tuple[slice | Tensor, Tensor]:
+    """Of a block's mask (B, 1, C, S): the keys that any query sees, and which of the last of them are hidden from whom,
+    (B, 1, 1, C, S''). Those in front, which all see, need no mask.
+
+    A slice, which is not copied, where few keys lie unseen between those that are seen.
+    """
     any_sees, all_see = mask.flatten(0, 2).any(0), mask.flatten(0, 2).all(0)  # (S,)
-    seen = any_sees.nonzero()
-    keys = slice(int(seen[0]), int(seen[-1]) + 1) if len(seen) else slice(0, mask.shape[-1])
-    partly = (~all_see[keys]).nonzero()
-    return keys, keys.start + int(partly[0]) if len(partly) else keys.stop
+    seen = any_sees.nonzero()[:, 0]
+    span = slice(int(seen[0]), int(seen[-1]) + 1) if len(seen) else slice(0, mask.shape[-1])
+    keys = seen if 0 < len(seen) < (span.stop - span.start) * 8 // 9 else span
+    partly = (~all_see[keys]).nonzero()[:, 0]
+    shown = int(partly[0]) if len(partly) else len(all_see[keys])
+    return keys, ~mask[:, None, :, :, keys][..., shown:]
 
 
 AttentionInterface.register(BLOCKWISE, attention_forward)

@@ -9,11 +9,12 @@ from torch import nn
 
 from lorachain.errors import ConfigError
 from lorachain.exam.batching import forward_groups
+from lorachain.exam.hidden import tree_hidden
 from lorachain.exam.inference import evaluating
 from lorachain.exam.prefix import KeyValues, SharedPrefix, common_prefix, compute_prefix
 from lorachain.exam.protocols.base import Row, Shots, shots_text, subject_shots
 from lorachain.exam.scoring import LetterTokens, first_argmax, five_logprobs, letter_tokens
-from lorachain.exam.tree import Tree, tree_hidden
+from lorachain.exam.tree import Tree
 from lorachain.prompts import ANSWER_CUE, Prompt, question_block, rotations
 from lorachain.records import LETTERS, ExamQuestion
 from lorachain.tokens import TokenEncoder
