@@ -144,7 +144,7 @@ def run_one(arguments: argparse.Namespace) -> None:
     from lorachain.weights.load import load_model, load_tokenizer, resolve_device
 
     device = resolve_device(arguments.device)
-    model = load_model(Path(arguments.model), device)
+    model = load_model(Path(arguments.model), device, getattr(torch, arguments.dtype))
     if arguments.run in ("harness", "plain", "plain-sorted"):
         model.set_attn_implementation("sdpa")  # transformers' own default
     tokenizer = load_tokenizer(Path(arguments.model))
@@ -189,7 +189,7 @@ def measure(arguments: argparse.Namespace, contender: str, batch: str = "") -> d
     """A contender in a process of its own."""
     command = [
         sys.executable, __file__, "--model", arguments.model, "--exam", arguments.exam, "--device", arguments.device,
-        "--questions", str(arguments.questions), "--run", contender, "--batch", batch,
+        "--dtype", arguments.dtype, "--questions", str(arguments.questions), "--run", contender, "--batch", batch,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     if done.returncode:
@@ -216,6 +216,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--harness-batch-sizes", nargs="+", default=["4", "8", "16"])
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--out", type=Path, default=None, help="also write the figures of every round here, as JSON")
