@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from conftest import make_text_model
+from lorachain.exam.batching import packs
 from lorachain.exam.hidden import tree_hidden
 from lorachain.exam.prefix import KeyValues, common_prefix, compute_prefix
 from lorachain.exam.tree import Tree
@@ -96,7 +97,7 @@ def test_the_last_layer_computes_only_what_is_read(model: PreTrainedModel, prefi
         found = tree_hidden(model, trees, few, KeyValues(prefix))
     whole, narrow = rows
     assert whole >= sum(map(len, trees))
-    assert narrow == (6 if takes_packed_lines(text_decoder(model)) else 9)
+    assert narrow == (6 if packs(text_decoder(model), prefix) else 9)
     wanted = [everything[start + place] for start, places in zip((0, 53, 78), few, strict=True) for place in places]
     torch.testing.assert_close(found, torch.stack(wanted), atol=2e-5, rtol=1e-4)
 

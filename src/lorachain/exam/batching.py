@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from lorachain.exam.prefix import SharedPrefix
 from lorachain.tokens import token_budget_groups
 from lorachain.weights.attention import takes_packed_lines
 from lorachain.weights.load import text_decoder
@@ -13,7 +14,15 @@ CPU_TOKENS = 1024
 machine already (gemma-3-270m in bf16 on one core, 6,416 tokens: 5.7 s at 1,024, 6.3 at 2,048, 7.8 at 4,096)."""
 
 
-def forward_groups(model: nn.Module, lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+def packs(decoder: nn.Module, prefix: SharedPrefix | None) -> bool:
+    """Whether sequences share a line: where attention keeps them apart, and none begins with a prefix (its keys would
+    be copied for every sequence, which costs more than padding; docs/benchmarks.md)."""
+    return prefix is None and takes_packed_lines(decoder)
+
+
+def forward_groups(
+    model: nn.Module, lengths: Sequence[int], token_budget: int, prefix: SharedPrefix | None = None
+) -> list[list[int]]:
     """Indices, longest first, in groups of at most `token_budget` tokens, on a CPU of at most CPU_TOKENS.
 
     Where sequences get a line each, padding counts. One that is longer than the budget stands alone.
@@ -21,7 +30,7 @@ def forward_groups(model: nn.Module, lengths: Sequence[int], token_budget: int) 
     decoder = text_decoder(model)
     on_cpu = next(decoder.parameters()).device.type == "cpu"
     budget = min(token_budget, CPU_TOKENS) if on_cpu else token_budget
-    if not takes_packed_lines(decoder):
+    if not packs(decoder, prefix):
         return token_budget_groups(lengths, budget)
     groups: list[list[int]] = []
     used = 0

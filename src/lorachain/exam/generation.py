@@ -101,7 +101,8 @@ def generate(
             if waiting and (not running or count - len(running) >= max(1, count // 4)):
                 fresh = waiting[: count - len(running)]
                 del waiting[: len(fresh)]
-                for group in forward_groups(model, [len(prompts[i]) - begin for i in fresh], token_budget):
+                own = [len(prompts[i]) - begin for i in fresh]
+                for group in forward_groups(model, own, token_budget, prefix):
                     lines = [prompts[fresh[i]][begin:] for i in group]
                     begun = [_Running(fresh[i], generator=_generator(seeds, fresh[i])) for i in group]
                     take(_prefill(model, slots, lines), begun)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from lorachain.exam.batching import packs
 from lorachain.exam.masks import as_attention_mask, causal_masks
 from lorachain.exam.prefix import KeyValues, SharedPrefix
 from lorachain.exam.tree import TokenLines, Tree
-from lorachain.weights.attention import takes_packed_lines
 from lorachain.weights.last_layer import last_layer_only_at
 from lorachain.weights.load import text_decoder
 
@@ -25,14 +25,14 @@ def tree_hidden(
 ) -> Tensor:
     """Final hidden states (N, H) at the places `read[i]` of each tree i, in that order.
 
-    Where the decoder's attention knows packed lines, all trees stand in one, without padding. Where `store` holds a
-    prefix, every stem goes on from it. Run it within `evaluating`.
+    Where `packs` says so, all trees stand in one line, without padding; elsewhere each has its own. Where `store` holds
+    a prefix, every stem goes on from it. Run it within `evaluating`.
     """
     decoder = text_decoder(model)
     prefix = store.prefix if store is not None else None
     first_position = prefix.length if prefix is not None else 0
     device = next(decoder.parameters()).device
-    lines = TokenLines.of(trees, first_position, device, packed=takes_packed_lines(decoder))
+    lines = TokenLines.of(trees, first_position, device, packed=packs(decoder, prefix))
     if store is not None:
         store.begins = lines.begins
     columns: list[list[int]] = [[] for _ in lines.ids]  # of each line, the places that are read

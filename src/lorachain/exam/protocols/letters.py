@@ -68,7 +68,7 @@ class Letters:
             prefix = compute_prefix(model, prompts[0][0][:shared])
             begin = prefix.length if prefix is not None else 0
             trees = [_tree([line[begin:] for line in lines]) for lines in prompts]
-            for group in forward_groups(model, [len(tree) for tree in trees], self.token_budget):
+            for group in forward_groups(model, [len(tree) for tree in trees], self.token_budget, prefix):
                 found = _probabilities(model, [trees[i] for i in group], prefix, letters, self.orders)
                 for index, by_order in zip(group, found, strict=True):
                     rows[index] = _row(questions[index], by_order, len(prompts[index][0]))
