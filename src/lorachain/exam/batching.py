@@ -15,8 +15,8 @@ machine already (gemma-3-270m in bf16 on one core, 6,416 tokens: 5.7 s at 1,024,
 
 
 def packs(decoder: nn.Module, prefix: SharedPrefix | None) -> bool:
-    """Whether sequences share a line: where attention keeps them apart, and none begins with a prefix (its keys would
-    be copied for every sequence, which costs more than padding; docs/benchmarks.md)."""
+    """Whether sequences share a line: where attention keeps them apart, and none goes on from a prefix, behind which it
+    was slower than padding (docs/benchmarks.md)."""
     return prefix is None and takes_packed_lines(decoder)
 
 
