@@ -62,7 +62,7 @@ def plain_loop(model: Any, encoder: Any, questions: list[Any], *, best: bool) ->
     `logits_to_keep=1` and sorting by length."""
     import torch
 
-    from lorachain.exam.scoring import letter_tokens
+    from lorachain.evaluation.scoring import letter_tokens
     from lorachain.prompts import answer_prompt
 
     letters = letter_tokens(encoder)
@@ -137,8 +137,8 @@ def run_one(arguments: argparse.Namespace) -> None:
     """One contender in this process; prints one line of JSON."""
     import torch
 
-    from lorachain.exam.protocols.base import batches
-    from lorachain.exam.protocols.registry import make_protocol
+    from lorachain.evaluation.protocols.base import batches
+    from lorachain.evaluation.protocols.registry import make_protocol
     from lorachain.records import LETTERS
     from lorachain.tokens import TokenEncoder
     from lorachain.weights.load import load_model, load_tokenizer, resolve_device

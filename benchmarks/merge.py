@@ -36,9 +36,9 @@ from transformers import (
 )
 from transformers.core_model_loading import revert_weight_conversion
 
-from lorachain.weights.layout import read_layout
 from lorachain.weights.merge import merge_adapter
-from lorachain.weights.shards import INDEX_FILE, open_shards, tensor_sha256
+from lorachain.weights.parameter_names import read_parameter_names
+from lorachain.weights.safetensors_io import INDEX_FILE, open_shards, tensor_sha256
 from lorachain.workspace import sync_tree
 
 CONTENDERS = ("lorachain", "peft")
@@ -121,7 +121,7 @@ def make_adapter(base: Path, folder: Path, rank: int) -> None:
     folder.mkdir(parents=True)
     generator = torch.Generator().manual_seed(1)
     tensors, targets = {}, []
-    for name, module in read_layout(open_shards(base)).model.named_modules():
+    for name, module in read_parameter_names(open_shards(base)).model.named_modules():
         if isinstance(module, nn.Linear) and ".layers." in name and "vision" not in name:
             targets.append(name)
             a = torch.randn(rank, module.in_features, generator=generator) * module.in_features**-0.5
@@ -187,7 +187,7 @@ def in_own_process(contender: str, base: Path, adapter: Path, out: Path) -> dict
 
 def equal_weights(ours: Path, theirs: Path) -> tuple[int, int]:
     """How many parameters have the same bits in both folders, of how many."""
-    a, b = read_layout(open_shards(ours)), read_layout(open_shards(theirs))
+    a, b = read_parameter_names(open_shards(ours)), read_parameter_names(open_shards(theirs))
     names = a.stored.keys() & b.stored.keys()
     digests = ((tensor_sha256(x.shards.tensors[x.stored[n]]) for x in (a, b)) for n in names)
     return sum(len(set(pair)) == 1 for pair in digests), len(a.stored.keys() | b.stored.keys())

@@ -73,7 +73,7 @@ def prepare(options: argparse.Namespace, work: Path, steps: int = 0) -> tuple[st
     """(model, folder of the tokenizer, workload files with lines for at least `steps` steps)."""
     from lorachain.registry import embedded_weights
     from lorachain.tokens import TokenEncoder
-    from lorachain.training.steps import BUCKET_STEPS
+    from lorachain.training.batch_schedule import BUCKET_STEPS
     from lorachain.weights.load import load_tokenizer
     from training_bench.models import SHAPES
     from training_bench.workloads import build, write_workload

@@ -22,7 +22,7 @@ alpha = 8
 [validation]
 max_questions = 10
 heldout_documents = 2
-recall_entries = 6
+exact_match_entries = 6
 [training]
 micro_batch_tokens = 2048
 [stages.00]

@@ -84,7 +84,7 @@ def text_config(**overrides: object) -> Gemma3TextConfig:
 
 def make_text_model(seed: int = 0, dtype: torch.dtype = torch.float32, **overrides: object) -> Gemma3ForCausalLM:
     torch.manual_seed(seed)
-    return _randomise(Gemma3ForCausalLM(text_config(**overrides)), dtype)
+    return _randomize(Gemma3ForCausalLM(text_config(**overrides)), dtype)
 
 
 def make_multimodal_model(seed: int = 0, dtype: torch.dtype = torch.float32) -> Gemma3ForConditionalGeneration:
@@ -96,10 +96,10 @@ def make_multimodal_model(seed: int = 0, dtype: torch.dtype = torch.float32) -> 
         text_config=text_config(), vision_config=vision, mm_tokens_per_image=4, image_token_index=383,
         boi_token_index=382, eoi_token_index=381, pad_token_id=0, eos_token_id=1, bos_token_id=2,
     )  # fmt: skip
-    return _randomise(Gemma3ForConditionalGeneration(config), dtype)
+    return _randomize(Gemma3ForConditionalGeneration(config), dtype)
 
 
-def _randomise(model, dtype: torch.dtype):  # type: ignore[no-untyped-def]
+def _randomize(model, dtype: torch.dtype):  # type: ignore[no-untyped-def]
     """Weights large enough that logits differ clearly: the default 0.02 leaves a tiny model almost uniform."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -26,7 +26,7 @@ dropout = {dropout}
 [validation]
 max_questions = 3
 heldout_documents = 1
-recall_entries = 1
+exact_match_entries = 1
 [training]
 micro_batch_tokens = 512
 save_every_steps = 2

@@ -81,7 +81,7 @@ def install(events: Events, slow_step: float) -> None:
 
     from lorachain.chain import stage
     from lorachain.training import optimizer
-    from lorachain.weights import adapter, merge
+    from lorachain.weights import lora, merge
 
     os.fsync = events.before(os.fsync, "flush")
     os.rename = events.before(os.rename, "rename")
@@ -92,7 +92,7 @@ def install(events: Events, slow_step: float) -> None:
     step = optimizer.MasterWeightAdamW.step
     optimizer.MasterWeightAdamW.step = slowed(events.before(step, "optimizer step"), slow_step)
     stage.validate = events.before(stage.validate, "validate")
-    adapter.save_file = events.half_written(adapter.save_file, "write", 1)
+    lora.save_file = events.half_written(lora.save_file, "write", 1)
     torch.save = events.half_written(torch.save, "write", 1)
     Path.write_bytes = events.half_written(Path.write_bytes, "write", 0)
     Path.write_text = events.half_written(Path.write_text, "write", 0)
@@ -159,7 +159,7 @@ def warm_up() -> None:
     import torch
     from transformers.models.gemma3 import modeling_gemma3  # noqa: F401
 
-    import lorachain.chain.runner
+    import lorachain.chain.pipeline
     import lorachain.cli
     import lorachain.report.tables  # noqa: F401
 

@@ -1,4 +1,4 @@
-"""The house as the design draws it (sections 1 and 3): parsed from the source, nothing is imported."""
+"""The layers of the design (sections 1 and 3), checked by parsing the source; nothing is imported."""
 
 import ast
 from collections.abc import Iterator
@@ -16,19 +16,20 @@ SCRIPTS = [
     "script/train/train/train_02_kor_med_test.py",
 ]
 
-# Floors of the house, lowest first; rooms on one floor may not see each other unless SAME_FLOOR says so.
-FLOORS = [
+# Layers, lowest first; packages of one layer may not import each other unless SAME_LAYER says so.
+LAYERS = [
     {"errors", "records", "redaction", "memory"},
     {"workspace", "provenance", "config", "registry", "prompts", "tokens", "token_store"},
     {"data", "weights"},
-    {"training", "exam"},
+    {"training", "inference"},
+    {"evaluation"},
     {"chain"},
     {"report", "export"},
     {"cli"},
     {"__main__"},
 ]
-FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-SAME_FLOOR = {
+LAYER_OF = {package: layer for layer, packages in enumerate(LAYERS) for package in packages}
+SAME_LAYER = {
     "workspace": set(),
     "provenance": {"workspace"},
     "config": {"workspace"},
@@ -37,11 +38,22 @@ SAME_FLOOR = {
     "token_store": {"tokens"},
     "registry": {"workspace", "provenance", "config", "prompts"},
 }
-MODEL_ROOMS = {"weights", "training", "exam", "tokens", "token_store", "registry", "torch", "transformers", "peft"}
+MODEL_PACKAGES = {
+    "weights",
+    "training",
+    "inference",
+    "evaluation",
+    "tokens",
+    "token_store",
+    "registry",
+    "torch",
+    "transformers",
+    "peft",
+}
 
 
-def room_of(path: Path) -> str:
-    """The package's own `__init__` holds the version and belongs to no room."""
+def package_of(path: Path) -> str:
+    """The package's own `__init__` holds the version and belongs to no layer."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -55,33 +67,33 @@ def imports_of(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def rooms_imported(path: Path) -> set[str]:
-    rooms = {name.split(".")[1] for name in imports_of(path) if name.startswith("lorachain.")}
-    return rooms & FLOOR_OF.keys()
+def packages_imported(path: Path) -> set[str]:
+    packages = {name.split(".")[1] for name in imports_of(path) if name.startswith("lorachain.")}
+    return packages & LAYER_OF.keys()
 
 
 def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def test_every_file_lies_in_a_room_that_has_a_floor() -> None:
-    assert {room_of(path) for path in FILES} - {"__init__"} == FLOOR_OF.keys()
+def test_every_file_belongs_to_a_layer() -> None:
+    assert {package_of(path) for path in FILES} - {"__init__"} == LAYER_OF.keys()
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_flow_one_way(path: Path) -> None:
-    room = room_of(path)
-    if room == "__init__":
-        assert not rooms_imported(path)
+    package = package_of(path)
+    if package == "__init__":
+        assert not packages_imported(path)
         return
-    for other in rooms_imported(path) - {room}:
-        allowed = FLOOR_OF[other] < FLOOR_OF[room] or other in SAME_FLOOR.get(room, set())
-        assert allowed, f"{name_of(path)} ({room}) imports {other}, which lies above or beside it"
+    for other in packages_imported(path) - {package}:
+        allowed = LAYER_OF[other] < LAYER_OF[package] or other in SAME_LAYER.get(package, set())
+        assert allowed, f"{name_of(path)} ({package}) imports {other}, which is in the same or a higher layer"
 
 
 def importers(*modules: str) -> set[str]:
     return {
-        room_of(path)
+        package_of(path)
         for path in FILES
         for found in imports_of(path)
         if any(found == module or found.startswith(f"{module}.") for module in modules)
@@ -101,14 +113,14 @@ def test_only_training_and_chain_know_training() -> None:
     assert importers("lorachain.training") <= {"training", "chain", "cli"}
 
 
-def test_training_does_not_know_exam_nor_exam_training() -> None:
-    assert "training" not in importers("lorachain.exam")
-    assert "exam" not in importers("lorachain.training")
+def test_training_and_evaluation_do_not_import_each_other() -> None:
+    assert not {"training"} & (importers("lorachain.evaluation") | importers("lorachain.inference"))
+    assert not {"evaluation", "inference"} & importers("lorachain.training")
 
 
-def test_report_imports_no_model_room() -> None:
+def test_report_imports_no_model_package() -> None:
     for path in (PACKAGE / "report").glob("*.py"):
-        assert not {part for name in imports_of(path) for part in name.split(".")[:2]} & MODEL_ROOMS, name_of(path)
+        assert not {part for name in imports_of(path) for part in name.split(".")[:2]} & MODEL_PACKAGES, name_of(path)
 
 
 def test_nothing_is_unpickled() -> None:

@@ -191,8 +191,8 @@ def test_the_loss_of_a_pack_is_the_sum_of_its_documents_losses() -> None:
         TokenRow([2, *torch.randint(6, 300, (length,), generator=generator).tolist()], 1) for length in (40, 21, 9)
     ]
     one = torch.tensor(1.0)
-    together = model(**collate([documents], 0).as_inputs(), normaliser=one)
-    apart = sum(model(**collate([[document]], 0).as_inputs(), normaliser=one) for document in documents)
-    batched = model(**collate([[document] for document in documents], 0).as_inputs(), normaliser=one)
+    together = model(**collate([documents], 0).as_inputs(), normalizer=one)
+    apart = sum(model(**collate([[document]], 0).as_inputs(), normalizer=one) for document in documents)
+    batched = model(**collate([[document] for document in documents], 0).as_inputs(), normalizer=one)
     torch.testing.assert_close(together, apart, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(batched, apart, rtol=1e-5, atol=1e-4)

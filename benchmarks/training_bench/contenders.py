@@ -17,11 +17,11 @@ from transformers.trainer_callback import PrinterCallback
 
 from lorachain.config import load_config
 from lorachain.tokens import IGNORE_INDEX, Tokenizer, TokenRow
+from lorachain.training.batch_schedule import Line
 from lorachain.training.progress import Progress, TrainingSettings
-from lorachain.training.steps import Line
 from lorachain.training.trainer import train
-from lorachain.weights.adapter import PeftModel, add_fresh_lora
 from lorachain.weights.load import load_tokenizer, plain_model
+from lorachain.weights.lora import PeftModel, add_new_lora
 from training_bench.counting import model_sizes, peak_memory, step_flops, synchronise
 from training_bench.jobs import Job, Variant
 from training_bench.models import load_base
@@ -66,7 +66,7 @@ def measure(job: Job) -> dict[str, Any]:
     base = load_base(job.model, device, nf4=job.nf4)
     sizes = model_sizes(base)
     lora = load_config().lora
-    model = add_fresh_lora(
+    model = add_new_lora(
         base, base_path=job.model, rank=job.rank, alpha=2 * job.rank, dropout=0.0, use_rslora=lora.use_rslora,
         target_modules=job.targets, seed=job.seed,
     )  # fmt: skip
@@ -198,7 +198,7 @@ def train_trl(
     clock: StepClock,
     run: Path,
 ) -> list[float]:
-    """TRL's SFTTrainer on rows that are tokenised and packed already, in one of its variants."""
+    """TRL's SFTTrainer on rows that are tokenized and packed already, in one of its variants."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 

@@ -10,7 +10,7 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
 from transformers.models.gemma3.modeling_gemma3 import Gemma3DecoderLayer
 
 from lorachain.weights.load import load_model
-from lorachain.weights.quantised import keep_one_layout, require_quantiser
+from lorachain.weights.quantized import keep_one_layout, require_quantizer
 
 SHAPES: dict[str, dict[str, Any]] = {
     # google/medgemma-4b-it, its language model: the vision tower is not run in training
@@ -74,7 +74,7 @@ def random_model(shape: dict[str, Any], device: torch.device, *, nf4: bool) -> P
 
 
 def _in_nf4(layer: nn.Module, device: torch.device) -> nn.Module:
-    require_quantiser("nf4")
+    require_quantizer("nf4")
     import bitsandbytes as bnb
 
     linear = [(name, module) for name, module in layer.named_modules() if isinstance(module, nn.Linear)]

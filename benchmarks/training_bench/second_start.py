@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 
 from lorachain.chain.context import Bar, ChainContext
-from lorachain.chain.initial import initialise
+from lorachain.chain.init_step import initialize
 from lorachain.chain.stage import StageRun
 from lorachain.config import load_config
 from lorachain.registry import ModelEntry
-from lorachain.training.steps import TrainingSteps
-from lorachain.weights.adapter import load_adapter
+from lorachain.training.batch_schedule import BatchSchedule
 from lorachain.weights.load import load_model
+from lorachain.weights.lora import load_adapter
 from lorachain.workspace import Workspace
 
 
@@ -44,13 +44,13 @@ def start_stage_00(workspace: Path, model: str, source: str | None) -> float:
     """Seconds: sources read, base and adapter loaded, first step's batches made. The first call makes the workspace."""
     context = _context(workspace, model, source)
     if not context.workspace.raw_lora_added(context.model).exists():
-        initialise(context)
+        initialize(context)
     start = time.perf_counter()
     run = StageRun(context, "00")
     load_adapter(load_model(run.parent.base, context.device, context.dtype), run.parent.folder, trainable=True)
     settings = context.stage("00")
-    steps = TrainingSteps(
-        run.task.lines_of_epoch,
+    steps = BatchSchedule(
+        run.task.packs_of_epoch,
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         micro_batch_tokens=context.config.training.micro_batch_tokens,

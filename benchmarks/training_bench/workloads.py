@@ -11,7 +11,7 @@ from lorachain.data.plain_text import stream_plain_text
 from lorachain.prompts import exam_examples, plain_text_example
 from lorachain.records import ExamQuestion
 from lorachain.tokens import TokenEncoder, TokenRow, pack, split_long
-from lorachain.training.steps import BUCKET_STEPS, Line, TrainingSteps
+from lorachain.training.batch_schedule import BUCKET_STEPS, BatchSchedule, Line
 
 SAMPLE = "sample"
 TITLES = {
@@ -91,7 +91,7 @@ def _packs(source: str, encoder: TokenEncoder, length: int, steps: int) -> list[
     return sorted(packs, key=lambda line: -sum(map(len, line)))[:whole]
 
 
-class FirstSteps(TrainingSteps):
+class FirstSteps(BatchSchedule):
     """The first `count` optimizer steps of a workload."""
 
     def __init__(
@@ -111,7 +111,7 @@ class FirstSteps(TrainingSteps):
         return self.count
 
     def all_lines(self) -> list[list[Line]]:
-        return [self.lines_of_step(step) for step in range(self.count)]
+        return [self.packs_of_step(step) for step in range(self.count)]
 
 
 def write_workload(workload: Workload, path: Path) -> None:

@@ -52,7 +52,7 @@ class ValidationConfig(_Strict):
     token_budget: Positive
     max_questions: Annotated[int, Field(ge=0)]
     heldout_documents: Positive
-    recall_entries: Positive
+    exact_match_entries: Positive
 
 
 class StageConfig(_Strict):

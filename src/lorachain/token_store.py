@@ -43,7 +43,7 @@ class TokenStore:
         return TokenRow([ids[0].as_py(), *ids.slice(1 + start, count).to_pylist()], supervised_from=1)
 
 
-class StoredLines(Sequence[list[TokenRow]]):
+class StoredPacks(Sequence[list[TokenRow]]):
     """Lines of a batch whose rows lie on disk: a line is read when its step comes.
 
     Args:

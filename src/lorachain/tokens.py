@@ -114,7 +114,7 @@ class TokenEncoder:
         return any(start in text for start in self._special_starts) and any(name in text for name in self._special)
 
     def encode(self, example: Example) -> TokenRow:
-        """Prompt and completion are tokenised apart, so that the supervised ids are exactly the completion's and the
+        """Prompt and completion are tokenized apart, so that the supervised ids are exactly the completion's and the
         end token, and the prompt's ids are those an evaluation will see."""
         if example.prompt is None:
             return TokenRow([self.bos_id, *self.text_ids(example.completion), self.eos_id], supervised_from=1)

@@ -78,7 +78,7 @@ def inputs(encoder: TokenEncoder, exam: Path, plain_text: Path, folder: Path) ->
 
 
 def taught(task: Any, encoder: TokenEncoder) -> list[str]:
-    lines = task.lines_of_epoch(0)
+    lines = task.packs_of_epoch(0)
     return [encoder.tokenizer.decode(r.ids) for number in range(len(lines)) for r in lines[number]]
 
 

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from chain_making import FinishedChain
-from lorachain.weights.adapter import load_adapter
 from lorachain.weights.load import load_model
+from lorachain.weights.lora import load_adapter
 
 IDS = [[2, 70, 101, 33, 8, 300, 261, 45, 90]]
 FOLDERS = ("raw_lora_added", "00_trained", "01_trained", "01_another_lora_added", "02_trained")

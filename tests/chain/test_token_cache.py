@@ -62,7 +62,7 @@ def start(tmp_path: Path, plain_text: Path) -> Callable[..., Any]:
             on_message=messages.append,
         )
         task = TASKS[stage](dataclasses.replace(inputs, **changes))
-        epochs = [task.lines_of_epoch(epoch) for epoch in (0, 1)]
+        epochs = [task.packs_of_epoch(epoch) for epoch in (0, 1)]
         lines = [[[(r.ids, r.supervised_from) for r in lines[i]] for i in range(len(lines))] for lines in epochs]
         return task, lines, encoder.encoded, messages
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lorachain.data.decontamination import without_held_out
 from lorachain.data.exam import load_exam
-from lorachain.data.screening import disjoint_train
 from lorachain.errors import DataError
 
 LETTERS = "ABCDE"
@@ -179,5 +179,5 @@ def test_real_exam(real_data: Path) -> None:
     assert all(q.reasoning for q in splits["fewshot"].questions)
     assert len({q.id for q in splits["train"].questions}) == 3401
     held_out = splits["dev"].questions + splits["fewshot"].questions
-    assert disjoint_train(splits["train"].questions, held_out)[1] == 0
-    assert disjoint_train(held_out, held_out) == ([], 1059)
+    assert without_held_out(splits["train"].questions, held_out)[1] == 0
+    assert without_held_out(held_out, held_out) == ([], 1059)

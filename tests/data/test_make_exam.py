@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from lorachain.data.decontamination import ExamScreen, normalized
 from lorachain.data.dictionary import load_dictionary
 from lorachain.data.exam import load_exam
 from lorachain.data.make_exam import MASK, make_exam, write_exam
-from lorachain.data.screening import ExamScreen, normalised
 from lorachain.errors import ConfigError, DataError
 from lorachain.records import ExamQuestion, Term
 
@@ -53,7 +53,7 @@ def test_each_entry_once_and_in_one_split_with_the_right_answer() -> None:
     for question in everything(exam):  # type: ignore[arg-type]
         entry = asked_term(question, entries)
         assert question.answer_text == (entry.english if "영어" in question.question else entry.term)
-        assert len(set(map(normalised, question.options))) == 5
+        assert len(set(map(normalized, question.options))) == 5
         assert entry.term not in question.question or "영어" in question.question
     kinds = Counter("영어" in q.question for q in everything(exam))  # type: ignore[arg-type]
     assert min(kinds.values()) > 80
@@ -175,4 +175,4 @@ def test_real_dictionaries_give_an_exam(real_data: Path) -> None:
         questions = everything(exam)  # type: ignore[arg-type]
         assert len(questions) > 0.9 * len(entries)
         assert len({q.id for q in questions}) == len(questions)
-        assert all(normalised(a) != normalised(b) for q in questions[:2000] for a, b in combinations(q.options, 2))
+        assert all(normalized(a) != normalized(b) for q in questions[:2000] for a, b in combinations(q.options, 2))

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lorachain.data import lines, rows
+from lorachain.data import rows, text_io
 from lorachain.data.rows import Row, Tally, first_of, read_rows, text_of
 from lorachain.errors import DataError
 
@@ -133,7 +133,7 @@ def test_parquet_is_read_by_batches_with_row_numbers(tmp_path: Path, monkeypatch
 
 
 def test_size_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(text_io, "MAX_LINE_BYTES", 100)
     monkeypatch.setattr(rows, "MAX_LINE_BYTES", 50)
     monkeypatch.setattr(rows, "MAX_JSON_BYTES", 100)
     long = {"a": "x" * 300}

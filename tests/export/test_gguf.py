@@ -14,7 +14,7 @@ from lorachain.export import gguf
 from lorachain.export.card import CardFacts
 from lorachain.export.gguf import CONVERTER, GGUF_REPORT, check_gguf, export_gguf, modelfile
 from lorachain.provenance import sha256_file
-from lorachain.weights.shards import weights_sha256
+from lorachain.weights.safetensors_io import weights_sha256
 
 FACTS = CardFacts("tiny", "gemma-3-270m", "AutoModelForCausalLM", [{"stage": "02", "sources": [], "training": {}}])
 STAND_IN = """

@@ -18,7 +18,7 @@ from chain_making import FinishedChain, options_of, run_command_line
 from lorachain.chain.history import RunRecord
 from lorachain.errors import DataError, ModelError
 from lorachain.training.checkpoints import MANIFEST, why_not_whole
-from lorachain.weights.shards import read_shard
+from lorachain.weights.safetensors_io import read_shard
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 OURS = ("training_info.json", "kormedmcqa_validation_results.json", "merge_report.json", "adapter_config.json")

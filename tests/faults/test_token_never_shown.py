@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from chain_making import options_of, run_command_line
-from lorachain.chain import runner
+from lorachain.chain import pipeline
 from lorachain.chain.debug_log import debug_log
 from lorachain.provenance import write_json
 from lorachain.redaction import without_tokens
-from lorachain.report.screen import Screen
+from lorachain.report.console import ConsoleReporter
 
 OF_THE_ENVIRONMENT = "a-token-of-no-known-form"
 OF_KNOWN_FORM = "hf_" + "aB3" * 11 + "x"  # as the hub's look, from a token file
@@ -53,7 +53,7 @@ def test_in_a_manifest(tmp_path: Path) -> None:
 
 
 def test_on_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
-    Screen().message(planted())
+    ConsoleReporter().message(planted())
     assert_hidden(capsys.readouterr().err)
 
 
@@ -75,7 +75,7 @@ def test_in_the_traceback_of_a_fault(
     def fail(*arguments: object, **named: object) -> None:
         raise error(planted())
 
-    monkeypatch.setattr(runner, "run_steps", fail)
+    monkeypatch.setattr(pipeline, "run_steps", fail)
     code, _, err = run_command_line("run", *options_of(tiny_workspace()))
     assert code == 1
     assert "Traceback" in err

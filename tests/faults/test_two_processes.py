@@ -173,10 +173,10 @@ def test_other_ways_of_sharding_are_refused(undisturbed: Undisturbed, setting: d
     assert says in done.err
 
 
-def test_a_quantised_base_is_not_sharded(undisturbed: Undisturbed, tmp_path: Path) -> None:
-    (tmp_path / "quantised.toml").write_text('quantization = "nf4"', encoding="utf-8")
+def test_a_quantized_base_is_not_sharded(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    (tmp_path / "quantized.toml").write_text('quantization = "nf4"', encoding="utf-8")
     command = ("train", "00", "--model", "tiny", "--workspace", str(undisturbed.place.root))
     environment = {**environments()[0], **FSDP2}
-    done = undisturbed.server.run(*command, "--config", str(tmp_path / "quantised.toml"), environment=environment)
+    done = undisturbed.server.run(*command, "--config", str(tmp_path / "quantized.toml"), environment=environment)
     assert done.code == 2
-    assert "the bytes of quantised layers are not sharded" in done.err
+    assert "the bytes of quantized layers are not sharded" in done.err

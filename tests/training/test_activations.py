@@ -11,7 +11,7 @@ from conftest import make_multimodal_model, make_text_model
 from lorachain.tokens import TokenRow, collate
 from lorachain.training.activations import activation_bytes, needs_checkpointing
 from lorachain.training.loss import SupervisedLanguageModel
-from lorachain.weights.adapter import add_fresh_lora
+from lorachain.weights.lora import add_new_lora
 
 
 class _KeptBytes:
@@ -33,7 +33,7 @@ def test_the_count_is_what_autograd_keeps(dtype: torch.dtype) -> None:
     # Wide against its vocabulary and heads, as real models are, so that the layers dominate.
     base = make_text_model(dtype=dtype, hidden_size=256, intermediate_size=1024, num_attention_heads=4, head_dim=64)
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    model = add_fresh_lora(
+    model = add_new_lora(
         base, base_path="b", rank=2, alpha=4, dropout=0.0, use_rslora=False, target_modules=targets, seed=0
     )
     for parameter in model.parameters():
@@ -42,7 +42,7 @@ def test_the_count_is_what_autograd_keeps(dtype: torch.dtype) -> None:
     batch = collate([[TokenRow(list(range(6, 134)), 127)]], 0)  # one supervised token: the head hardly counts
     kept = _KeptBytes(model)
     with torch.autograd.graph.saved_tensors_hooks(kept, lambda tensor: tensor):
-        module(**batch.as_inputs(), normaliser=torch.tensor(1.0))
+        module(**batch.as_inputs(), normalizer=torch.tensor(1.0))
     assert activation_bytes(model, 128) == pytest.approx(sum(kept.storages.values()), rel=0.1)
 
 

@@ -8,10 +8,10 @@ from torch import Tensor
 from conftest import make_multimodal_model, make_text_model
 from lorachain.tokens import TokenRow, collate
 from lorachain.training import loss as loss_module
+from lorachain.training.batch_schedule import BatchSchedule
 from lorachain.training.loss import SupervisedLanguageModel, supervised_cross_entropy
-from lorachain.training.steps import TrainingSteps
-from lorachain.weights.adapter import PeftModel, add_fresh_lora
 from lorachain.weights.load import plain_model
+from lorachain.weights.lora import PeftModel, add_new_lora
 
 TARGETS = ["q_proj", "v_proj", "o_proj", "down_proj"]
 
@@ -19,7 +19,7 @@ TARGETS = ["q_proj", "v_proj", "o_proj", "down_proj"]
 def lora_model(kind: str = "text", dtype: torch.dtype = torch.float32) -> PeftModel:
     """B away from zero, so that gradients reach A too; factors in the base's type, as in training."""
     base = make_text_model(dtype=dtype) if kind == "text" else make_multimodal_model(dtype=dtype)
-    model = add_fresh_lora(
+    model = add_new_lora(
         base, base_path="b", rank=4, alpha=8, dropout=0.0, use_rslora=False, target_modules=TARGETS, seed=0
     )
     generator = torch.Generator().manual_seed(1)
@@ -80,8 +80,8 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def ours(model: PeftModel, documents: list[TokenRow]) -> tuple[float, dict[str, Tensor]]:
     """Packed into lines of different lengths, with padding."""
     batch = collate([documents[:2], documents[2:5], documents[5:]], 0)
-    normaliser = torch.tensor(float(sum(row.supervised for row in documents)))
-    loss = SupervisedLanguageModel(model)(**batch.as_inputs(), normaliser=normaliser)
+    normalizer = torch.tensor(float(sum(row.supervised for row in documents)))
+    loss = SupervisedLanguageModel(model)(**batch.as_inputs(), normalizer=normalizer)
     loss.backward()
     return loss.item(), gradients(model)
 
@@ -130,7 +130,7 @@ def test_the_gradient_of_micro_batches_is_that_of_one_large_batch() -> None:
     model = lora_model()
 
     def gradient_of(micro_batch_tokens: int) -> tuple[int, dict[str, Tensor]]:
-        steps = TrainingSteps(
+        steps = BatchSchedule(
             lambda epoch: [[row] for row in documents],
             epochs=1,
             batch_size=9,
@@ -140,7 +140,7 @@ def test_the_gradient_of_micro_batches_is_that_of_one_large_batch() -> None:
         )
         step = steps[0]
         for batch in step["micro_batches"]:
-            SupervisedLanguageModel(model)(**batch, normaliser=step["normaliser"]).backward()
+            SupervisedLanguageModel(model)(**batch, normalizer=step["normalizer"]).backward()
         return len(step["micro_batches"]), gradients(model)
 
     one, whole = gradient_of(100_000)

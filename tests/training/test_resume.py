@@ -17,12 +17,12 @@ from torch import Tensor
 from chain_making import make_workspace, options_of, run_command_line
 from conftest import make_multimodal_model, make_text_model
 from lorachain.tokens import TokenRow
+from lorachain.training.batch_schedule import BatchSchedule
 from lorachain.training.checkpoints import checkpoint_folder, steps_present
 from lorachain.training.progress import Progress, TrainingSettings
-from lorachain.training.steps import TrainingSteps
 from lorachain.training.trainer import train
-from lorachain.weights.adapter import PeftModel, add_fresh_lora
 from lorachain.weights.load import load_model
+from lorachain.weights.lora import PeftModel, add_new_lora
 
 EPOCHS, LINES, BATCH = 3, 10, 4  # three steps an epoch, nine in all
 TIMES = {"seconds", "at", "finished", "tokens_per_second", "peak_memory_bytes", "git_commit"}
@@ -37,7 +37,7 @@ def lora_model(kind: str, dropout: float, quantization: Any, folder: Path) -> Pe
     if quantization != "none":
         base.save_pretrained(folder)
         base = load_model(folder, torch.device("cpu"), quantization=quantization)
-    return add_fresh_lora(
+    return add_new_lora(
         base,
         base_path="b",
         rank=2,
@@ -49,7 +49,7 @@ def lora_model(kind: str, dropout: float, quantization: Any, folder: Path) -> Pe
     )
 
 
-def lines_of_epoch(epoch: int) -> list[list[TokenRow]]:
+def packs_of_epoch(epoch: int) -> list[list[TokenRow]]:
     generator = torch.Generator().manual_seed(epoch)
     return [[TokenRow([2, *torch.randint(6, 300, (12,), generator=generator).tolist()], 4)] for _ in range(LINES)]
 
@@ -65,7 +65,7 @@ def go(
     """One start of the run: (what was done, the adapter, epochs that ended in this start, messages)."""
     ended: list[int] = []
     messages: list[str] = []
-    steps = TrainingSteps(lines_of_epoch, epochs=EPOCHS, batch_size=BATCH, micro_batch_tokens=30, pad_id=0, seed=0)
+    steps = BatchSchedule(packs_of_epoch, epochs=EPOCHS, batch_size=BATCH, micro_batch_tokens=30, pad_id=0, seed=0)
 
     def on_epoch_end(epoch: int, step: int) -> bool:
         ended.append(epoch)
@@ -175,7 +175,7 @@ def test_sigterm_saves_and_the_same_command_goes_on_to_the_same_files(
     for root in roots:
         assert run_command_line("init", *options_of(root))[0] == 0
     # The ablation's path: stage 02 alone, with validation after each of its two epochs.
-    command = ("train", "02", "--from-start", "--save-every", "1e-9")
+    command = ("train", "02", "--from-base", "--save-every", "1e-9")
     assert run_command_line(*command, *options_of(roots[0]))[0] == 0
 
     checkpoints = roots[1] / "model" / "02_training" / "tiny"

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from lorachain.exam.inference import evaluating
+from lorachain.inference.eval_mode import eval_mode
 from lorachain.training.loss import SupervisedLanguageModel
 from lorachain.training.sharding import shard_layers
-from lorachain.weights.adapter import PeftModel, adapter_tensors, add_fresh_lora, check_trainable, set_adapter_tensors
 from lorachain.weights.load import head_weight, is_sharded, text_decoder
+from lorachain.weights.lora import PeftModel, adapter_tensors, add_new_lora, check_trainable, set_adapter_tensors
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def alone(tmp_path: Path) -> Iterator[None]:
 
 def with_lora(base: PreTrainedModel) -> PeftModel:
     """B away from zero, so that gradients reach A too."""
-    model = add_fresh_lora(
+    model = add_new_lora(
         base,
         base_path="b",
         rank=2,
@@ -46,7 +46,7 @@ def with_lora(base: PreTrainedModel) -> PeftModel:
 def loss_of(model: torch.nn.Module) -> Tensor:
     ids = torch.arange(10, 34)[None]  # (1, 24)
     inputs = {"input_ids": ids, "position_ids": torch.arange(24)[None], "labels": ids.roll(-1, 1)}
-    loss: Tensor = SupervisedLanguageModel(model)(**inputs, normaliser=torch.tensor(24.0))
+    loss: Tensor = SupervisedLanguageModel(model)(**inputs, normalizer=torch.tensor(24.0))
     return loss
 
 
@@ -73,7 +73,7 @@ def test_loss_gradients_and_adapter_are_those_of_whole_layers(alone: None, tiny_
     assert not isinstance(head_weight(model), DTensor)
 
     # Read before it is trained, as a stage does: what is gathered then must serve training too.
-    with evaluating(model):
+    with eval_mode(model):
         read = loss_of(model).item()
     sharded = gradients(model)
     assert sharded.keys() == whole.keys()

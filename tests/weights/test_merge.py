@@ -18,10 +18,10 @@ from lora_making import (
     save_base,
 )
 from lorachain.errors import WorkspaceError
-from lorachain.weights.blocks import half_ulp, merge_block
+from lorachain.weights.blockwise import half_ulp, merge_block
 from lorachain.weights.merge import merge_adapter
 from lorachain.weights.merge_report import MERGE_REPORT, read_merge_report
-from lorachain.weights.shards import open_shards, read_tensor, weights_sha256
+from lorachain.weights.safetensors_io import open_shards, read_tensor, weights_sha256
 
 KINDS = ("text", "multimodal")
 
@@ -45,7 +45,7 @@ def test_base_and_adapter_equal_merged_equal_reloaded_but_not_base(tmp_path: Pat
     merged.save_pretrained(tmp_path / "again")
     assert torch.equal(logits(load_plain(tmp_path / "again", kind)), logits(merged))
     assert report.max_error_half_ulps <= 1
-    assert report.swallowed_share < 0.01
+    assert report.lost_to_rounding_share < 0.01
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -197,11 +197,11 @@ def test_report_counts_and_measures(tmp_path: Path) -> None:
     old, new = stored(base)[target.tensor], stored(tmp_path / "merged")[target.tensor]
     assert target.delta_norm == pytest.approx(float(delta.norm()), rel=1e-5)
     assert target.updates == delta.count_nonzero()
-    assert target.swallowed == ((old == new) & (delta != 0)).sum()
-    assert 0.05 < target.swallowed_share < 1
+    assert target.lost_to_rounding == ((old == new) & (delta != 0)).sum()
+    assert 0.05 < target.lost_to_rounding_share < 1
     content = json.loads((tmp_path / "merged" / MERGE_REPORT).read_text())
     assert content["schema"] == "lorachain/merge-report"
-    assert content["totals"]["swallowed_share"] == report.swallowed_share
+    assert content["totals"]["lost_to_rounding_share"] == report.lost_to_rounding_share
 
 
 def test_hash_is_of_content_not_of_sharding(tmp_path: Path) -> None:
@@ -230,5 +230,5 @@ def test_a_delta_below_half_an_ulp_is_swallowed_and_one_above_is_not() -> None:
     half = 2.0**-8
     block = merge_block(weight, torch.tensor([[1.0]]), torch.tensor([[half * 0.9, half * 1.1]]), 1.0)
     assert block.merged.tolist() == [[1.0, 1.0078125]]
-    assert (block.updates, block.swallowed) == (2, 1)
+    assert (block.updates, block.lost_to_rounding) == (2, 1)
     assert block.max_error == pytest.approx(0.9, abs=1e-3)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from lora_making import edit_tensors, load_plain, save_adapter_for, save_base
 from lorachain.errors import AdapterError, LorachainError, ModelError
 from lorachain.weights.merge import merge_adapter
-from lorachain.weights.shards import INDEX_FILE, weights_sha256
+from lorachain.weights.safetensors_io import INDEX_FILE, weights_sha256
 
 Q0 = "layers.0.self_attn.q_proj"
 FACTORS = "adapter_model.safetensors"
@@ -212,12 +212,12 @@ def test_a_base_whose_configuration_is_another_models(tmp_path: Path) -> None:
     refused(base, adapter, ModelError, "do not belong together")
 
 
-def test_a_quantised_base(pair: tuple[Path, Path]) -> None:
+def test_a_quantized_base(pair: tuple[Path, Path]) -> None:
     base, adapter = pair
     config = json.loads((base / "config.json").read_text())
-    quantisation = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-    (base / "config.json").write_text(json.dumps(config | {"quantization_config": quantisation}))
-    refused(base, adapter, ModelError, "is quantised; use the original weights")
+    quantization = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (base / "config.json").write_text(json.dumps(config | {"quantization_config": quantization}))
+    refused(base, adapter, ModelError, "is quantized; use the original weights")
 
 
 def test_a_base_without_weights(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_making import load_plain, peft_merged, save_adapter_for, save_base
-from lorachain.weights.blocks import half_ulp, merge_block
+from lorachain.weights.blockwise import half_ulp, merge_block
 from lorachain.weights.merge import merge_adapter
 from lorachain.weights.verify import verify_merge
 
@@ -60,4 +60,4 @@ def test_a_block_is_rounded_once(seed: int, dtype: torch.dtype, exponent: int) -
     exact = weight.double() + scale * (b @ a).double()
     assert ((block.merged.double() - exact).abs() <= half_ulp(block.merged).double() * (1 + 2**-12)).all()
     assert block.max_error <= 1 + 2**-12
-    assert block.swallowed == int((block.merged == weight).sum())
+    assert block.lost_to_rounding == int((block.merged == weight).sum())

@@ -9,7 +9,7 @@ import torch
 
 from lorachain.config import ChainConfig, Sources, StageConfig
 from lorachain.registry import ModelEntry
-from lorachain.training.processes import Processes
+from lorachain.training.distributed import Processes
 from lorachain.workspace import StageName, Workspace
 
 STAGE_TITLES: dict[StageName, str] = {

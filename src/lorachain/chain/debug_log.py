@@ -73,7 +73,7 @@ def debug_log(path: Path) -> Iterator[None]:
             handler.close()
 
 
-def step_words(marker: str, step: int, total: int, loss: float) -> str:
+def step_summary(marker: str, step: int, total: int, loss: float) -> str:
     """The log's line of one optimizer step; `marker` says of which run."""
     return f"{marker} step {step}/{total} loss {loss:.4f}"
 

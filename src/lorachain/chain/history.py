@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorachain.errors import DataError, WorkspaceError
-from lorachain.exam.validation import PROTOCOL_VERSIONS, ValidationResult
+from lorachain.evaluation.validation import PROTOCOL_VERSIONS, ValidationResult
 from lorachain.provenance import SCHEMA_VERSION, VALIDATION_RESULTS, as_written, read_json, write_json
 
 RUN_RECORD = "run.json"

@@ -8,8 +8,8 @@ from lorachain.chain.context import ChainContext
 from lorachain.errors import WorkspaceError
 from lorachain.provenance import TRAINING_INFO, read_json
 from lorachain.registry import weights_folder
-from lorachain.weights.adapter import check_adapter_files
-from lorachain.weights.factors import adapter_sha256
+from lorachain.weights.lora import check_adapter_files
+from lorachain.weights.lora_file import adapter_sha256
 from lorachain.workspace import StageName, restore_folder
 
 
@@ -30,15 +30,15 @@ class Parent:
         }
 
 
-def parent_folder(context: ChainContext, stage: StageName, skip_to_start: bool = False) -> Path:
-    """Where the stage's parent lies. `skip_to_start` puts the stage straight on raw_lora_added (for ablations)."""
+def parent_folder(context: ChainContext, stage: StageName, from_base: bool = False) -> Path:
+    """Where the stage's parent lies. `from_base` puts the stage straight on raw_lora_added (for ablations)."""
     workspace, model = context.workspace, context.model
-    if skip_to_start or stage == "00":
+    if from_base or stage == "00":
         return workspace.raw_lora_added(model)
     return workspace.trained("00", model) if stage == "01" else workspace.another_lora_added(model)
 
 
-def find_parent(context: ChainContext, stage: StageName, skip_to_start: bool = False) -> Parent:
+def find_parent(context: ChainContext, stage: StageName, from_base: bool = False) -> Parent:
     """The stage's parent, whole.
 
     Raises:
@@ -46,10 +46,10 @@ def find_parent(context: ChainContext, stage: StageName, skip_to_start: bool = F
         ModelError: the base's weights cannot be had.
         AdapterError: its adapter's files are broken.
     """
-    folder = parent_folder(context, stage, skip_to_start)
+    folder = parent_folder(context, stage, from_base)
     restore_folder(folder)
     if not (folder / TRAINING_INFO).is_file():
-        maker = {"00": "init", "01": "train 00", "02": "train 01"}[stage] if not skip_to_start else "init"
+        maker = {"00": "init", "01": "train 00", "02": "train 01"}[stage] if not from_base else "init"
         raise WorkspaceError(
             f"stage {stage} starts from {folder}, which is missing; make it with: {context.command(maker)}"
         )

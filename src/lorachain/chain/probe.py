@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from lorachain.config import Quantization
 from lorachain.data.exam import load_exam
 from lorachain.data.plain_text import stream_plain_text
-from lorachain.exam.scoring import letter_tokens
+from lorachain.evaluation.scoring import letter_tokens
 from lorachain.memory import release
 from lorachain.prompts import answer_prompt
 from lorachain.tokens import TokenEncoder
-from lorachain.weights.adapter import load_adapter
 from lorachain.weights.load import load_model, load_tokenizer
+from lorachain.weights.logit_diff import compare_logits, probe_logits
+from lorachain.weights.lora import load_adapter
 from lorachain.weights.merge import merge_adapter
 from lorachain.weights.merge_report import MergeReport
-from lorachain.weights.origins import MergeWeights
-from lorachain.weights.proof import compare_probe, probe_logits
-from lorachain.weights.shards import open_shards
+from lorachain.weights.merge_source import MergeWeights
+from lorachain.weights.safetensors_io import open_shards
 
 QUESTIONS = 16
 DOCUMENTS = 8
@@ -59,7 +59,7 @@ class Probe:
         return probe_logits(model, self._rows)
 
     def _device_for(self, base: Path, quantization: Quantization) -> torch.device:
-        """The CPU where a base is trained quantised because it does not fit the accelerator otherwise."""
+        """The CPU where a base is trained quantized because it does not fit the accelerator otherwise."""
         if self._device.type != "cuda" or quantization != "none":
             return self._device
         fits = open_shards(base).total_bytes < _FREE_SHARE * torch.cuda.mem_get_info(self._device)[0]
@@ -67,16 +67,16 @@ class Probe:
 
     def compare(self, a: Tensor, b: Tensor) -> dict[str, Any]:
         """Max and mean |Δlogit|, KL in nats, agreement of the most likely token and of the exam letter."""
-        return compare_probe(a, b, self._letters)
+        return compare_logits(a, b, self._letters)
 
 
-def prove_merge(
+def check_merge_logits(
     report: MergeReport, base: Path, adapter: Path, merged: Path, device: torch.device, dtype: torch.dtype
 ) -> MergeReport:
     """The report with its probe: base + adapter against the merged model, in the same numeric type.
 
-    Where the base was quantised in training, also what training saw against the merge into the original and into the
-    de-quantised weights. The one of them that was not asked for is written beside `merged`, and removed again.
+    Where the base was quantized in training, also what training saw against the merge into the original and into the
+    dequantized weights. The one of them that was not asked for is written beside `merged`, and removed again.
 
     Raises:
         AdapterError, ModelError, ConfigError, WorkspaceError: as `merge_adapter`.
@@ -86,7 +86,7 @@ def prove_merge(
     if report.quantization == "none":
         return replace(report, probe=probe.compare(probe.logits(base, adapter), merged_logits))
     trained = probe.logits(base, adapter, quantization=report.quantization)
-    other_weights: MergeWeights = "dequantised" if report.weights == "original" else "original"
+    other_weights: MergeWeights = "dequantized" if report.weights == "original" else "original"
     other = merged.with_name(f".{merged.name}.compared")
     shutil.rmtree(other, ignore_errors=True)  # of a proof that was killed
     try:
@@ -98,14 +98,14 @@ def prove_merge(
         report.weights: probe.compare(trained, merged_logits),
         other_weights: probe.compare(trained, other_logits),
     }
-    # Quantised layers multiply with the de-quantised weights (int8 also rounds what it multiplies them with).
-    own = against["dequantised"]
+    # Quantized layers multiply with the dequantized weights (int8 also rounds what it multiplies them with).
+    own = against["dequantized"]
     if report.weights == "original":
         own = probe.compare(probe.logits(base, adapter), merged_logits)
-    return replace(report, probe=own, quantised_base={name: against[name] for name in sorted(against, reverse=True)})
+    return replace(report, probe=own, quantized_base={name: against[name] for name in sorted(against, reverse=True)})
 
 
-def prove_composition(
+def check_composition_logits(
     base: Path, composed: Path, merged_base: Path, second: Path, device: torch.device, dtype: torch.dtype
 ) -> dict[str, Any]:
     """base + composed against merged base + second adapter.

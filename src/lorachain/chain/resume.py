@@ -5,14 +5,14 @@ from pathlib import Path
 
 from lorachain.chain.debug_log import drop_steps_after
 from lorachain.chain.history import RunRecord
-from lorachain.training.checkpoints import Found, checkpoint_folder, newest_whole, why_not_whole
+from lorachain.training.checkpoints import CheckpointSearch, checkpoint_folder, newest_whole, why_not_whole
 
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
     """A stage's start."""
 
-    found: Found
+    found: CheckpointSearch
     best_step: int | None
     """Step of the best epoch so far, whose checkpoint is there and is kept; None where no epoch is chosen."""
 
@@ -31,7 +31,7 @@ def find_resume_point(run: Path, record: RunRecord, protocol: str | None) -> Res
         best = record.best(protocol, up_to=found.step) if protocol else None
         reason = why_not_whole(checkpoint_folder(run, best.step), record.fingerprint) if best else None
         if best is None or reason is None:
-            return ResumePoint(Found(found.folder, passed_over), best.step if best else None)
+            return ResumePoint(CheckpointSearch(found.folder, passed_over), best.step if best else None)
         name = checkpoint_folder(run, best.step).name
         passed_over.append(f"{name} holds the best epoch so far, which is redone: {reason}")
         before = best.step

@@ -14,11 +14,11 @@ from lorachain.errors import AdapterError, ModelError, WorkspaceError
 from lorachain.provenance import TRAINING_INFO, read_json
 from lorachain.registry import hub_weights, read_entries, weights_folder
 from lorachain.tokens import TokenEncoder
-from lorachain.weights.adapter import ADAPTER_CONFIG, load_adapter, read_adapter_config
-from lorachain.weights.factors import adapter_sha256
 from lorachain.weights.load import load_model, load_tokenizer
-from lorachain.weights.quantised import trained_in
-from lorachain.weights.shards import weights_sha256
+from lorachain.weights.lora import ADAPTER_CONFIG, load_adapter, read_adapter_config
+from lorachain.weights.lora_file import adapter_sha256
+from lorachain.weights.quantized import trained_in
+from lorachain.weights.safetensors_io import weights_sha256
 
 
 @dataclass(frozen=True, slots=True)

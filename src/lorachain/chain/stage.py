@@ -9,26 +9,26 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lorachain.chain.context import STAGE_TITLES, ChainContext
-from lorachain.chain.debug_log import step_words
+from lorachain.chain.debug_log import step_summary
 from lorachain.chain.exams import load_dev, load_held_out
 from lorachain.chain.history import RUN_RECORD, EpochScore, RunRecord, read_history, score, write_history
 from lorachain.chain.parents import Parent, find_parent
 from lorachain.chain.resume import ResumePoint, find_resume_point, forget_after
 from lorachain.chain.tasks import TASKS, StageTask, TaskInputs, sources_hash
-from lorachain.exam.validation import question_set_hash, validate
+from lorachain.evaluation.validation import question_set_hash, validate
 from lorachain.memory import peak, reset_peak
 from lorachain.provenance import SCHEMA_VERSION, TRAINING_INFO, git_commit, package_versions, sha256_json, write_json
 from lorachain.records import ExamQuestion
 from lorachain.tokens import TokenEncoder
+from lorachain.training.batch_schedule import BatchSchedule
 from lorachain.training.checkpoints import checkpoint_folder
 from lorachain.training.progress import Progress, TrainingSettings
 from lorachain.training.sharding import shard_layers
-from lorachain.training.steps import TrainingSteps
 from lorachain.training.trainer import train
-from lorachain.weights.adapter import ADAPTER_WEIGHTS, PeftModel, load_adapter, save_adapter, set_adapter_tensors
-from lorachain.weights.factors import adapter_sha256
 from lorachain.weights.load import load_model, load_tokenizer, tokenizer_sha256
-from lorachain.weights.quantised import require_quantiser
+from lorachain.weights.lora import ADAPTER_WEIGHTS, PeftModel, load_adapter, save_adapter, set_adapter_tensors
+from lorachain.weights.lora_file import adapter_sha256
+from lorachain.weights.quantized import require_quantizer
 from lorachain.workspace import StageName, atomic_folder, require_space
 
 logger = logging.getLogger(__name__)
@@ -45,12 +45,12 @@ class StageRun:
         TrainingInterrupted: on a signal, after saving.
     """
 
-    def __init__(self, context: ChainContext, stage: StageName, *, skip_to_start: bool = False) -> None:
-        require_quantiser(context.config.quantization)  # reading the data may take long
+    def __init__(self, context: ChainContext, stage: StageName, *, from_base: bool = False) -> None:
+        require_quantizer(context.config.quantization)  # reading the data may take long
         self.context = context
         self.processes = context.processes
         self.stage = stage
-        self.parent: Parent = find_parent(context, stage, skip_to_start)
+        self.parent: Parent = find_parent(context, stage, from_base)
         self.run_folder = context.workspace.training(stage, context.model)
         adapter_bytes = (self.parent.folder / ADAPTER_WEIGHTS).stat().st_size
         require_space(self.run_folder, adapter_bytes * _CHECKPOINT_FACTOR)
@@ -119,28 +119,28 @@ class StageRun:
             shard_layers(model)
         self._measure_before(model)
         progress, tensors = self._train(model)
-        chosen = self.processes.decided(self._choose)
+        chosen = self.processes.broadcast(self._choose)
         if chosen.step < progress.step:
             tensors = load_file(checkpoint_folder(self.run_folder, chosen.step) / ADAPTER_WEIGHTS)
         set_adapter_tensors(model, tensors)
-        after = self.processes.computed(lambda: self.task.measure(model))
+        after = self.processes.on_main(lambda: self.task.measure(model))
         if after is not None:
             self._write(model, tensors, progress, chosen, after)
         self.processes.wait()
 
     def _measure_before(self, model: PeftModel) -> None:
         """What an interrupted run found already is not measured again."""
-        measured, validated = self.processes.decided(
+        measured, validated = self.processes.broadcast(
             lambda: (self.record.before is not None, self.record.score_of(0) is not None)
         )
-        if not measured and (before := self.processes.computed(lambda: self.task.measure(model))) is not None:
+        if not measured and (before := self.processes.on_main(lambda: self.task.measure(model))) is not None:
             self.record.before = before
             self.record.write()
         if not validated:
             self._put_score(lambda: self._carried_start() or self._validate(model, epoch=0, step=0))
 
     def _put_score(self, validation: Callable[[], EpochScore]) -> None:
-        found = self.processes.computed(validation)
+        found = self.processes.on_main(validation)
         if found is not None:
             self.record.put(found)
         self.processes.wait()
@@ -179,8 +179,8 @@ class StageRun:
     def _train(self, model: PeftModel) -> tuple[Progress, dict[str, Tensor]]:
         context, config = self.context, self.context.config
         settings = context.stage(self.stage)
-        steps = TrainingSteps(
-            self.task.lines_of_epoch,
+        steps = BatchSchedule(
+            self.task.packs_of_epoch,
             epochs=settings.epochs,
             batch_size=settings.batch_size,
             micro_batch_tokens=config.training.micro_batch_tokens,
@@ -189,13 +189,13 @@ class StageRun:
             share=self.processes.share,
         )
         step_marker = f"{context.model} {self.fingerprint[:12]}"
-        point = self.processes.decided(lambda: self._resume_point(step_marker))
+        point = self.processes.broadcast(lambda: self._resume_point(step_marker))
 
         with context.reporter.bar(f"training {self.stage}", len(steps)) as bar:
 
             def on_step(progress: Progress) -> None:
                 rate = progress.tokens / max(progress.seconds, 1e-9)
-                logger.info(step_words(step_marker, progress.step, len(steps), progress.losses[-1]))
+                logger.info(step_summary(step_marker, progress.step, len(steps), progress.losses[-1]))
                 bar(progress.step, f"loss {progress.losses[-1]:.3f} · {rate:,.0f} tokens/s")
 
             def on_epoch_end(epoch: int, step: int) -> bool:

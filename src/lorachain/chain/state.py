@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lorachain.chain.context import ChainContext
-from lorachain.chain.initial import init_depends_on
-from lorachain.chain.merging import merge_depends_on
+from lorachain.chain.init_step import init_depends_on
+from lorachain.chain.merge_step import merge_depends_on
 from lorachain.chain.parents import parent_folder
-from lorachain.data.freshness import Reading, changed_since
+from lorachain.data.staleness import Reading, changed_since
 from lorachain.errors import LorachainError
 from lorachain.provenance import TRAINING_INFO, read_json, sha256_json
 from lorachain.training.checkpoints import steps_present
-from lorachain.weights.factors import adapter_sha256
+from lorachain.weights.lora_file import adapter_sha256
 from lorachain.workspace import StageName
 
 StepName = Literal["init", "00", "01", "merge", "02"]
@@ -44,7 +44,7 @@ def step_state(
     step: StepName,
     *,
     as_configured: bool = True,
-    skip_to_start: bool = False,
+    from_base: bool = False,
     ask_hub: bool = False,
 ) -> StepState:
     """Compares what the step was made from with what stands now.
@@ -52,7 +52,7 @@ def step_state(
     Args:
         as_configured: also with the settings and sources at hand; without it only with what lies on the disk
             (a command for one stage knows nothing of the options that another was given).
-        skip_to_start: stage 02 is wanted straight on raw_lora_added.
+        from_base: stage 02 is wanted straight on raw_lora_added.
         ask_hub: ask the hub whether a data set changed; without it nothing goes over the network.
     """
     folder = output_folder(context, step)
@@ -65,7 +65,7 @@ def step_state(
     try:
         info = read_json(folder / TRAINING_INFO)
         reason = _why_stale(context, step, folder, info, as_configured, ask_hub)
-        if not reason and step == "02" and as_configured and _from_start(info) != skip_to_start:
+        if not reason and step == "02" and as_configured and _from_base(info) != from_base:
             reason = f"it was trained on {info['depends_on']['parent']['folder']}"
     except LorachainError as error:
         reason = str(error)
@@ -74,7 +74,7 @@ def step_state(
     return StepState(step, "stale" if reason else "fresh", folder, info, reason)
 
 
-def _from_start(info: dict[str, Any]) -> bool:
+def _from_base(info: dict[str, Any]) -> bool:
     folder: str = info["depends_on"]["parent"]["folder"]
     return folder.startswith("raw_lora_added/")
 
@@ -98,7 +98,7 @@ def _why_stale(
 
 def _changed_parent(context: ChainContext, stage: StageName, info: dict[str, Any]) -> str:
     made_from = info["depends_on"]
-    parent = parent_folder(context, stage, skip_to_start=_from_start(info))
+    parent = parent_folder(context, stage, from_base=_from_base(info))
     if not parent.exists():
         return f"its parent {parent.parent.name} is gone"
     if adapter_sha256(parent) != made_from["parent"]["adapter_sha256"]:

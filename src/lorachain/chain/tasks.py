@@ -11,15 +11,15 @@ from torch import nn
 
 from lorachain.chain.token_cache import Facts, TokenCache, records_sha256
 from lorachain.config import ChainConfig, Sources, StageConfig
+from lorachain.data.decontamination import ExamScreen, without_held_out
 from lorachain.data.dictionary import load_dictionary
 from lorachain.data.exam import load_exam
-from lorachain.data.freshness import reads_the_same
 from lorachain.data.plain_text import stream_plain_text
-from lorachain.data.screening import ExamScreen, disjoint_train
 from lorachain.data.sources import SourceInfo
+from lorachain.data.staleness import reads_the_same
 from lorachain.errors import DataError
-from lorachain.exam.perplexity import perplexity
-from lorachain.exam.recall import recall
+from lorachain.evaluation.exact_match import exact_match
+from lorachain.evaluation.perplexity import perplexity
 from lorachain.prompts import (
     AnswerStyle,
     Example,
@@ -31,9 +31,9 @@ from lorachain.prompts import (
 )
 from lorachain.provenance import sha256_json
 from lorachain.records import ExamQuestion, Term
-from lorachain.token_store import StoredLines, TokenStore
+from lorachain.token_store import StoredPacks, TokenStore
 from lorachain.tokens import TokenEncoder, TokenRow, pack, split_long
-from lorachain.training.steps import Line
+from lorachain.training.batch_schedule import Line
 from lorachain.workspace import StageName
 
 Measure = dict[str, Any]
@@ -45,7 +45,7 @@ class StageTask(Protocol):
     sources: list[SourceInfo]
     counts: dict[str, int]
 
-    def lines_of_epoch(self, epoch: int) -> Sequence[Line]: ...
+    def packs_of_epoch(self, epoch: int) -> Sequence[Line]: ...
 
     def measure(self, model: nn.Module) -> Measure:
         """What the stage should improve beyond the exam: held-out perplexity, recall, or nothing."""
@@ -80,7 +80,7 @@ class PlainTextTask:
 
     def __init__(self, inputs: TaskInputs) -> None:
         self._inputs = inputs
-        self._store = self._kept() or self._tokenised()
+        self._store = self._kept() or self._tokenized()
         bodies = self._store.lengths.astype(np.int64) - 1  # ids beyond the BOS
         heldout_count = min(inputs.config.validation.heldout_documents, len(bodies) // 10)
         heldout = np.sort(np.argsort(self._store.keys, kind="stable")[:heldout_count])
@@ -122,7 +122,7 @@ class PlainTextTask:
         self.counts: dict[str, int] = dict(facts["counts"])
         return store
 
-    def _tokenised(self) -> TokenStore:
+    def _tokenized(self) -> TokenStore:
         inputs = self._inputs
         names = inputs.sources.plain_text
         stream = stream_plain_text(names, skip_bad_rows=inputs.skip_bad_rows, max_samples=inputs.stage.max_samples)
@@ -131,7 +131,7 @@ class PlainTextTask:
 
         def rows() -> Iterator[TokenRow]:
             for document in stream:
-                if screen.holds(document.text):
+                if screen.contains(document.text):
                     self.counts["documents_with_exam_questions_left_out"] += 1
                     continue
                 self.counts["documents"] += 1
@@ -148,8 +148,8 @@ class PlainTextTask:
 
         return self._cache().keep("documents", rows(), facts)
 
-    def lines_of_epoch(self, epoch: int) -> StoredLines:
-        return StoredLines(self._packs, self._lengths, self._piece)
+    def packs_of_epoch(self, epoch: int) -> StoredPacks:
+        return StoredPacks(self._packs, self._lengths, self._piece)
 
     def _piece(self, number: int) -> TokenRow:
         return self._store.piece(int(self._document[number]), int(self._start[number]), self._step)
@@ -194,10 +194,10 @@ class DictionaryTask:
         self.counts = {"entries": len(self._entries)}
         _require_fitting(len(loaded.entries), len(self._entries), inputs, self.counts)
         rng = random.Random(f"recall:{inputs.config.seed}")
-        size = min(inputs.config.validation.recall_entries, len(self._entries))
-        self._recall_sample: list[Term] = rng.sample(self._entries, size)
+        size = min(inputs.config.validation.exact_match_entries, len(self._entries))
+        self._exact_match_entries: list[Term] = rng.sample(self._entries, size)
 
-    def lines_of_epoch(self, epoch: int) -> StoredLines:
+    def packs_of_epoch(self, epoch: int) -> StoredPacks:
         """Every entry twice an epoch: once towards its description, once back to the term.
 
         Where there are several ways (definition and English name) they take turns from epoch to epoch, half of the
@@ -211,7 +211,11 @@ class DictionaryTask:
         return _single_rows(self._store, chosen)
 
     def measure(self, model: nn.Module) -> Measure:
-        return {"recall": recall(model, self._inputs.encoder, self._recall_sample, split="trained entries").as_dict()}
+        return {
+            "exact_match": exact_match(
+                model, self._inputs.encoder, self._exact_match_entries, split="trained entries"
+            ).as_dict()
+        }
 
 
 class ExamTask:
@@ -223,7 +227,7 @@ class ExamTask:
             inputs.sources.exam, "train", skip_bad_rows=inputs.skip_bad_rows, max_samples=inputs.stage.max_samples
         )
         self.sources = loaded.sources
-        questions, dropped = disjoint_train(loaded.questions, inputs.held_out)
+        questions, dropped = without_held_out(loaded.questions, inputs.held_out)
         longest = inputs.stage.max_length
         settings = {"style": inputs.answer_style, "seed": inputs.config.seed, "max_length": longest}
         self._cache = inputs.token_cache({"questions": records_sha256(questions), **settings})
@@ -242,7 +246,7 @@ class ExamTask:
     def _encoded(self, questions: Iterable[ExamQuestion]) -> Iterator[TokenRow]:
         return (self._inputs.encoder.encode(example) for q in questions for example in self._examples(q))
 
-    def lines_of_epoch(self, epoch: int) -> StoredLines:
+    def packs_of_epoch(self, epoch: int) -> StoredPacks:
         rng = random.Random(f"options:{self._inputs.config.seed}:{epoch}")
         store = self._cache.rows(f"epoch-{epoch}", lambda: self._encoded(shuffled(q, rng) for q in self._questions))
         return _single_rows(store, range(len(store)))
@@ -251,10 +255,10 @@ class ExamTask:
         return {}
 
 
-def _single_rows(store: TokenStore, chosen: Sequence[int]) -> StoredLines:
+def _single_rows(store: TokenStore, chosen: Sequence[int]) -> StoredPacks:
     """A line for each of these rows."""
     lengths = store.lengths.tolist()
-    return StoredLines([[row] for row in chosen], lengths, store.row)
+    return StoredPacks([[row] for row in chosen], lengths, store.row)
 
 
 def _require_fitting(found: int, fitting: int, inputs: TaskInputs, counts: dict[str, int]) -> None:

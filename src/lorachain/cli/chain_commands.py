@@ -53,8 +53,8 @@ def train(
     device: o.Device = None,
     seed: o.Seed = None,
     save_every: o.SaveEvery = None,
-    from_start: Annotated[
-        bool, typer.Option("--from-start", help="Ablation of 02: straight from raw_lora_added/, without 00 and 01.")
+    from_base: Annotated[
+        bool, typer.Option("--from-base", help="Ablation of 02: straight from raw_lora_added/, without 00 and 01.")
     ] = False,
     skip_bad_rows: o.SkipBadRows = False,
     yes: o.Yes = False,
@@ -63,14 +63,14 @@ def train(
     """Train one stage of the chain: 00, 01 or 02."""
     if stage not in STAGES:
         raise ConfigError(f"stage {stage!r} is unknown; allowed: {', '.join(STAGES)}")
-    if from_start and stage != "02":
-        raise ConfigError(f"--from-start is for stage 02; stage {stage} has one place in the chain")
+    if from_base and stage != "02":
+        raise ConfigError(f"--from-base is for stage 02; stage {stage} has one place in the chain")
     common = o.Common(
         model, workspace, config, plain_text, dictionary, exam, max_samples, learning_rate, batch_size, max_length,
         rank, device, seed, yes, skip_bad_rows, save_every,
     )  # fmt: skip
     context = o.build_context(common, [stage], None if epochs is None else [epochs])
-    _go(context, f"train {stage}", dry_run, skip_to_start=from_start)
+    _go(context, f"train {stage}", dry_run, from_base=from_base)
 
 
 @app.command()
@@ -106,10 +106,10 @@ def run(
 def status(model: o.Model = "gemma-3-270m", workspace: o.WorkspaceDir = _HERE, config: o.ConfigFile = None) -> None:
     """What stands of the chain: stage, state, accuracy, when, next command."""
     from lorachain.chain.state import STEPS, step_state
-    from lorachain.report.screen import Screen
+    from lorachain.report.console import ConsoleReporter
 
     context = o.build_context(o.Common(model, workspace, config), [])
-    _print_status(context, Screen(), [step_state(context, step, as_configured=False) for step in STEPS])
+    _print_status(context, ConsoleReporter(), [step_state(context, step, as_configured=False) for step in STEPS])
 
 
 @app.command()
@@ -119,8 +119,8 @@ def history(
     workspace: o.WorkspaceDir = _HERE,
 ) -> None:
     """The lineage from the public base to a stage, with every score on the way."""
-    from lorachain.chain.links import lineage
     from lorachain.chain.state import STEPS
+    from lorachain.chain.verify import lineage
 
     step = next((step for step in STEPS if step == stage), None)
     if step is None:
@@ -129,16 +129,16 @@ def history(
         print(line)
 
 
-def _go(context: "ChainContext", command: str, dry_run: bool, *, skip_to_start: bool = False) -> None:
+def _go(context: "ChainContext", command: str, dry_run: bool, *, from_base: bool = False) -> None:
     """Plans or does a command's steps, then prints what they are worth."""
-    from lorachain.chain.runner import STEPS_OF_COMMAND, plan, run_steps
-    from lorachain.report.screen import Screen
+    from lorachain.chain.pipeline import STEPS_OF_COMMAND, plan, run_steps
+    from lorachain.report.console import ConsoleReporter
     from lorachain.training.interrupts import Terminated, TrainingInterrupted, terminated_as_exception
 
     steps = STEPS_OF_COMMAND[command]
     if dry_run:
         resolved = {
-            "plan": plan(context, steps, skip_to_start=skip_to_start),
+            "plan": plan(context, steps, from_base=from_base),
             "configuration": context.config.model_dump(mode="json"),
         }
         print(json.dumps(resolved, ensure_ascii=False, indent=2))
@@ -146,7 +146,7 @@ def _go(context: "ChainContext", command: str, dry_run: bool, *, skip_to_start: 
     go_on = f"go on with: {context.command(command)} and the same options"
     try:
         with terminated_as_exception():
-            states = run_steps(context, steps, skip_to_start=skip_to_start)
+            states = run_steps(context, steps, from_base=from_base)
     except TrainingInterrupted as interrupted:
         context.reporter.message(f"{interrupted}; {go_on}")
         sys.exit(interrupted.exit_code)
@@ -154,7 +154,7 @@ def _go(context: "ChainContext", command: str, dry_run: bool, *, skip_to_start: 
         context.reporter.message(f"interrupted; finished stages and checkpoints are kept; {go_on}")
         sys.exit(143 if isinstance(stopped, Terminated) else 130)
     if context.processes.main:
-        _print_results(context, Screen(), states, command)
+        _print_results(context, ConsoleReporter(), states, command)
 
 
 def _print_results(context: "ChainContext", screen: Any, states: "list[StepState]", command: str) -> None:
@@ -184,16 +184,16 @@ def _next_command(context: "ChainContext", states: "list[StepState]") -> str:
 
 
 def _print_status(context: "ChainContext", screen: Any, states: "list[StepState]") -> None:
-    from lorachain.chain.runner import STEP_TITLES
+    from lorachain.chain.pipeline import STEP_TITLES
     from lorachain.provenance import TRAINING_INFO, as_written
-    from lorachain.report.tables import accuracy_words, status_table
+    from lorachain.report.tables import accuracy_summary, status_table
 
     rows = []
     upcoming = _next_command(context, states)
     for state in states:
         info = state.info or {}
         with as_written(state.folder / TRAINING_INFO):
-            accuracy = accuracy_words(info.get("validation", {}).get("after", {}).get(context.entry.answer_style))
+            accuracy = accuracy_summary(info.get("validation", {}).get("after", {}).get(context.entry.answer_style))
         is_next = state is next((s for s in states if s.condition != "fresh"), None)
         rows.append(
             {

@@ -22,12 +22,12 @@ def make_exam_command(
     """Make five-option questions from a dictionary, in KorMedMCQA's schema: more to train on, and a knowledge probe."""
     from lorachain.data.dictionary import load_dictionary
     from lorachain.data.make_exam import make_exam, write_exam
-    from lorachain.report.screen import Screen
+    from lorachain.report.console import ConsoleReporter
 
     loaded = load_dictionary(dictionary, skip_bad_rows=skip_bad_rows)
     made = make_exam(loaded.entries, seed=seed, dev_fraction=dev_fraction, limit=limit, subject=subject)
     paths = write_exam(made, out)
-    screen = Screen()
+    screen = ConsoleReporter()
     for split, path in zip(made, paths, strict=True):
         screen.message(f"{len(made[split]):,} {split} questions -> {path}")
     screen.message(f"use them with: --exam {out}")

@@ -42,9 +42,9 @@ def evaluate(
     from lorachain.chain.scored_model import find_scored_model
     from lorachain.data.exam import load_exam
     from lorachain.errors import DataError
-    from lorachain.exam.protocols.registry import make_protocol
-    from lorachain.exam.runner import run_evaluation
-    from lorachain.report.screen import Screen
+    from lorachain.evaluation.protocols.registry import make_protocol
+    from lorachain.evaluation.runner import run_evaluation
+    from lorachain.report.console import ConsoleReporter
     from lorachain.report.tables import result_table
 
     if split not in _SPLITS:
@@ -96,7 +96,7 @@ def evaluate(
             selection={"subjects": subjects, "limit": limit},
             on_progress=on_progress,
         )
-    Screen().table(result_table(result, f"{identity['name']} -> {out}"))
+    ConsoleReporter().table(result_table(result, f"{identity['name']} -> {out}"))
 
 
 @app.command()
@@ -107,10 +107,10 @@ def compare(
     flips: Annotated[bool, typer.Option("--flips/--no-flips", help="List every question that changed.")] = True,
 ) -> None:
     """Is B better than A? Question by question, with the exact test; refuses results that were not asked alike."""
-    from lorachain.exam.compare import compare_results
-    from lorachain.report.screen import Screen
+    from lorachain.evaluation.compare import compare_results
+    from lorachain.report.console import ConsoleReporter
     from lorachain.report.tables import comparison_tables
 
-    screen = Screen()
+    screen = ConsoleReporter()
     for table in comparison_tables(compare_results(a, b, seed=seed), with_flips=flips):
         screen.table(table)

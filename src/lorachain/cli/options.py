@@ -72,8 +72,8 @@ def build_context(common: Common, stages: Sequence[str], epochs: Sequence[int] |
     from lorachain.chain.debug_log import quiet_libraries
     from lorachain.config import load_config
     from lorachain.registry import find_entry
-    from lorachain.report.screen import Screen
-    from lorachain.training.processes import join_processes
+    from lorachain.report.console import ConsoleReporter
+    from lorachain.training.distributed import join_processes
     from lorachain.weights.load import resolve_device
     from lorachain.workspace import open_workspace
 
@@ -88,14 +88,14 @@ def build_context(common: Common, stages: Sequence[str], epochs: Sequence[int] |
     }
     overrides["sources"] = {entry.sources: {name: value for name, value in given.items() if value}}
     config = load_config(common.config, overrides)
-    processes, device = join_processes(resolve_device(config.device), quantised=config.quantization != "none")
+    processes, device = join_processes(resolve_device(config.device), quantized=config.quantization != "none")
     return ChainContext(
         workspace=workspace,
         model=common.model,
         entry=entry,
         config=config,
         device=device,
-        reporter=Screen(quiet=not processes.main),
+        reporter=ConsoleReporter(quiet=not processes.main),
         processes=processes,
         skip_bad_rows=common.skip_bad_rows,
         confirm=lambda question: common.yes or _ask(question),

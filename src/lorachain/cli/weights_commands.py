@@ -31,24 +31,24 @@ def merge(
         typer.Option("--quantization", help="What the base was held in while training, if training_info.json is gone."),
     ] = None,
     weights: Annotated[
-        Literal["original", "dequantised"],
-        typer.Option("--weights", help="What the updates are added to; dequantised is what such training saw."),
+        Literal["original", "dequantized"],
+        typer.Option("--weights", help="What the updates are added to; dequantized is what such training saw."),
     ] = "original",
 ) -> None:
     """Merge a LoRA into its base, streaming, and prove it: merge_report.json beside the weights."""
     from lorachain.chain.debug_log import quiet_libraries
-    from lorachain.chain.probe import prove_merge
+    from lorachain.chain.probe import check_merge_logits
     from lorachain.registry import find_entry, weights_folder
-    from lorachain.report.screen import Screen
+    from lorachain.report.console import ConsoleReporter
     from lorachain.report.tables import merge_table
     from lorachain.weights.load import resolve_device, stored_dtype
     from lorachain.weights.merge import merge_adapter
     from lorachain.weights.merge_report import write_merge_report
-    from lorachain.weights.quantised import trained_in
+    from lorachain.weights.quantized import trained_in
     from lorachain.workspace import Workspace
 
     quiet_libraries()
-    screen, target = Screen(), resolve_device(device)
+    screen, target = ConsoleReporter(), resolve_device(device)
     named = not Path(into).is_dir()
     base = weights_folder(find_entry(Workspace(workspace), into)) if named else Path(into)
     with screen.bar(f"merging into {out}", 100) as bar:
@@ -62,9 +62,9 @@ def merge(
             weights=weights,
             on_progress=lambda done, total: bar(100 * done // total),
         )
-    report = prove_merge(report, base, adapter, out, target, stored_dtype(base))
+    report = check_merge_logits(report, base, adapter, out, target, stored_dtype(base))
     write_merge_report(out, report)
-    screen.table(merge_table(report.to_json(), f"{adapter} merged into {base}"))
+    screen.table(merge_table(report.as_dict(), f"{adapter} merged into {base}"))
 
 
 @app.command()
@@ -76,13 +76,13 @@ def verify(
     adapter: Annotated[Path | None, typer.Option("--adapter", help="Where the adapter is now.")] = None,
 ) -> None:
     """Repeat the proof from the files alone: of one merge, or of every link of the chain."""
-    from lorachain.chain.links import verify_chain
-    from lorachain.report.screen import Screen
+    from lorachain.chain.verify import verify_chain
+    from lorachain.report.console import ConsoleReporter
     from lorachain.weights.verify import verify_merge
 
     if folder is not None:
         verify_merge(folder, base=base or _named_base(folder, workspace), adapter=adapter)
-        Screen().message(f"{folder}: base, adapter, report and every weight agree")
+        ConsoleReporter().message(f"{folder}: base, adapter, report and every weight agree")
         return
     context = o.build_context(o.Common(model, workspace), [])
     for line in verify_chain(context):
@@ -137,33 +137,33 @@ def export(
 
 
 def _export_adapter(context: "ChainContext", chain: dict[str, Path], out: Path, rank: int | None) -> None:
-    from lorachain.chain.probe import prove_composition
+    from lorachain.chain.probe import check_composition_logits
     from lorachain.export.folders import export_adapter
     from lorachain.provenance import write_json
-    from lorachain.report.screen import Screen
+    from lorachain.report.console import ConsoleReporter
     from lorachain.report.tables import compose_table
     from lorachain.weights.compose import COMPOSE_REPORT
 
     base, first, merged, second = (chain[name] for name in ("base", "01", "merged", "02"))
     facts = _card_facts(context, chain)
-    report = export_adapter(base, first, second, out, facts, merged_base=merged, rank=rank).to_json()
-    proof = prove_composition(base, out, merged, second, context.device, context.dtype)
+    report = export_adapter(base, first, second, out, facts, merged_base=merged, rank=rank).as_dict()
+    proof = check_composition_logits(base, out, merged, second, context.device, context.dtype)
     write_json(out / COMPOSE_REPORT, {**report, "probe": proof})
-    Screen().table(compose_table(report, proof, f"{context.model}: the chain as one adapter in {out}"))
+    ConsoleReporter().table(compose_table(report, proof, f"{context.model}: the chain as one adapter in {out}"))
 
 
 def _export_hf(context: "ChainContext", chain: dict[str, Path], out: Path) -> None:
-    from lorachain.chain.probe import prove_merge
+    from lorachain.chain.probe import check_merge_logits
     from lorachain.export.folders import export_hf
-    from lorachain.report.screen import Screen
+    from lorachain.report.console import ConsoleReporter
     from lorachain.report.tables import merge_table
     from lorachain.weights.merge_report import write_merge_report
 
     base, adapter, facts = chain["merged"], chain["02"], _card_facts(context, chain)
     report = export_hf(base, adapter, out, facts, expected_base_sha256=_trained_on(adapter))
-    report = prove_merge(report, base, adapter, out, context.device, context.dtype)
+    report = check_merge_logits(report, base, adapter, out, context.device, context.dtype)
     write_merge_report(out, report)
-    Screen().table(merge_table(report.to_json(), f"{context.model}: the chain merged in {out}"))
+    ConsoleReporter().table(merge_table(report.as_dict(), f"{context.model}: the chain merged in {out}"))
 
 
 def _export_gguf(
@@ -176,7 +176,7 @@ def _export_gguf(
     from lorachain.chain.probe import Probe
     from lorachain.export.folders import export_hf
     from lorachain.export.gguf import export_gguf
-    from lorachain.report.screen import Screen
+    from lorachain.report.console import ConsoleReporter
     from lorachain.report.tables import gguf_table
 
     facts = _card_facts(context, chain)
@@ -191,7 +191,7 @@ def _export_gguf(
             return probe.compare(probe.logits(merged), found)
 
         report = export_gguf(merged, out, facts, outtype=outtype, compare=compare, converter=converter)
-    Screen().table(gguf_table(report, f"{context.model}: the chain as GGUF in {out}"))
+    ConsoleReporter().table(gguf_table(report, f"{context.model}: the chain as GGUF in {out}"))
 
 
 def _named_base(folder: Path, workspace: Path) -> Path | None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 from lorachain.data import hub
+from lorachain.data.decontamination import without_held_out
 from lorachain.data.exam_files import Split, canonical_split, exam_files
 from lorachain.data.rows import Located, Row, first_of
-from lorachain.data.screening import disjoint_train
 from lorachain.data.sources import Source, SourceInfo, SourceReader, resolve
 from lorachain.errors import DataError
 from lorachain.records import LETTERS, ExamQuestion
@@ -73,7 +73,7 @@ def load_exam(
         if subjects is not None:
             found = [question for question in found if question.subject in subjects]
         if split == "dev":
-            found, dropped = disjoint_train(found, _fewshot(reader, subjects))
+            found, dropped = without_held_out(found, _fewshot(reader, subjects))
             left_out += dropped
         questions += found
         infos.append(reader.info())

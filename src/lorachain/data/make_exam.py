@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lorachain.data.screening import normalised
+from lorachain.data.decontamination import normalized
 from lorachain.errors import ConfigError, DataError
 from lorachain.records import LETTERS, ExamQuestion, Term
 
@@ -168,9 +168,9 @@ def _askable(entries: Sequence[Term]) -> list[_Asked]:
     asked = []
     for entry, concept in zip(entries, _concepts(entries), strict=True):
         stems: dict[Kind, str] = {}
-        if entry.english and normalised(entry.english):
+        if entry.english and normalized(entry.english):
             stems["english"] = f"다음 용어의 영어 이름은? {entry.term}"
-        if (clue := _clue(entry)) and normalised(entry.term):
+        if (clue := _clue(entry)) and normalized(entry.term):
             stems["term"] = f"다음 설명에 해당하는 용어는? {clue}"
         if stems:
             asked.append(_Asked(entry, concept, stems))
@@ -182,7 +182,7 @@ def _clue(entry: Term) -> str | None:
     if not entry.definition:
         return None
     clue = re.sub(re.escape(entry.term), MASK, entry.definition, flags=re.IGNORECASE)
-    return clue if normalised(clue.replace(MASK, "")) else None
+    return clue if normalized(clue.replace(MASK, "")) else None
 
 
 def _concepts(entries: Sequence[Term]) -> list[int]:
@@ -201,7 +201,7 @@ def _concepts(entries: Sequence[Term]) -> list[int]:
         keys = [("term", entry.term), ("definition", _clue(entry))]
         keys += [("english", name) for name in (entry.english, *(entry.english or "").split(";"))]
         for kind, value in keys:
-            if value and (key := normalised(value)):
+            if value and (key := normalized(value)):
                 parent[root(i)] = root(first_with.setdefault((kind, key), i))
     return [root(i) for i in range(len(entries))]
 
@@ -214,7 +214,7 @@ class _Pool:
         for item in items:
             for kind in _KINDS:
                 text = item.option(kind)
-                if text and normalised(text):
+                if text and normalized(text):
                     option = _Option(text, item.concept, item.entry.category)
                     for category in dict.fromkeys((None, option.category)):
                         self._groups[kind, category].append(option)
@@ -266,12 +266,12 @@ def _question(
     """The entry asked in one of its ways, drawn; None where its stems were all asked or the options do not suffice."""
     for kind in rng.sample(sorted(item.stems), len(item.stems)):
         text, stem = item.option(kind), item.stems[kind]
-        if text is None or normalised(stem) in seen:
+        if text is None or normalized(stem) in seen:
             continue
         answer = _Option(text, item.concept, item.entry.category)
         for pool in pools:
             if (texts := pool.distractors(answer, kind, rng)) is not None:
-                seen.add(normalised(stem))
+                seen.add(normalized(stem))
                 place = rng.randrange(5)
                 texts.insert(place, text)
                 a, b, c, d, e = texts

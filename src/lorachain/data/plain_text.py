@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from lorachain.data.lines import read_lines
 from lorachain.data.rows import TABLE_SUFFIXES, Located, Tally, first_of
 from lorachain.data.sources import SourceInfo, SourceReader, resolve, walk
+from lorachain.data.text_io import read_lines
 from lorachain.errors import DataError
 from lorachain.records import PlainText
 

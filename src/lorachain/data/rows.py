@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lorachain.data.lines import MAX_LINE_BYTES, open_file, read_lines
+from lorachain.data.text_io import MAX_LINE_BYTES, open_file, read_lines
 from lorachain.errors import DataError
 
 TABLE_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")

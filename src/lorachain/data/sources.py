@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 from lorachain.data import hub
-from lorachain.data.lines import open_file
 from lorachain.data.rows import TABLE_SUFFIXES, Located, Tally, read_rows
+from lorachain.data.text_io import open_file
 from lorachain.errors import DataError
 
 SAMPLE = "sample"

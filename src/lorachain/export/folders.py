@@ -7,7 +7,7 @@ from lorachain.export.card import CardFacts, write_card
 from lorachain.weights.compose import ComposeReport, compose_adapters
 from lorachain.weights.merge import COMPANIONS, Progress, merge_adapter
 from lorachain.weights.merge_report import MergeReport
-from lorachain.weights.quantised import trained_in
+from lorachain.weights.quantized import trained_in
 from lorachain.workspace import atomic_folder
 
 _NOT_WITH_AN_ADAPTER = {"config.json", "generation_config.json", "NOTICE"}

@@ -1,4 +1,4 @@
-"""Merged weights as GGUF for llama.cpp and Ollama, through llama.cpp's own converter; no quantiser of ours.
+"""Merged weights as GGUF for llama.cpp and Ollama, through llama.cpp's own converter; no quantizer of ours.
 
 The converter is `convert_hf_to_gguf.py` of https://github.com/ggml-org/llama.cpp. The package `convert-hf-to-gguf`
 carries it, but brings its own copy of the module `gguf`, which would replace the one that lorachain depends on: so it
@@ -24,7 +24,7 @@ from lorachain.export.licences import notice_text
 from lorachain.provenance import package_versions, sha256_file, write_json
 from lorachain.weights.attention import use_blockwise_attention
 from lorachain.weights.load import load_tokenizer
-from lorachain.weights.shards import weights_sha256
+from lorachain.weights.safetensors_io import weights_sha256
 from lorachain.workspace import atomic_folder
 
 OutType = Literal["f16", "bf16", "q8_0"]
@@ -144,7 +144,7 @@ def check_gguf(file: Path, model: Path) -> None:
 
 
 def load_gguf(file: Path) -> PreTrainedModel:
-    """A GGUF file's weights de-quantised into transformers, bf16 on the CPU: to ask it what the merged model is asked.
+    """A GGUF file's weights dequantized into transformers, bf16 on the CPU: to ask it what the merged model is asked.
 
     Raises:
         ModelError: transformers cannot read it.

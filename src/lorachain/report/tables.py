@@ -6,10 +6,10 @@ from typing import Any
 from rich.table import Table
 
 Info = Mapping[str, Any]
-_WEIGHTS = {"original": "original", "dequantised": "de-quantised"}
+_WEIGHTS = {"original": "original", "dequantized": "dequantized"}
 
 
-def accuracy_words(found: Info | None) -> str:
+def accuracy_summary(found: Info | None) -> str:
     """`52.3 % [47.1, 57.4] n=380`, or a dash."""
     if not found:
         return "–"
@@ -17,15 +17,15 @@ def accuracy_words(found: Info | None) -> str:
     return f"{100 * found['accuracy']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] n={found['n']}"
 
 
-def measure_words(measures: Info | None) -> str:
+def measure_summary(measures: Info | None) -> str:
     """The stage's own measure: perplexity on the held-out slice, or exact-match recall of names."""
     if not measures:
         return "–"
     if "heldout_perplexity" in measures:
         found = measures["heldout_perplexity"]
         return f"perplexity {found['perplexity']:.2f} (n={found['tokens']:,} tokens)"
-    found = measures["recall"]
-    return f"recall {accuracy_words({**found, 'accuracy': found['exact_match']})}"
+    found = measures["exact_match"]
+    return f"exact match {accuracy_summary({**found, 'accuracy': found['exact_match']})}"
 
 
 def status_table(title: str, rows: Sequence[Mapping[str, str]]) -> Table:
@@ -47,8 +47,8 @@ def stage_table(info: Info, title: str) -> Table:
         found = after[protocol]
         table.add_row(
             f"exam dev, {protocol}/{found['version']}",
-            accuracy_words(before[protocol]),
-            accuracy_words(found),
+            accuracy_summary(before[protocol]),
+            accuracy_summary(found),
             found["words"],
         )
     facts = info["training"]
@@ -60,7 +60,7 @@ def stage_table(info: Info, title: str) -> Table:
 
 
 def _pair(measures: Info) -> tuple[str, str, str]:
-    return measure_words(measures["before"]), measure_words(measures["after"]), ""
+    return measure_summary(measures["before"]), measure_summary(measures["after"]), ""
 
 
 def chain_table(infos: Sequence[Info], merge: Info | None, title: str) -> Table:
@@ -72,14 +72,14 @@ def chain_table(infos: Sequence[Info], merge: Info | None, title: str) -> Table:
         measures, before, after = info["measures"], info["validation"]["before"], info["validation"]["after"]
         table.add_row(
             info["stage"],
-            measure_words(measures["before"]),
-            measure_words(measures["after"]),
-            *(accuracy_words(x[p]) for p in ("letters", "options") for x in (before, after)),
+            measure_summary(measures["before"]),
+            measure_summary(measures["after"]),
+            *(accuracy_summary(x[p]) for p in ("letters", "options") for x in (before, after)),
         )
     if merge and merge.get("probe"):
-        lines = [f"merge against base + adapter: {_probe_words(merge['probe'])}"]
-        for weights, found in (merge.get("quantised_base") or {}).items():
-            lines.append(f"merge into {_WEIGHTS[weights]} weights against training: {_probe_words(found)}")
+        lines = [f"merge against base + adapter: {_probe_summary(merge['probe'])}"]
+        for weights, found in (merge.get("quantized_base") or {}).items():
+            lines.append(f"merge into {_WEIGHTS[weights]} weights against training: {_probe_summary(found)}")
         table.caption = "\n".join(lines)
     return table
 
@@ -92,9 +92,9 @@ def merge_table(report: Info, title: str) -> Table:
     table.add_row("weights changed", f"{totals['targets']:,}")
     table.add_row("weights untouched, bytes equal", f"{totals['untouched']:,}")
     table.add_row("largest |(merged - base) - scale·B·A|, in half ulps", f"{totals['max_error_half_ulps']:.3f}")
-    table.add_row("updates swallowed by rounding (below half an ulp)", f"{100 * totals['swallowed_share']:.1f} %")
+    table.add_row("updates lost to rounding (below half an ulp)", f"{100 * totals['lost_to_rounding_share']:.1f} %")
     _add_probe(table, "merged against base + adapter", probe)
-    for weights, found in (report["quantised_base"] or {}).items():
+    for weights, found in (report["quantized_base"] or {}).items():
         where = f"merged into {_WEIGHTS[weights]} weights against base in {report['quantization']} + adapter"
         _add_probe(table, where, found)
     return table
@@ -126,10 +126,10 @@ def gguf_table(report: Info, title: str) -> Table:
 
 
 def _add_probe(table: Table, what: str, probe: Info) -> None:
-    table.add_row(f"{what}: {probe['rows']} probe rows", _probe_words(probe))
+    table.add_row(f"{what}: {probe['rows']} probe rows", _probe_summary(probe))
 
 
-def _probe_words(probe: Info) -> str:
+def _probe_summary(probe: Info) -> str:
     return (
         f"max |Δlogit| {probe['max_abs_logit']:.3f}, mean {probe['mean_abs_logit']:.4f}, mean KL "
         f"{probe['mean_kl']:.2e} nats, letters agree {100 * probe['letter_agreement']:.0f} %"
@@ -141,11 +141,11 @@ def result_table(result: Info, title: str) -> Table:
     settings = ", ".join(f"{key}={value}" for key, value in result["settings"].items())
     table = Table("", "score", "in words", title=title)
     asked = f"{result['protocol']}/{result['protocol_version']} on {result['split']}"
-    table.add_row(f"all, {asked}", accuracy_words(result["score"]), result["score"]["words"])
+    table.add_row(f"all, {asked}", accuracy_summary(result["score"]), result["score"]["words"])
     for subject, found in result["per_subject"].items():
-        table.add_row(subject, accuracy_words(found), "")
+        table.add_row(subject, accuracy_summary(found), "")
     for name, found in result["baselines"].items():
-        table.add_row(f"baseline: {name.replace('_', ' ')}", accuracy_words(found), "")
+        table.add_row(f"baseline: {name.replace('_', ' ')}", accuracy_summary(found), "")
     tokens, seconds = result["tokens"], result["seconds"]
     table.caption = (
         f"{settings}\n{seconds:.0f} s, {result['data']['n'] / max(seconds, 1e-9):.1f} questions/s, "
@@ -159,8 +159,8 @@ def comparison_tables(found: Info, *, with_flips: bool) -> list[Table]:
     low, high = found["bootstrap95"] or (float("nan"), float("nan"))
     table = Table("A", "B", "B - A", "exact McNemar", "in words", title=f"{found['protocol']} on {found['split']}")
     table.add_row(
-        accuracy_words(found["a"]),
-        accuracy_words(found["b"]),
+        accuracy_summary(found["a"]),
+        accuracy_summary(found["b"]),
         f"{100 * found['difference']:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]",
         f"p = {found['mcnemar_p']:.3g} ({len(found['gained'])} gained, {len(found['lost'])} lost)",
         found["words"],

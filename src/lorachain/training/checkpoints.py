@@ -17,7 +17,7 @@ PREFIX = "checkpoint-"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class CheckpointSearch:
     """The newest whole checkpoint, and those that were passed over with the reason."""
 
     folder: Path | None
@@ -55,7 +55,7 @@ def steps_present(run: Path) -> list[int]:
     return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
 
-def newest_whole(run: Path, fingerprint: str, *, before: int | None = None) -> Found:
+def newest_whole(run: Path, fingerprint: str, *, before: int | None = None) -> CheckpointSearch:
     """The newest whole checkpoint of the run `fingerprint`; with `before`, the newest of an earlier step than that."""
     passed_over: list[str] = []
     for step in steps_present(run):
@@ -64,9 +64,9 @@ def newest_whole(run: Path, fingerprint: str, *, before: int | None = None) -> F
         folder = checkpoint_folder(run, step)
         reason = why_not_whole(folder, fingerprint)
         if reason is None:
-            return Found(folder, passed_over)
+            return CheckpointSearch(folder, passed_over)
         passed_over.append(f"{folder.name} passed over: {reason}")
-    return Found(None, passed_over)
+    return CheckpointSearch(None, passed_over)
 
 
 def why_not_whole(folder: Path, fingerprint: str) -> str | None:

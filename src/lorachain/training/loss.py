@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lorachain.tokens import IGNORE_INDEX
-from lorachain.training.lean_layers import use_lean_layers
+from lorachain.training.recompute_layers import use_recompute_layers
 from lorachain.weights.attention import use_blockwise_attention
 from lorachain.weights.load import head_weight, is_sharded, plain_model, text_decoder
 
@@ -32,8 +32,8 @@ class _SupervisedCrossEntropy(torch.autograd.Function):
         for start in range(0, hidden.shape[0], ROW_BLOCK):
             rows = slice(start, start + ROW_BLOCK)
             states, target_rows = hidden[rows], weight[targets[rows]].float()  # (C, H) both
-            log_normaliser, expected_row = _online_softmax(states, weight, with_expectation=gradient is not None)
-            total += (log_normaliser - (states.float() * target_rows).sum(dim=1)).sum()
+            log_normalizer, expected_row = _online_softmax(states, weight, with_expectation=gradient is not None)
+            total += (log_normalizer - (states.float() * target_rows).sum(dim=1)).sum()
             if gradient is not None:
                 gradient[rows] = (expected_row - target_rows).to(gradient.dtype)
         if gradient is not None:
@@ -52,7 +52,7 @@ def _online_softmax(states: Tensor, weight: Tensor, *, with_expectation: bool) -
     count, width = states.shape
     block = VOCABULARY_BLOCK.get(states.device.type, 65_536)
     highest = torch.full((count, 1), -torch.inf, device=states.device)
-    normaliser = torch.zeros((count, 1), device=states.device)
+    normalizer = torch.zeros((count, 1), device=states.device)
     expectation = torch.zeros((count, width), device=states.device)
     for start in range(0, weight.shape[0], block):
         vocabulary = weight[start : start + block]  # (B, H)
@@ -60,11 +60,11 @@ def _online_softmax(states: Tensor, weight: Tensor, *, with_expectation: bool) -
         new_highest = torch.maximum(highest, logits.amax(dim=1, keepdim=True).float())
         rescale = (highest - new_highest).exp_()
         exponentials = logits.float().sub_(new_highest).exp_()  # (C, B)
-        normaliser = normaliser * rescale + exponentials.sum(dim=1, keepdim=True)
+        normalizer = normalizer * rescale + exponentials.sum(dim=1, keepdim=True)
         if with_expectation:
             expectation.mul_(rescale).add_(exponentials.to(weight.dtype) @ vocabulary)
         highest = new_highest
-    return (highest + normaliser.log()).squeeze(1), expectation / normaliser
+    return (highest + normalizer.log()).squeeze(1), expectation / normalizer
 
 
 def supervised_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -89,15 +89,15 @@ class SupervisedLanguageModel(nn.Module):
         super().__init__()
         self.model = model
         use_blockwise_attention(plain_model(model))
-        use_lean_layers(text_decoder(model))
+        use_recompute_layers(text_decoder(model))
 
     @property
     def is_distributed_loading_by_transformers(self) -> bool:
         """Trainer asks under this name whether the model sees to its own sharding."""
         return is_sharded(self.model)
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor, normaliser: Tensor) -> Tensor:
-        """Loss summed over (B, T) `labels` that are not IGNORE_INDEX, divided by `normaliser` (a scalar).
+    def forward(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor, normalizer: Tensor) -> Tensor:
+        """Loss summed over (B, T) `labels` that are not IGNORE_INDEX, divided by `normalizer` (a scalar).
 
         Labels are shifted already (`tokens.collate`).
         """
@@ -105,4 +105,4 @@ class SupervisedLanguageModel(nn.Module):
         states = decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state  # (B, T, H)
         supervised = labels != IGNORE_INDEX  # (B, T)
         loss = supervised_cross_entropy(states[supervised], head_weight(self.model), labels[supervised])
-        return loss / normaliser
+        return loss / normalizer

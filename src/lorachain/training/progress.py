@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """How to walk; what to walk over is `TrainingSteps`."""
+    """How to walk; what to walk over is `BatchSchedule`."""
 
     learning_rate: float
     warmup_ratio: float

@@ -1,6 +1,6 @@
 """`transformers.Trainer` with our loss, our steps, and checkpoints that can be trusted.
 
-What is changed: a step's micro-batches share one normaliser, checkpoints are written beside and renamed, the adapter's
+What is changed: a step's micro-batches share one normalizer, checkpoints are written beside and renamed, the adapter's
 float32 masters are what is saved, and each epoch's end calls back to the stage (which validates).
 """
 
@@ -21,14 +21,15 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import PrinterCallback
 
 from lorachain.training.activations import needs_checkpointing
-from lorachain.training.checkpoints import Found, keep_only, newest_whole, save_checkpoint, steps_present
+from lorachain.training.batch_schedule import BatchSchedule, StepInputs
+from lorachain.training.checkpoints import CheckpointSearch, keep_only, newest_whole, save_checkpoint, steps_present
+from lorachain.training.distributed import Processes
 from lorachain.training.interrupts import SignalFlag, TrainingInterrupted, signals_finish_the_step
 from lorachain.training.loss import SupervisedLanguageModel
 from lorachain.training.optimizer import MasterWeightAdamW, master_tensors
-from lorachain.training.processes import Processes
 from lorachain.training.progress import Progress, TrainingSettings
-from lorachain.training.steps import StepInputs, TrainingSteps
-from lorachain.weights.adapter import (
+from lorachain.weights.load import plain_model
+from lorachain.weights.lora import (
     ADAPTER_WEIGHTS,
     PeftModel,
     adapter_tensors,
@@ -36,7 +37,6 @@ from lorachain.weights.adapter import (
     save_adapter,
     set_adapter_tensors,
 )
-from lorachain.weights.load import plain_model
 
 PROGRESS = "progress.json"
 
@@ -50,7 +50,7 @@ class _ChainTrainer(Trainer):
     def __init__(
         self,
         model: PeftModel,
-        steps: TrainingSteps,
+        steps: BatchSchedule,
         settings: TrainingSettings,
         processes: Processes,
         run: Path,
@@ -67,7 +67,7 @@ class _ChainTrainer(Trainer):
         arguments = TrainingArguments(
             output_dir=str(run),
             max_steps=len(steps),
-            per_device_train_batch_size=1,  # one item of TrainingSteps is one optimizer step
+            per_device_train_batch_size=1,  # one item of BatchSchedule is one optimizer step
             learning_rate=settings.learning_rate,
             lr_scheduler_type=settings.scheduler,
             warmup_steps=round(settings.warmup_ratio * len(steps)),
@@ -86,7 +86,7 @@ class _ChainTrainer(Trainer):
         self.remove_callback(PrinterCallback)
 
     def get_train_dataloader(self) -> DataLoader[StepInputs]:
-        # Not prepared by accelerate: `TrainingSteps` already gives each process its share of a step.
+        # Not prepared by accelerate: `BatchSchedule` already gives each process its share of a step.
         return DataLoader(self.steps, batch_size=1, shuffle=False, collate_fn=lambda items: items[0])
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -107,8 +107,8 @@ class _ChainTrainer(Trainer):
         started = time.perf_counter()
         model.train()
         world = self.accelerator.num_processes
-        # DDP averages gradients over processes, the loss is normalised over all of them: undo the average.
-        normaliser = inputs["normaliser"].to(self.args.device) / world
+        # DDP averages gradients over processes, the loss is normalized over all of them: undo the average.
+        normalizer = inputs["normalizer"].to(self.args.device) / world
         loss = torch.zeros((), device=self.args.device)
         batches = inputs["micro_batches"]
         for number, batch in enumerate(batches):
@@ -116,7 +116,7 @@ class _ChainTrainer(Trainer):
             self.accelerator.sync_gradients = last  # where Trainer itself averages a sharded model's LoRA gradients
             on_device = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
             with nullcontext() if last else self.accelerator.no_sync(model):
-                micro_loss = model(**on_device, normaliser=normaliser)
+                micro_loss = model(**on_device, normalizer=normalizer)
                 self.accelerator.backward(micro_loss)
             loss += micro_loss.detach()
         loss = self.accelerator.reduce(loss / world, reduction="sum") if world > 1 else loss
@@ -144,7 +144,7 @@ class _ChainTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self.progress.step = self.state.global_step
-        random_states = self.processes.of_each(self._random_state())
+        random_states = self.processes.all_gather(self._random_state())
         if self.processes.main:
             self._write_checkpoint(dict(random_states))
         self.processes.wait()
@@ -212,7 +212,7 @@ class _Pace(TrainerCallback):
             control.should_save = True
         # One process' clock decides, and a signal that reached one of them stops all: they go in step.
         overdue = time.monotonic() - self.saved_at > 60 * settings.save_every_minutes
-        everyone = self.trainer.processes.of_each((overdue, self.flag.received))
+        everyone = self.trainer.processes.all_gather((overdue, self.flag.received))
         if everyone[0][0]:
             control.should_save = True
         self.flag.received = next((signal for _, signal in everyone if signal is not None), None)
@@ -226,7 +226,7 @@ class _Pace(TrainerCallback):
 
 def train(
     model: PeftModel,
-    steps: TrainingSteps,
+    steps: BatchSchedule,
     settings: TrainingSettings,
     *,
     run: Path,
@@ -234,7 +234,7 @@ def train(
     on_epoch_end: EpochEnd,
     on_step: Callable[[Progress], None],
     on_message: Callable[[str], None],
-    found: Found | None = None,
+    found: CheckpointSearch | None = None,
     best_step: int | None = None,
     processes: Processes | None = None,
 ) -> tuple[Progress, dict[str, Tensor]]:
@@ -260,7 +260,7 @@ def train(
     processes = processes or Processes()
     wanted = settings.gradient_checkpointing
     if wanted == "auto":  # one decides: sharded layers are gathered for all or for none
-        wanted = processes.decided(lambda: needs_checkpointing(model, steps.micro_batch_tokens))
+        wanted = processes.broadcast(lambda: needs_checkpointing(model, steps.micro_batch_tokens))
     if wanted:
         _recompute_layers(model)
     found = found or newest_whole(run, fingerprint)

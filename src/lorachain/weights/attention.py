@@ -28,7 +28,7 @@ def use_blockwise_attention(model: PreTrainedModel) -> None:
         model.set_attn_implementation(BLOCKWISE)
 
 
-def takes_packed_lines(decoder: nn.Module) -> bool:
+def takes_packed_rows(decoder: nn.Module) -> bool:
     """Whether its attention keeps the sequences of one line apart, given their bounds."""
     return bool(cast(Any, decoder).config._attn_implementation == BLOCKWISE)
 

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from lorachain.errors import AdapterError, ConfigError, WorkspaceError
 from lorachain.provenance import write_json
-from lorachain.weights.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, sort_targets
-from lorachain.weights.factors import PEFT_PREFIX, LoraFile, adapter_sha256, open_lora
-from lorachain.weights.layout import read_layout
+from lorachain.weights.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, sort_targets
+from lorachain.weights.lora_file import PEFT_PREFIX, LoraFile, adapter_sha256, open_lora
 from lorachain.weights.merge_report import read_merge_report
-from lorachain.weights.shards import open_shards, weights_sha256
+from lorachain.weights.parameter_names import read_parameter_names
+from lorachain.weights.safetensors_io import open_shards, weights_sha256
 from lorachain.workspace import atomic_folder
 
 COMPOSE_REPORT = "compose_report.json"
@@ -62,7 +62,7 @@ class ComposeReport:
         left_out = sum(layer.frobenius_error**2 for layer in self.layers)
         return float((left_out / sum(layer.norm**2 for layer in self.layers)) ** 0.5)
 
-    def to_json(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         totals = {"layers": len(self.layers), "relative_error": self.relative_error}
         return {"schema": SCHEMA, "version": SCHEMA_VERSION, "totals": totals, **asdict(self)}
 
@@ -93,10 +93,10 @@ def compose_adapters(
         )
     if link.weights != "original":
         raise AdapterError(
-            f"{merged_base} is {first} added to de-quantised weights: one adapter on the public base would lack what "
-            "quantising changed. Merge into the original weights, or export with --format hf"
+            f"{merged_base} is {first} added to dequantized weights: one adapter on the public base would lack what "
+            "quantizing changed. Merge into the original weights, or export with --format hf"
         )
-    layout = read_layout(open_shards(base))
+    layout = read_parameter_names(open_shards(base))
     stages = [open_lora(first, layout), open_lora(second, layout)]
     tensors: dict[str, Tensor] = {}
     layers = []
@@ -116,7 +116,7 @@ def compose_adapters(
             composed_sha256=adapter_sha256(staging),
             layers=layers,
         )
-        write_json(staging / COMPOSE_REPORT, report.to_json())
+        write_json(staging / COMPOSE_REPORT, report.as_dict())
     return report
 
 

@@ -26,7 +26,7 @@ from lorachain.errors import DeviceError, ModelError
 from lorachain.provenance import MAX_JSON_BYTES, load_json, sha256_file, sha256_json
 from lorachain.tokens import Tokenizer
 from lorachain.weights.attention import use_blockwise_attention
-from lorachain.weights.quantised import keep_one_layout, quantised_loading
+from lorachain.weights.quantized import keep_one_layout, quantized_loading
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
@@ -62,16 +62,16 @@ def load_model(
     Only safetensors are read: a pickle can run code. With a `quantization` the decoder's linear layers are held in it.
 
     Raises:
-        ModelError: the folder is not a Gemma 3 model, or its weights are quantised already, incomplete or broken.
+        ModelError: the folder is not a Gemma 3 model, or its weights are quantized already, incomplete or broken.
         ConfigError: bitsandbytes is not installed.
     """
-    config = _read_unquantised_config(folder)
+    config = _read_unquantized_config(folder)
     options: dict[str, Any] = {}
     if quantization != "none":
         structure = skeleton(folder)
         linear = {name for name, module in structure.named_modules() if isinstance(module, nn.Linear)}
         kept = linear.difference(decoder_linears(structure))
-        options["quantization_config"] = quantised_loading(quantization, dtype, kept)
+        options["quantization_config"] = quantized_loading(quantization, dtype, kept)
     try:
         model = _auto_class(config).from_pretrained(
             folder, dtype=dtype, device_map={"": device}, use_safetensors=True, local_files_only=True, **options
@@ -88,19 +88,19 @@ def skeleton(folder: Path) -> PreTrainedModel:
     """The class that `config.json` names, on the meta device: no weights are read, no memory is used.
 
     Raises:
-        ModelError: it is no Gemma 3, or it is quantised.
+        ModelError: it is no Gemma 3, or it is quantized.
     """
-    config = _read_unquantised_config(folder)
+    config = _read_unquantized_config(folder)
     with torch.device("meta"):
         model: PreTrainedModel = _auto_class(config).from_config(config)
     return model
 
 
-def _read_unquantised_config(folder: Path) -> PreTrainedConfig:
+def _read_unquantized_config(folder: Path) -> PreTrainedConfig:
     config = read_model_config(folder)
     if getattr(config, "quantization_config", None):
         raise ModelError(
-            f"{folder} is quantised; use the original weights that it was made from. With `quantization` in a --config "
+            f"{folder} is quantized; use the original weights that it was made from. With `quantization` in a --config "
             "file they are held in 4 or 8 bits while a LoRA is trained"
         )
     return config

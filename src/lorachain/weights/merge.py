@@ -19,13 +19,13 @@ import torch
 
 from lorachain.config import Quantization
 from lorachain.errors import AdapterError, ModelError, WorkspaceError
-from lorachain.weights.blocks import BlockWorkers, MergedBlock, block_workers, merge_block, row_blocks
-from lorachain.weights.factors import LoraTarget, adapter_sha256, open_lora
-from lorachain.weights.layout import read_layout
+from lorachain.weights.blockwise import BlockWorkers, MergedBlock, block_workers, merge_block, row_blocks
 from lorachain.weights.load import TOKENIZER_FILES
+from lorachain.weights.lora_file import LoraTarget, adapter_sha256, open_lora
 from lorachain.weights.merge_report import MergeReport, TargetReport, write_merge_report
-from lorachain.weights.origins import MergeWeights, Origin, origins
-from lorachain.weights.shards import (
+from lorachain.weights.merge_source import MergeSource, MergeWeights, merge_sources
+from lorachain.weights.parameter_names import read_parameter_names
+from lorachain.weights.safetensors_io import (
     INDEX_FILE,
     TORCH_DTYPES,
     Shards,
@@ -68,18 +68,18 @@ def merge_adapter(
         base_name: what the base is called where it has a name (a short name); the report then holds no path to it.
         final: where the folder will lie in the end, if `out` is moved; the report's paths are relative to it.
         quantization: what the base was held in while the adapter was trained.
-        weights: what the updates are added to; the base's own numbers, or those that its quantised copy stood for.
+        weights: what the updates are added to; the base's own numbers, or those that its quantized copy stood for.
 
     Raises:
         AdapterError: the adapter does not fit, is not plain LoRA, would change nothing, or belongs to another base.
         ModelError: the base is incomplete or broken.
-        ConfigError: de-quantised weights are asked for where nothing was quantised, or bitsandbytes is not installed.
+        ConfigError: dequantized weights are asked for where nothing was quantized, or bitsandbytes is not installed.
         WorkspaceError: `out` exists, or the disk is full.
     """
     if out.exists():
         raise WorkspaceError(f"{out} exists; a merge never overwrites: choose another folder or remove it")
     shards = open_shards(base)
-    layout = read_layout(shards)
+    layout = read_parameter_names(shards)
     lora = open_lora(adapter, layout)
     by_tensor = {layout.stored[f"{module}.weight"]: target for module, target in lora.targets.items()}
     _check_types(shards, by_tensor)
@@ -87,9 +87,11 @@ def merge_adapter(
     with (
         atomic_folder(out) as staging,
         block_workers() as workers,
-        origins(layout, quantization, weights) as origin,
+        merge_sources(layout, quantization, weights) as source_of,
     ):
-        written = _write_merged(shards, by_tensor, origin, staging, workers, on_progress or (lambda done, total: None))
+        written = _write_merged(
+            shards, by_tensor, source_of, staging, workers, on_progress or (lambda done, total: None)
+        )
         report = MergeReport(
             base_name=base_name,
             base_path=None if base_name else os.path.relpath(base.resolve(), (final or out).resolve()),
@@ -102,14 +104,14 @@ def merge_adapter(
             untouched=written.untouched,
             quantization=quantization,
             weights=weights,
-            dequantised=written.dequantised,
+            dequantized=written.dequantized,
         )
         if expected_base_sha256 is not None and report.base_sha256 != expected_base_sha256:
             raise AdapterError(
                 f"{adapter} was trained on a base with the hash {expected_base_sha256[:12]}…, {base} has "
                 f"{report.base_sha256[:12]}…: merge it into the model that it was trained on"
             )
-        if all(target.swallowed == target.updates for target in report.targets):
+        if all(target.lost_to_rounding == target.updates for target in report.targets):
             raise AdapterError(f"{adapter} changes nothing: every update is below half an ulp of the base's type")
         write_merge_report(staging, report)
     return report
@@ -130,18 +132,18 @@ class _Written:
 
     targets: list[TargetReport] = field(default_factory=list)
     untouched: dict[str, str] = field(default_factory=dict)
-    dequantised: dict[str, str] = field(default_factory=dict)
+    dequantized: dict[str, str] = field(default_factory=dict)
     base_digests: dict[str, str] = field(default_factory=dict)
 
     @property
     def merged_digests(self) -> dict[str, str]:
-        return self.untouched | self.dequantised | {target.tensor: target.merged_sha256 for target in self.targets}
+        return self.untouched | self.dequantized | {target.tensor: target.merged_sha256 for target in self.targets}
 
 
 def _write_merged(
     shards: Shards,
     by_tensor: dict[str, LoraTarget],
-    origin: Origin,
+    source_of: MergeSource,
     out: Path,
     workers: BlockWorkers,
     on_progress: Progress,
@@ -152,14 +154,14 @@ def _write_merged(
         with (out / shard.file.name).open("wb", buffering=0) as stream:
             stream.write(shard.header)
             for tensor in shard.tensors:
-                source, target = origin(tensor), by_tensor.get(tensor.name)
+                source, target = source_of(tensor), by_tensor.get(tensor.name)
                 if target is not None:
                     report = _merge_tensor(source, target, stream, workers)
                     written.targets.append(report)
                     digest = report.base_sha256
                 else:
                     digest = _copy_tensor(source, stream)
-                    copies = written.untouched if source is tensor else written.dequantised
+                    copies = written.untouched if source is tensor else written.dequantized
                     copies[tensor.name] = digest
                 written.base_digests[tensor.name] = digest if source is tensor else tensor_sha256(tensor)
                 done += tensor.size
@@ -190,7 +192,7 @@ def _merge_tensor(tensor: StoredTensor, target: LoraTarget, stream: BinaryIO, wo
         return buffer, merge_block(weight, b[rows], a, target.scale)
 
     base_digest, merged_digest = hashlib.sha256(), hashlib.sha256()
-    square_norm, max_error, updates, swallowed = 0.0, 0.0, 0, 0
+    square_norm, max_error, updates, lost_to_rounding = 0.0, 0.0, 0, 0
     for buffer, block in workers.in_order(merged, row_blocks(tensor)):
         if not math.isfinite(block.max_error):
             raise AdapterError(f"{tensor.name}: base + adapter is not finite; base or adapter is broken")
@@ -200,7 +202,7 @@ def _merge_tensor(tensor: StoredTensor, target: LoraTarget, stream: BinaryIO, wo
         stream.write(merged_bytes)
         square_norm += block.square_norm
         max_error = max(max_error, block.max_error)
-        updates, swallowed = updates + block.updates, swallowed + block.swallowed
+        updates, lost_to_rounding = updates + block.updates, lost_to_rounding + block.lost_to_rounding
     if max_error > 1 + _ROUNDING_SLACK:
         raise ModelError(
             f"{tensor.name}: the merged weight is {max_error:.3f} half-ulps from base + delta, more than one rounding; "
@@ -216,7 +218,7 @@ def _merge_tensor(tensor: StoredTensor, target: LoraTarget, stream: BinaryIO, wo
         delta_norm=math.sqrt(square_norm),
         max_error_half_ulps=max_error,
         updates=updates,
-        swallowed=swallowed,
+        lost_to_rounding=lost_to_rounding,
         base_sha256=base_digest.hexdigest(),
         merged_sha256=merged_digest.hexdigest(),
     )

@@ -7,7 +7,7 @@ from typing import Any
 from lorachain.config import Quantization
 from lorachain.errors import ModelError
 from lorachain.provenance import load_json, package_versions, write_json
-from lorachain.weights.origins import MergeWeights
+from lorachain.weights.merge_source import MergeWeights
 
 MERGE_REPORT = "merge_report.json"
 SCHEMA = "lorachain/merge-report"
@@ -32,15 +32,15 @@ class TargetReport:
     nearest is at most 1."""
     updates: int
     """Elements whose delta is not zero."""
-    swallowed: int
+    lost_to_rounding: int
     """Updates that left the stored number as it was: below half an ulp of the base's type."""
     base_sha256: str
     """Of the numbers that the update was added to."""
     merged_sha256: str
 
     @property
-    def swallowed_share(self) -> float:
-        return self.swallowed / self.updates if self.updates else 0.0
+    def lost_to_rounding_share(self) -> float:
+        return self.lost_to_rounding / self.updates if self.updates else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +61,17 @@ class MergeReport:
     untouched: dict[str, str]
     """SHA-256 of each tensor that was copied."""
     probe: dict[str, Any] | None = None
-    """Logits of base + adapter against the merged model (`proof.compare_probe`)."""
+    """Logits of base + adapter against the merged model (`proof.compare_logits`)."""
     base_name: str | None = None
     """A short name of `model_paths.json`."""
     quantization: Quantization = "none"
     """What the base was held in while the adapter was trained."""
     weights: MergeWeights = "original"
     """What the updates were added to."""
-    dequantised: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of each tensor that was quantised and back, and is no target."""
-    quantised_base: dict[str, Any] | None = None
-    """What training saw (quantised base + adapter) against the merge into either weights, each as `probe`."""
+    dequantized: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of each tensor that was quantized and back, and is no target."""
+    quantized_base: dict[str, Any] | None = None
+    """What training saw (quantized base + adapter) against the merge into either weights, each as `probe`."""
     packages: dict[str, str] = field(default_factory=package_versions)
 
     @property
@@ -79,25 +79,25 @@ class MergeReport:
         return max(target.max_error_half_ulps for target in self.targets)
 
     @property
-    def swallowed_share(self) -> float:
+    def lost_to_rounding_share(self) -> float:
         """Of all updates of all targets."""
-        return sum(t.swallowed for t in self.targets) / max(1, sum(t.updates for t in self.targets))
+        return sum(t.lost_to_rounding for t in self.targets) / max(1, sum(t.updates for t in self.targets))
 
-    def to_json(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         totals = {
             "targets": len(self.targets),
             "untouched": len(self.untouched),
             "adapter_tensors": self.adapter_tensors,
             "max_error_half_ulps": self.max_error_half_ulps,
             "updates": sum(t.updates for t in self.targets),
-            "swallowed": sum(t.swallowed for t in self.targets),
-            "swallowed_share": self.swallowed_share,
+            "lost_to_rounding": sum(t.lost_to_rounding for t in self.targets),
+            "lost_to_rounding_share": self.lost_to_rounding_share,
         }
         return {"schema": SCHEMA, "version": SCHEMA_VERSION, "totals": totals, **asdict(self)}
 
 
 def write_merge_report(folder: Path, report: MergeReport) -> None:
-    write_json(folder / MERGE_REPORT, report.to_json())
+    write_json(folder / MERGE_REPORT, report.as_dict())
 
 
 def read_merge_report(folder: Path) -> MergeReport:
@@ -115,7 +115,7 @@ def read_merge_report(folder: Path) -> MergeReport:
         report = MergeReport(**{**content, "targets": [TargetReport(**target) for target in content["targets"]]})
         if not all(isinstance(target.tensor, str) for target in report.targets):
             raise ValueError("a target has no tensor's name")
-        if not all(isinstance(hashes, dict) for hashes in (report.untouched, report.dequantised)):
+        if not all(isinstance(hashes, dict) for hashes in (report.untouched, report.dequantized)):
             raise ValueError("the hashes of its tensors are no table")
         Path(report.adapter_path), Path(report.base_path or "")
         return report

@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 
 from lorachain.errors import AdapterError, ModelError
-from lorachain.weights.blocks import BlockWorkers, block_workers, half_ulp, row_blocks
-from lorachain.weights.factors import LoraTarget, adapter_sha256, open_lora
-from lorachain.weights.layout import read_layout
+from lorachain.weights.blockwise import BlockWorkers, block_workers, half_ulp, row_blocks
+from lorachain.weights.lora_file import LoraTarget, adapter_sha256, open_lora
 from lorachain.weights.merge_report import MergeReport, read_merge_report
-from lorachain.weights.origins import origins
-from lorachain.weights.shards import TORCH_DTYPES, StoredTensor, combine_digests, open_shards, tensor_sha256
+from lorachain.weights.merge_source import merge_sources
+from lorachain.weights.parameter_names import read_parameter_names
+from lorachain.weights.safetensors_io import TORCH_DTYPES, StoredTensor, combine_digests, open_shards, tensor_sha256
 
 _FLOAT32_UNIT = 2.0**-24
 
@@ -21,7 +21,7 @@ def verify_merge(folder: Path, *, base: Path | None = None, adapter: Path | None
 
     Base and adapter are looked for where the report says they were, unless given. Checked: the hashes of all three;
     every tensor that is no target has the base's bytes; every target is base + scale*B@A, computed here in float64,
-    within one rounding step. Where updates were added to de-quantised weights, these are computed anew.
+    within one rounding step. Where updates were added to dequantized weights, these are computed anew.
 
     Raises:
         ModelError: a file is missing or changed, or a weight is not what the report says; names the first.
@@ -36,22 +36,22 @@ def verify_merge(folder: Path, *, base: Path | None = None, adapter: Path | None
         if not path.is_dir():
             raise ModelError(f"the {what} of {folder} is no longer at {path}; say where it is now with --{what}")
     base_shards, merged_shards = open_shards(base), open_shards(folder)
-    layout = read_layout(base_shards)
+    layout = read_parameter_names(base_shards)
     if adapter_sha256(adapter) != report.adapter_sha256:
         raise AdapterError(f"{adapter} is not the adapter that was merged into {folder}: its hash is another")
     targets = {layout.stored[f"{m}.weight"]: target for m, target in open_lora(adapter, layout).targets.items()}
-    recorded = report.untouched | report.dequantised | {t.tensor: t.merged_sha256 for t in report.targets}
+    recorded = report.untouched | report.dequantized | {t.tensor: t.merged_sha256 for t in report.targets}
     if {target.tensor for target in report.targets} != targets.keys():
         raise ModelError(f"{folder}: the report's targets are not the adapter's")
     if not recorded.keys() == base_shards.tensors.keys() == merged_shards.tensors.keys():
         raise ModelError(f"{folder}: base, merged weights and report do not hold the same tensors")
     base_digests, merged_digests = {}, {}
-    with block_workers() as workers, origins(layout, report.quantization, report.weights) as origin:
+    with block_workers() as workers, merge_sources(layout, report.quantization, report.weights) as source_of:
         for name, tensor in merged_shards.tensors.items():
             stored = base_shards.tensors[name]
             if (tensor.dtype, tensor.shape) != (stored.dtype, stored.shape):
                 raise ModelError(f"{folder}: {name} has another type or shape than the base's")
-            source = origin(stored)
+            source = source_of(stored)
             if name in targets:
                 digest, merged_digests[name] = _verify_target(source, tensor, targets[name], workers)
             else:

@@ -1,0 +1,1 @@
+"""Exam protocols, their statistics and results, perplexity, and exact match."""

@@ -1,0 +1,167 @@
+"""Does the model know its dictionary? Greedy answers to entries, asked as stage 01 asks them."""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from lorachain.errors import DataError
+from lorachain.evaluation.statistics import wilson
+from lorachain.inference.generate import generate_lines
+from lorachain.prompts import Direction, dictionary_example, directions
+from lorachain.records import Term
+from lorachain.tokens import TokenEncoder
+
+PROTOCOL = "exact_match"
+VERSION = 1
+SHORT_ANSWERS: tuple[Direction, ...] = ("definition->term", "english->term", "term->english")
+"""Directions whose answer is a name: exact match means something there. A definition has many right wordings."""
+_SPARE_TOKENS = 4
+
+
+def normalize(text: str) -> str:
+    """NFKC, case-folded, whitespace collapsed: what exact match compares."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def character_f1(answer: str, expected: str) -> float:
+    """F1 of the two normalized texts as multisets of characters, without spaces.
+
+    SQuAD's F1 (Rajpurkar et al. 2016, arXiv 1606.05250) over characters instead of words: Korean writes particles on
+    its words and varies its spaces. 1.0 where both are empty.
+    """
+    a = Counter(normalize(answer).replace(" ", ""))
+    b = Counter(normalize(expected).replace(" ", ""))
+    if not a and not b:
+        return 1.0
+    shared = sum((a & b).values())
+    return 2 * shared / (sum(a.values()) + sum(b.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class DirectionScore:
+    """One direction: n entries, how many answers match exactly, and the mean character F1."""
+
+    n: int
+    exact: int
+    character_f1: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "n": self.n,
+            "exact": self.exact,
+            "exact_match": self.exact / self.n,
+            "wilson95": list(wilson(self.exact, self.n)),
+            "character_f1": self.character_f1,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ExactMatchResult:
+    """Recall per direction; the headline is exact match over the directions whose answers are names."""
+
+    split: str
+    by_direction: dict[Direction, DirectionScore]
+
+    @property
+    def n(self) -> int:
+        """How often a name was asked for."""
+        return sum(self.by_direction[d].n for d in SHORT_ANSWERS if d in self.by_direction)
+
+    @property
+    def exact(self) -> int:
+        """How many names came back exactly."""
+        return sum(self.by_direction[d].exact for d in SHORT_ANSWERS if d in self.by_direction)
+
+    @property
+    def character_f1(self) -> float:
+        """Mean over every answer of every direction."""
+        total = sum(part.n for part in self.by_direction.values())
+        return sum(part.character_f1 * part.n for part in self.by_direction.values()) / total
+
+    def as_dict(self) -> dict[str, Any]:
+        """`exact_match` and `wilson95` are null where no name was asked for (a dictionary of definitions asked one
+        way)."""
+        return {
+            "protocol": PROTOCOL,
+            "version": VERSION,
+            "split": self.split,
+            "n": self.n,
+            "exact": self.exact,
+            "exact_match": self.exact / self.n if self.n else None,
+            "wilson95": list(wilson(self.exact, self.n)) if self.n else None,
+            "character_f1": self.character_f1,
+            "by_direction": {name: part.as_dict() for name, part in self.by_direction.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    prompt: list[int]
+    expected: str
+
+
+def exact_match(
+    model: nn.Module,
+    encoder: TokenEncoder,
+    entries: Sequence[Term],
+    *,
+    split: str,
+    ask: Sequence[Direction] | None = None,
+    max_new_tokens: int = 64,
+    token_budget: int = 8192,
+    on_progress: Callable[[int], None] | None = None,
+) -> ExactMatchResult:
+    """Asks every entry in each direction that it has (or only those of `ask`), greedily.
+
+    `split` says what the entries are ("train sample", "held out"). An answer ends at its end token or newline, and at
+    most a few tokens after the longest expected answer of its direction, never beyond `max_new_tokens`.
+
+    Raises:
+        DataError: no entry can be asked.
+    """
+    asked: dict[Direction, list[_Asked]] = {}
+    for entry in entries:
+        for direction in directions(entry):
+            if ask is None or direction in ask:
+                example = dictionary_example(entry, direction)
+                if example.prompt is not None:
+                    question = _Asked(encoder.prompt_ids(example.prompt), example.completion)
+                    asked.setdefault(direction, []).append(question)
+    if not asked:
+        raise DataError(
+            f"no entry can be asked: {len(entries)} entries, directions {list(ask) if ask else 'all'}; "
+            "an entry needs a definition or an English name"
+        )
+    by_direction: dict[Direction, DirectionScore] = {}
+    done = 0
+    for direction, questions in sorted(asked.items()):
+        longest = max(len(encoder.text_ids(question.expected)) for question in questions)
+
+        def report(count: int, before: int = done) -> None:
+            if on_progress is not None:
+                on_progress(before + count)
+
+        answers = generate_lines(
+            model,
+            encoder,
+            [question.prompt for question in questions],
+            max_new_tokens=min(max_new_tokens, longest + _SPARE_TOKENS),
+            token_budget=token_budget,
+            on_progress=report,
+        )
+        by_direction[direction] = _scored(answers, [question.expected for question in questions])
+        done += len(questions)
+    return ExactMatchResult(split, by_direction)
+
+
+def _scored(answers: Sequence[str], expected: Sequence[str]) -> DirectionScore:
+    pairs = list(zip(answers, expected, strict=True))
+    return DirectionScore(
+        n=len(pairs),
+        exact=sum(normalize(answer) == normalize(wanted) for answer, wanted in pairs),
+        character_f1=sum(character_f1(answer, wanted) for answer, wanted in pairs) / len(pairs),
+    )

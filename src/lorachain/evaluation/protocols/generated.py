@@ -1,0 +1,42 @@
+"""What the protocols that let the model write have in common."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lorachain.evaluation.protocols.base import Row
+from lorachain.records import ExamQuestion
+
+
+def written_row(
+    question: ExamQuestion,
+    text: str,
+    chosen: int | None,
+    *,
+    prompt_tokens: int,
+    generated_tokens: int,
+    ended: bool,
+    **detail: Any,
+) -> Row:
+    """A row from one generation; `ended` is False where it was cut at the token limit."""
+    return Row(
+        id=question.id,
+        exam=question.exam,
+        subject=question.subject,
+        gold=question.answer,
+        chosen=chosen,
+        generation=text,
+        prompt_tokens=prompt_tokens,
+        generated_tokens=generated_tokens,
+        detail={"ended": ended, **detail},
+    )
+
+
+def written_report(rows: Sequence[Row]) -> dict[str, Any]:
+    """How many answers could not be parsed or were cut at the limit, and how long they were."""
+    n = len(rows)
+    unparsed = sum(row.chosen is None for row in rows)
+    return {
+        "unparsed": {"n": n, "count": unparsed, "rate": unparsed / n},
+        "cut_at_limit": {"n": n, "count": sum(not row.detail["ended"] for row in rows)},
+        "generated_tokens_per_question": sum(row.generated_tokens for row in rows) / n,
+    }

@@ -1,0 +1,72 @@
+"""`kormedeval`: the zero-shot JSON protocol of the benchmark's authors (github.com/baeseongsu/kormedmcqa_v)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from lorachain.evaluation.extraction import kormedeval_choice
+from lorachain.evaluation.protocols.base import Row
+from lorachain.evaluation.protocols.generated import written_report, written_row
+from lorachain.inference.generate import generate
+from lorachain.prompts import Prompt
+from lorachain.records import LETTERS, ExamQuestion
+from lorachain.tokens import TokenEncoder
+
+INSTRUCTION = (
+    "각 문제에서 가장 적절한 답을 하나만 고르시오.\n"
+    "정답은 A, B, C, D, E 중 하나입니다.\n"
+    "출력은 반드시 JSON 객체 1개만 반환하고, JSON 밖의 다른 텍스트(설명/마크다운 등)는 쓰지 마세요.\n"
+    '출력 형식: {"정답": "A"}'
+)
+
+
+def kormedeval_prompt(question: ExamQuestion) -> Prompt:
+    """The authors' user turn; nothing opens the answer."""
+    options = "".join(f"{letter}. {text}\n" for letter, text in zip(LETTERS, question.options, strict=True))
+    return Prompt(f"질문: {question.question}\n\n{options}\n{INSTRUCTION}", "")
+
+
+@dataclass(frozen=True, slots=True)
+class KorMedEval:
+    """Greedy (the authors' setting for MedGemma). Nothing stops an answer but its end token, as the last object counts.
+
+    The authors allow 8,192 tokens; a base model that never ends its turn would spend them all on every question, so
+    the limit is a setting, and how many answers it cut is reported.
+    """
+
+    max_new_tokens: int = 1024
+    token_budget: int = 8192
+    name: str = "kormedeval"
+    version: str = "1"
+    batch_questions: int = 128
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"max_new_tokens": self.max_new_tokens}
+
+    def score(self, model: nn.Module, encoder: TokenEncoder, questions: Sequence[ExamQuestion]) -> list[Row]:
+        prompts = [encoder.prompt_ids(kormedeval_prompt(question)) for question in questions]
+        generations = generate(
+            model,
+            encoder,
+            prompts,
+            stop=lambda text: False,
+            max_new_tokens=self.max_new_tokens,
+            token_budget=self.token_budget,
+        )
+        return [
+            written_row(
+                question,
+                generation.text,
+                kormedeval_choice(generation.text),
+                prompt_tokens=len(prompt),
+                generated_tokens=generation.tokens,
+                ended=generation.ended,
+            )
+            for question, prompt, generation in zip(questions, prompts, generations, strict=True)
+        ]
+
+    def report(self, rows: Sequence[Row]) -> dict[str, Any]:
+        return written_report(rows)

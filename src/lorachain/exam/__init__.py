@@ -1,1 +1,0 @@
-"""Scores that can be believed: letters, options, perplexity, recall, and their statistics."""

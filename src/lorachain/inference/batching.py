@@ -1,0 +1,43 @@
+"""How many tokens go through the decoder at a time."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from lorachain.inference.prefix_cache import PrefixCache
+from lorachain.tokens import token_budget_groups
+from lorachain.weights.attention import takes_packed_rows
+from lorachain.weights.load import text_decoder
+
+CPU_TOKENS = 1024
+"""On a CPU a larger batch is slower: its activations fall out of the caches, and matrix products of this size fill the
+machine already (gemma-3-270m in bf16 on one core, 6,416 tokens: 5.7 s at 1,024, 6.3 at 2,048, 7.8 at 4,096)."""
+
+
+def packs(decoder: nn.Module, prefix_cache: PrefixCache | None) -> bool:
+    """Whether sequences share a batch row: where attention isolates them, and there is no cached prefix, behind which
+    packing was slower than padding (docs/benchmarks.md)."""
+    return prefix_cache is None and takes_packed_rows(decoder)
+
+
+def forward_groups(
+    model: nn.Module, lengths: Sequence[int], token_budget: int, prefix_cache: PrefixCache | None = None
+) -> list[list[int]]:
+    """Indices, longest first, in groups of at most `token_budget` tokens, on a CPU of at most CPU_TOKENS.
+
+    Where sequences get a line each, padding counts. One that is longer than the budget stands alone.
+    """
+    decoder = text_decoder(model)
+    on_cpu = next(decoder.parameters()).device.type == "cpu"
+    budget = min(token_budget, CPU_TOKENS) if on_cpu else token_budget
+    if not packs(decoder, prefix_cache):
+        return token_budget_groups(lengths, budget)
+    groups: list[list[int]] = []
+    used = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if not groups or used + lengths[index] > budget:
+            groups.append([])
+            used = 0
+        groups[-1].append(index)
+        used += lengths[index]
+    return groups

@@ -1,0 +1,52 @@
+"""The person's screen: progress bars for what takes time, lines for what happened; quiet in a pipe."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from lorachain.redaction import without_tokens
+
+
+class ConsoleReporter:
+    """What the chain reports to. Messages go to stderr, results (tables) to stdout."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.err = Console(stderr=True, highlight=False, quiet=quiet)
+        # In a pipe a table is as wide as it needs to be: nothing is cut off.
+        self.out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+    def message(self, text: str) -> None:
+        self.err.print(without_tokens(text), markup=False, soft_wrap=True)
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator["_Bar"]:
+        if not self.err.is_terminal:
+            yield _Bar(None, total, title)
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[words]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.err, transient=True) as progress:
+            yield _Bar(progress, total, title)
+
+    def table(self, table: Table) -> None:
+        self.out.print(table)
+
+
+class _Bar:
+    def __init__(self, progress: Progress | None, total: int, title: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task(title, total=total, words="") if progress else None
+
+    def __call__(self, done: int, words: str = "") -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=done, words=words)

@@ -1,0 +1,98 @@
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from lorachain.data.decontamination import ANCHOR, SHORT_ANCHOR, ExamScreen, normalized, without_held_out
+from lorachain.data.exam import load_exam
+from lorachain.data.plain_text import stream_plain_text
+from lorachain.records import ExamQuestion
+
+LONG = "13개월 남아가, 형이 하루 전 홍역으로 진단을 받아서 병원에 왔다. 조치는?"
+SHORT = "옥시토신의 작용으로 옳은 것은?"
+TINY = "옳은 것은?"
+
+
+def ask(stem: str, *options: str, answer: int = 0) -> ExamQuestion:
+    a, b, c, d, e = options or ("자궁 수축", "혈압 상승", "모유 분비 억제", "체온 저하", "동공 확대")
+    return ExamQuestion(stem, "doctor", stem, (a, b, c, d, e), answer)
+
+
+def test_lengths_of_the_examples() -> None:
+    assert len(normalized(LONG)) >= ANCHOR > len(normalized(SHORT)) >= SHORT_ANCHOR > len(normalized(TINY))
+
+
+def test_contains() -> None:
+    screen = ExamScreen([ask(LONG), ask(SHORT), ask(TINY)])
+    assert screen.contains(f"기출 문제 1. {LONG} 답은 다음과 같다.")
+    assert screen.contains(LONG.replace(" ", "\n").replace("13", "１３"))
+    assert not screen.contains(LONG[: len(LONG) // 2])
+    assert not screen.contains(f"문제: {SHORT}")
+    options = " / ".join(ask(SHORT).options)
+    assert screen.contains(f"{SHORT} {options}")
+    assert not screen.contains(f"{TINY} {options}")
+    assert not screen.contains("")
+    assert not ExamScreen([]).contains(LONG)
+
+
+def test_a_stem_as_short_as_the_anchor_at_the_very_end() -> None:
+    stem = "가" * ANCHOR
+    assert ExamScreen([ask(stem)]).contains(stem)
+    assert not ExamScreen([ask(stem)]).contains(stem[1:])
+
+
+def test_same_question() -> None:
+    screen = ExamScreen([ask(LONG), ask(TINY)])
+    options = list(ask(TINY).options)
+    assert screen.same_question(ask("옳은  것은 ?", *reversed(options), answer=4))
+    assert screen.same_question(ask(TINY, options[0], "가", "나", "다", "라"))  # other distractors, the same answer
+    assert not screen.same_question(ask(TINY, options[0], "가", "나", "다", "라", answer=1))
+    assert not screen.same_question(ask("옳지 않은 것은?"))
+
+
+def test_disjoint_train() -> None:
+    train = [ask("가"), ask("나"), ask("다"), ask("나 ")]
+    assert without_held_out(train, [ask("나!")]) == ([train[0], train[2]], 2)
+
+
+words = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Mn", "Mc", "Me", "Lm")), max_size=60)
+
+
+@given(stems=st.lists(words, min_size=1, max_size=5), before=words, after=words, data=st.data())
+def test_every_stem_is_found_wherever_it_stands(stems: list[str], before: str, after: str, data: st.DataObject) -> None:
+    stems = [stem + "이 환자에게 먼저 할 조치로 가장 알맞은 것은 무엇인가" for stem in stems]
+    screen = ExamScreen([ask(stem) for stem in stems])
+    stem = data.draw(st.sampled_from(stems))
+    text = f"{before}\n{stem}\n{after}"
+    # Halves of a letter on both sides of a seam may compose into one; that is no copy of the stem any more.
+    assume(normalized(stem) in normalized(text))
+    assert screen.contains(text)
+
+
+@given(stems=st.lists(words, max_size=5), text=words)
+def test_agrees_with_a_plain_search(stems: list[str], text: str) -> None:
+    screen = ExamScreen([ask(stem) for stem in stems])
+    plain = normalized(text)
+    expected = any(len(normalized(stem)) >= ANCHOR and normalized(stem) in plain for stem in stems)
+    assert screen.contains(text) == expected
+
+
+def test_real_exam_planted_in_real_text(real_data: Path) -> None:
+    dev = load_exam([str(real_data / "kormedmcqa")], "dev").questions
+    screen = ExamScreen(dev)
+    documents = list(stream_plain_text([str(real_data / "plain" / "kowiki-gen.jsonl")], max_samples=300))
+    assert not any(screen.contains(document.text) for document in documents)
+    rng = random.Random(0)
+    long = [question for question in dev if len(normalized(question.question)) >= ANCHOR]
+    assert len(long) > 900
+    for question in rng.sample(long, 200):
+        text = rng.choice(documents).text
+        cut = rng.randrange(len(text))
+        assert screen.contains(text[:cut] + question.question + text[cut:])
+
+
+@pytest.mark.parametrize("text", ["가 나", "ＡＢ１２", "①", "Straße"])
+def test_normalized_is_stable(text: str) -> None:
+    assert normalized(normalized(text)) == normalized(text)

@@ -1,0 +1,116 @@
+"""`lm-eval-3.0` against lm-evaluation-harness itself, item by item, on the harness' own task files."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import lm_eval
+import pytest
+import torch
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from tokenizers.processors import TemplateProcessing
+
+from conftest import make_text_model, make_tokenizer
+from lorachain.evaluation.protocols.lm_eval import LmEval, lm_eval_prompt
+from lorachain.records import LETTERS, ExamQuestion
+from lorachain.tokens import TokenEncoder
+
+WORDS = ["열", "기침 ", "A형", "간염", "정답: C", "B.", "두통", "C", " x"]
+
+
+def make_questions(count: int, seed: int) -> list[ExamQuestion]:
+    rng = random.Random(seed)
+
+    def phrase() -> str:
+        return "".join(rng.choice(WORDS) for _ in range(rng.randint(1, 3)))
+
+    return [
+        ExamQuestion(f"q{i}", "doctor", f" {phrase()}? ", tuple(phrase() for _ in range(5)), rng.randrange(5))  # type: ignore[arg-type]
+        for i in range(count)
+    ]
+
+
+LIMIT = 40
+QUESTIONS, SHOTS = make_questions(12, 0), make_questions(6, 1)
+
+
+@pytest.fixture(scope="module")
+def model():  # type: ignore[no-untyped-def]
+    """A tiny model that has learnt to answer with a letter, in several wordings, and sometimes at length."""
+    model = make_text_model()
+    encoder = TokenEncoder(make_tokenizer())
+    endings = ["\n\n", ". 열", "<eos>", " 정답: B\n\n", "번 Q: 열", "</s>"]
+    rows = []
+    for number, question in enumerate(QUESTIONS):
+        for shots in (0, 5):
+            text = lm_eval_prompt(question, SHOTS[:shots])
+            answer = f" {LETTERS[number % 5]}{endings[number % len(endings)]}"
+            rows.append([encoder.bos_id, *encoder.text_ids(text + answer)])
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for step in range(192):
+        row = rows[step % len(rows)]
+        ids = torch.tensor([row])
+        tail = 24
+        logits = model(input_ids=ids[:, :-1]).logits[0, -tail:]
+        torch.nn.functional.cross_entropy(logits, ids[0, -tail:]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.generation_config.eos_token_id = encoder.eos_id  # as Gemma's own; the harness would write on behind it
+    return model.eval()
+
+
+def harness_tasks(folder: Path) -> None:
+    """The harness' own template and extraction, over local rows instead of the hub's."""
+    source = Path(lm_eval.__file__).parent / "tasks" / "kormedmcqa"
+    template = (source / "_template_yaml").read_text(encoding="utf-8")
+    assert "sean0042/KorMedMCQA" in template
+    (folder / "_template_yaml").write_text(template.replace("sean0042/KorMedMCQA", "json"), encoding="utf-8")
+    shutil.copy(source / "utils.py", folder / "utils.py")
+    files = {}
+    for split, questions in (("test", QUESTIONS), ("fewshot", SHOTS)):
+        path = folder / f"{split}.jsonl"
+        rows = [
+            {"question": q.question, **dict(zip(LETTERS, q.options, strict=True)), "answer": q.answer + 1}
+            for q in questions
+        ]
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        files[split] = str(path)
+    kwargs = {"data_files": files, "cache_dir": str(folder / "cache")}
+    task = {"include": "_template_yaml", "task": "kormedmcqa_local", "dataset_kwargs": kwargs}
+    (folder / "local.yaml").write_text(json.dumps(task), encoding="utf-8")
+
+
+@pytest.mark.parametrize("shots", [0, 5])
+def test_same_prompts_same_letters_same_score(  # type: ignore[no-untyped-def]
+    model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shots: int
+) -> None:
+    # An answer that does not stop goes on to the limit; 1,024 is too long for a test.
+    monkeypatch.setattr("lorachain.evaluation.protocols.lm_eval.MAX_NEW_TOKENS", LIMIT)
+    tokenizer = make_tokenizer()
+    # As Gemma's own tokenizer: BOS comes with the special tokens.
+    tokenizer._tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    harness_tasks(tmp_path)
+    # One at a time: in a batch the harness writes on behind a stop until all have stopped, and bytes that are no
+    # character, of which this tokenizer has many, then swallow the stop string before them.
+    harness = lm_eval.simple_evaluate(
+        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1, add_bos_token=True),
+        tasks=["kormedmcqa_local"],
+        task_manager=TaskManager(include_path=str(tmp_path)),
+        num_fewshot=shots,
+        bootstrap_iters=0,
+        gen_kwargs={"max_gen_toks": LIMIT},
+    )
+    samples = sorted(harness["samples"]["kormedmcqa_local"], key=lambda sample: sample["doc_id"])
+    protocol = LmEval(shots=shots, examples={"doctor": SHOTS})
+    rows = protocol.score(model, TokenEncoder(tokenizer), QUESTIONS)
+    assert len(samples) == len(rows) == len(QUESTIONS)
+    for question, row, sample in zip(QUESTIONS, rows, samples, strict=True):
+        assert sample["arguments"][0][0] == lm_eval_prompt(question, SHOTS[:shots])
+        assert row.generation == sample["resps"][0][0]
+        assert ("" if row.chosen is None else LETTERS[row.chosen]) == sample["filtered_resps"][0]
+        assert row.correct == bool(sample["exact_match"])
+    score = harness["results"]["kormedmcqa_local"]["exact_match,extract_answer"]
+    assert score == pytest.approx(sum(row.correct for row in rows) / len(rows))
+    assert len({row.chosen for row in rows}) > 2  # the comparison says something

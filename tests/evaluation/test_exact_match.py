@@ -1,0 +1,111 @@
+import pytest
+
+from conftest import make_text_model, make_tokenizer
+from lorachain.errors import DataError
+from lorachain.evaluation import exact_match as exact_match_module
+from lorachain.evaluation.exact_match import character_f1, exact_match, normalize
+from lorachain.prompts import Prompt, render
+from lorachain.records import Term
+from lorachain.tokens import TokenEncoder
+
+ENTRIES = [Term("감기", "바이러스 감염", "Common cold"), Term("골절", "뼈가 부러짐"), Term("당뇨병", None, "Diabetes")]
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [(" Common  Cold\n", "common cold"), ("ＣＯＰＤ", "copd"), ("\u1100\u1161\u11b7기", "감기")]
+)
+def test_normalize_makes_equal(a: str, b: str) -> None:
+    assert normalize(a) == normalize(b)
+
+
+def test_normalize_keeps_what_differs() -> None:
+    assert normalize("제1형 당뇨병") != normalize("제2형 당뇨병")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "f1"),
+    [
+        ("감기", "감기", 1.0),
+        ("", "감기", 0.0),
+        ("", "", 1.0),
+        ("감기약", "감기", 0.8),
+        ("가가", "가", 2 / 3),
+        ("a b", "AB", 1),
+    ],
+)
+def test_character_f1(answer: str, expected: str, f1: float) -> None:
+    assert character_f1(answer, expected) == pytest.approx(f1)
+
+
+def oracle(monkeypatch: pytest.MonkeyPatch, answers: dict[str, str]) -> list[int]:
+    """A generator that knows `answers` by the prompt's text, and the limits that it was given."""
+    limits: list[int] = []
+
+    def generate(model, encoder, prompts, *, max_new_tokens, token_budget, on_progress):  # type: ignore[no-untyped-def]
+        limits.append(max_new_tokens)
+        on_progress(len(prompts))
+        texts = [encoder.tokenizer.decode(prompt, skip_special_tokens=True) for prompt in prompts]
+        return [answers.get(text, "모름") for text in texts]
+
+    monkeypatch.setattr(exact_match_module, "generate_lines", generate)
+    return limits
+
+
+def asked(text: str, cue: str) -> str:
+    return render(Prompt(text, cue), make_tokenizer())
+
+
+def test_counts_per_direction_and_headline(monkeypatch: pytest.MonkeyPatch) -> None:
+    oracle(
+        monkeypatch,
+        {
+            asked("뜻: 바이러스 감염", "용어:"): " 감기",
+            asked("용어: 감기", "뜻:"): " 바이러스  감염",
+            asked("용어: 당뇨병", "영어:"): " DIABETES",
+        },
+    )
+    heard: list[int] = []
+    result = exact_match(
+        make_text_model(), TokenEncoder(make_tokenizer()), ENTRIES, split="train sample", on_progress=heard.append
+    )
+    counts = {name: (part.exact, part.n) for name, part in result.by_direction.items()}
+    assert counts == {
+        "definition->term": (1, 2), "term->definition": (1, 2), "english->term": (0, 2), "term->english": (1, 2),
+    }  # fmt: skip
+    assert (result.exact, result.n) == (2, 6)  # definitions are not in the headline
+    assert heard == [2, 4, 6, 8]
+    stored = result.as_dict()
+    assert stored["protocol"] == "exact_match"
+    assert stored["version"] == 1
+    assert stored["split"] == "train sample"
+    assert stored["exact_match"] == pytest.approx(2 / 6)
+    assert stored["wilson95"][0] < 2 / 6 < stored["wilson95"][1]
+
+
+def test_answers_are_bounded_by_the_longest_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = oracle(monkeypatch, {})
+    encoder = TokenEncoder(make_tokenizer())
+    exact_match(make_text_model(), encoder, ENTRIES, split="s", ask=["term->english"])
+    exact_match(make_text_model(), encoder, ENTRIES, split="s", ask=["term->english"], max_new_tokens=5)
+    assert limits == [len(encoder.text_ids(" Common cold")) + 4, 5]
+
+
+def test_really_generates() -> None:
+    result = exact_match(make_text_model(), TokenEncoder(make_tokenizer()), ENTRIES, split="s", max_new_tokens=4)
+    assert sum(part.n for part in result.by_direction.values()) == 8
+    assert 0 <= result.character_f1 <= 1
+
+
+def test_only_definitions_have_no_headline(monkeypatch: pytest.MonkeyPatch) -> None:
+    oracle(monkeypatch, {})
+    result = exact_match(
+        make_text_model(), TokenEncoder(make_tokenizer()), ENTRIES, split="s", ask=["term->definition"]
+    ).as_dict()
+    assert result["n"] == 0
+    assert result["exact_match"] is None
+    assert result["by_direction"]["term->definition"]["n"] == 2
+
+
+def test_nothing_to_ask_is_an_error() -> None:
+    with pytest.raises(DataError, match="no entry can be asked"):
+        exact_match(make_text_model(), TokenEncoder(make_tokenizer()), ENTRIES[1:2], split="s", ask=["term->english"])

@@ -1,0 +1,36 @@
+import math
+
+import pytest
+import torch
+
+from conftest import make_tokenizer
+from lorachain.errors import DataError
+from lorachain.evaluation.perplexity import perplexity
+from lorachain.prompts import Example, Prompt
+from lorachain.tokens import TokenEncoder
+
+
+@pytest.mark.parametrize("budget", [1, 150, 10_000])
+def test_equals_cross_entropy_over_full_logits(tiny_model, budget: int) -> None:  # type: ignore[no-untyped-def]
+    encoder = TokenEncoder(make_tokenizer())
+    texts = ["감기는 바이러스 감염이다.", "열", "aspirin 은 진통제이다. " * 3]
+    rows = [encoder.encode(Example(None, text)) for text in texts]
+    rows.append(encoder.encode(Example(Prompt("용어: 감기", "뜻:"), " 바이러스 감염")))
+    total, count = 0.0, 0
+    for row in rows:
+        with torch.no_grad():
+            logits = tiny_model(input_ids=torch.tensor([row.ids])).logits[0]
+        first = row.supervised_from
+        total += torch.nn.functional.cross_entropy(
+            logits[first - 1 : -1], torch.tensor(row.ids[first:]), reduction="sum"
+        ).item()
+        count += len(row.ids) - first
+    result = perplexity(tiny_model, rows, token_budget=budget)
+    assert result.tokens == count
+    assert result.nll_sum == pytest.approx(total, rel=1e-5)
+    assert result.perplexity == pytest.approx(math.exp(total / count), rel=1e-4)
+
+
+def test_nothing_to_score_is_an_error(tiny_model) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(DataError, match="held-out slice is empty"):
+        perplexity(tiny_model, [])
