@@ -6,20 +6,17 @@ import json
 import platform
 import stat
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from lorachain import __version__
-from lorachain.errors import WorkspaceError
+from lorachain.errors import AdapterError
 from lorachain.redaction import without_tokens
 from lorachain.workspace import atomic_write_text
 
-TRAINING_INFO = "training_info.json"
-VALIDATION_RESULTS = "kormedmcqa_validation_results.json"
-SCHEMA_VERSION = 1
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MAX_JSON_BYTES = 256 * 2**20
 """Larger than any that is written here or comes with a model (a tokenizer's is 33 MB)."""
 _PACKAGES = (
@@ -46,6 +43,18 @@ def sha256_files(folder: Path) -> dict[str, str]:
     """Relative path to SHA-256 of each file below `folder`."""
     files = (p for p in sorted(folder.rglob("*")) if p.is_file())
     return {p.relative_to(folder).as_posix(): sha256_file(p) for p in files}
+
+
+def adapter_sha256(folder: Path) -> str:
+    """The identity of an adapter: SHA-256 over the hashes of its configuration and its weights.
+
+    Raises:
+        AdapterError: one of them cannot be read.
+    """
+    try:
+        return sha256_json({name: sha256_file(folder / name) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)})
+    except OSError as error:
+        raise AdapterError(f"{folder} is not a complete adapter: {error}; create it again") from error
 
 
 def package_versions() -> dict[str, str]:
@@ -95,32 +104,3 @@ def load_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file that lorachain itself wrote.
-
-    Raises:
-        WorkspaceError: it is missing or broken.
-    """
-    try:
-        return load_json(path)
-    except (OSError, ValueError) as error:
-        raise WorkspaceError(
-            f"{path} cannot be read: {error}. The folder is not whole; make its stage again"
-        ) from error
-
-
-@contextmanager
-def as_written(path: Path) -> Iterator[None]:
-    """Whatever the reader of a file of ours stumbles over, where the file was edited or mixed up, becomes one message.
-
-    Raises:
-        WorkspaceError: names the file.
-    """
-    try:
-        yield
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        raise WorkspaceError(
-            f"{path} is not as this lorachain writes it ({type(error).__name__}: {error}); make its stage again"
-        ) from error

@@ -3,12 +3,13 @@
 import contextlib
 import io
 import os
+import re
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import snapshot_download, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -45,6 +46,14 @@ GEMMA_NOTICE = (
 )
 # No pickle: weights only as safetensors.
 _WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.md"]
+
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` has the form owner/name."""
+    return _HUB_ID.fullmatch(name) is not None
 
 
 class ModelEntry(BaseModel):
@@ -126,6 +135,15 @@ def write_default_entries(workspace: Workspace) -> None:
 def base_reference(entry: ModelEntry, folder: Path) -> str:
     """What an adapter's `base_model_name_or_path` says, so that plain `peft` finds the base from any directory."""
     return entry.huggingface_id or str(folder.resolve())
+
+
+def has_weights(entry: ModelEntry) -> bool:
+    """Whether the weights are on disk already, so that nothing has to be fetched or converted."""
+    if entry.huggingface_id:
+        return try_to_load_from_cache(entry.huggingface_id, "config.json", revision=entry.revision) is not None
+    if entry.local_path:
+        return True
+    return (cache_folder() / EMBEDDED / "config.json").is_file()
 
 
 def weights_folder(entry: ModelEntry) -> Path:

@@ -10,7 +10,15 @@ import pyarrow as pa
 
 from lorachain.tokens import TokenRow
 
-_SCHEMA = pa.schema([("ids", pa.list_(pa.int32())), ("supervised_from", pa.int32()), ("key", pa.uint64())])
+_SCHEMA = pa.schema(
+    [
+        ("ids", pa.list_(pa.int32())),
+        ("supervised_from", pa.int32()),
+        ("key", pa.uint64()),
+        ("record", pa.int32()),
+        ("form", pa.string()),
+    ]
+)
 _ROWS_PER_BATCH = 256
 
 
@@ -28,6 +36,8 @@ class TokenStore:
         self.lengths: np.ndarray[tuple[int], np.dtype[np.int32]] = np.concatenate(lengths)
         self.supervised_from: np.ndarray[tuple[int], np.dtype[np.int32]] = table.column("supervised_from").to_numpy()
         self.keys: np.ndarray[tuple[int], np.dtype[np.uint64]] = table.column("key").to_numpy()
+        self.records: np.ndarray[tuple[int], np.dtype[np.int32]] = table.column("record").to_numpy()
+        self.forms: list[str] = table.column("form").to_pylist()
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -83,4 +93,6 @@ def _batch(rows: list[TokenRow]) -> pa.RecordBatch:
     ids = [np.array(row.ids, np.int32) for row in rows]
     keys = [int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=8).digest(), "big") for row in ids]
     first = pa.array([row.supervised_from for row in rows], pa.int32())
-    return pa.record_batch([pa.array(ids, pa.list_(pa.int32())), first, pa.array(keys, pa.uint64())], schema=_SCHEMA)
+    record, form = pa.array([r.record for r in rows], pa.int32()), pa.array([r.form for r in rows], pa.string())
+    columns = [pa.array(ids, pa.list_(pa.int32())), first, pa.array(keys, pa.uint64()), record, form]
+    return pa.record_batch(columns, schema=_SCHEMA)

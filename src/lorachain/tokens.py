@@ -45,6 +45,8 @@ class TokenRow:
 
     ids: list[int]
     supervised_from: int
+    record: int = 0
+    form: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -1,31 +1,28 @@
-"""The `model/` tree: the only place that knows where a file lies. Folders are whole or absent.
+"""The `model/` tree: the only module that knows where a file is. Directories are complete or absent.
 
-Also the low-level habits of that tree: write beside, flush to disk, rename; one writer a model; space checked first.
+Also how that tree is written: beside the target, flushed to disk, then renamed; free space is checked first.
 """
 
 import errno
-import fcntl
-import json
 import os
 import re
 import shutil
-import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import TextIO
 
 from lorachain.errors import ModelError, WorkspaceError
 
-StageName = Literal["00", "01", "02"]
-STAGES: tuple[StageName, ...] = ("00", "01", "02")
+TRAINING_INFO = "training_info.json"
+VALIDATION_RESULTS = "kormedmcqa_validation_results.json"
+CHECKPOINT_PREFIX = "checkpoint-"
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
 def check_model_name(name: str) -> str:
-    """The name, if it can be a folder of the workspace and no way out of it.
+    """The name, if it is safe as the name of a directory.
 
     Raises:
         ModelError: otherwise.
@@ -40,7 +37,7 @@ def check_model_name(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """The tree under `root`/model (design of the folders: docs/workspace.md)."""
+    """The tree under `root`/model (docs/workspace.md)."""
 
     root: Path
 
@@ -52,32 +49,50 @@ class Workspace:
     def model_paths(self) -> Path:
         return self.model_root / "raw" / "model_paths.json"
 
-    def raw_lora_added(self, model: str) -> Path:
-        return self.model_root / "raw_lora_added" / check_model_name(model)
+    def output(self, name: str, model: str) -> Path:
+        """The output directory `name` of a stage, such as `00_trained`."""
+        return self.model_root / name / check_model_name(model)
 
-    def another_lora_added(self, model: str) -> Path:
-        return self.model_root / "01_another_lora_added" / check_model_name(model)
-
-    def merged_base(self, model: str) -> Path:
-        """Stage 01 merged into the base: beside the fresh LoRA that stands on it."""
-        return self.another_lora_added(model) / "base"
-
-    def training(self, stage: StageName, model: str) -> Path:
+    def training(self, stage: str, model: str) -> Path:
         """Checkpoints and whatever a running stage keeps."""
-        return self.model_root / f"{stage}_training" / check_model_name(model)
+        return self.output(f"{stage}_training", model)
 
-    def trained(self, stage: StageName, model: str) -> Path:
-        return self.model_root / f"{stage}_trained" / check_model_name(model)
+    def run_state(self, stage: str, model: str) -> Path:
+        return self.training(stage, model) / "run.json"
 
-    def debug_log(self, stage: StageName) -> Path:
+    def superseded(self, stage: str, model: str) -> Path:
+        """Where a run goes that cannot be resumed; one of them is kept."""
+        return self._beside(self.training(stage, model), "superseded")
+
+    def token_cache(self, stage: str, model: str, rank: int = 0) -> Path:
+        """Tokens of the stage's data, beside the run: what a run depends on is only known after the data was read."""
+        suffix = f"data-{rank}" if rank else "data"
+        return self._beside(self.training(stage, model), suffix) / "tokens"
+
+    def debug_log(self, stage: str) -> Path:
         return self.model_root / f"{stage}_training" / f"train_{stage}_debug.log"
 
     def lock_file(self, model: str) -> Path:
         return self.model_root / f".lock-{check_model_name(model)}"
 
+    @staticmethod
+    def _beside(path: Path, suffix: str) -> Path:
+        return path.with_name(f".{path.name}.{suffix}")
+
+
+def merged_base(output: Path) -> Path:
+    """Within a merge's output directory, the merged weights: beside the new LoRA on them."""
+    return output / "base"
+
+
+def checkpoint_steps(run: Path) -> list[int]:
+    """Steps of the checkpoint directories of a run, newest first, complete or not."""
+    names = (path.name.removeprefix(CHECKPOINT_PREFIX) for path in run.glob(f"{CHECKPOINT_PREFIX}*") if path.is_dir())
+    return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+
 
 def cache_folder() -> Path:
-    """Where weights that were converted once are kept for all workspaces (the XDG base directory specification)."""
+    """Where weights that were converted once are kept for all workspaces (XDG base directory specification)."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "lorachain"
 
@@ -86,20 +101,17 @@ def open_workspace(root: Path) -> Workspace:
     """The workspace at `root`, which need not exist yet.
 
     Raises:
-        WorkspaceError: `root` is no folder, or nothing may be written there.
+        WorkspaceError: `root` is not a directory, or cannot be written to.
     """
     existing = next(p for p in [root, *root.absolute().parents] if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        problem = "cannot be written to" if existing.is_dir() else "is no folder"
-        raise WorkspaceError(f"--workspace {root}: {existing} {problem}; name a folder of your own")
+        problem = "cannot be written to" if existing.is_dir() else "is not a directory"
+        raise WorkspaceError(f"--workspace {root}: {existing} {problem}; choose another directory")
     return Workspace(root)
 
 
-# ---- whole or absent -------------------------------------------------------------------------------------------------
-
-
 def sync_tree(folder: Path) -> None:
-    """Flushes every file of a folder, and the folder itself, to disk."""
+    """Flushes every file of a directory, and the directory itself, to disk."""
     for path in [*sorted(folder.rglob("*")), folder]:
         if path.is_symlink():
             continue
@@ -119,15 +131,17 @@ def _sync_directory(folder: Path) -> None:
 
 
 @contextmanager
-def atomic_folder(final: Path) -> Iterator[Path]:
-    """Yields an empty folder beside `final`; when the block ends well, flushes it and renames it to `final`.
+def atomic_folder(final: Path, *, replace: bool = True) -> Iterator[Path]:
+    """Yields an empty directory beside `final`; when the block succeeds, flushes it and renames it to `final`.
 
-    A folder that stood at `final` is moved aside first and removed once the new one stands. When the block fails,
-    nothing remains and `final` is as it was.
+    A directory at `final` is moved aside first and removed after the rename. When the block fails, nothing remains and
+    `final` is unchanged.
 
     Raises:
-        WorkspaceError: the disk is full.
+        WorkspaceError: the disk is full, or `final` exists and is not to be replaced.
     """
+    if not replace and (final.exists() or final.is_symlink()):
+        raise WorkspaceError(f"{final} exists; choose another directory or remove it")
     staging = final.with_name(f".{final.name}.partial")
     aside = final.with_name(f".{final.name}.replaced")
     restore_folder(final)
@@ -152,19 +166,19 @@ def atomic_folder(final: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_for(path: Path) -> Iterator[None]:
-    """Makes the folders that `path` needs; when the block ends, those of them that stayed empty are removed again."""
+    """Creates the parents of `path`; when the block ends, those of them that are still empty are removed."""
     made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
         for folder in made:
-            with suppress(OSError):  # not empty: it is needed
+            with suppress(OSError):  # not empty
                 folder.rmdir()
 
 
 def restore_folder(final: Path) -> None:
-    """Puts back a folder that was moved aside for a replacement that never came (the power went in between)."""
+    """Restores a directory that was moved aside for a replacement that never came (a power failure in between)."""
     aside = final.with_name(f".{final.name}.replaced")
     if not aside.exists():
         return
@@ -175,7 +189,7 @@ def restore_folder(final: Path) -> None:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Replaces a file's content at once: a reader sees the old or the new.
+    """Replaces a file's content atomically: a reader sees the old or the new.
 
     Raises:
         WorkspaceError: the disk is full.
@@ -186,7 +200,7 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[TextIO]:
-    """Yields a file beside `path`; when the block ends well, it stands at `path`, flushed to disk.
+    """Yields a file beside `path`; when the block succeeds, flushes it and renames it to `path`.
 
     Raises:
         WorkspaceError: the disk is full.
@@ -204,14 +218,14 @@ def replaced_file(path: Path) -> Iterator[TextIO]:
 
 @contextmanager
 def disk_full_as_error(target: Path) -> Iterator[None]:
-    """Turns "no space left" into one message that says what was being written, and that nothing was lost."""
+    """Turns "no space left" into one message that names what was being written."""
     try:
         yield
     except Exception as error:
         if not _is_disk_full(error):
             raise
         raise WorkspaceError(
-            f"no space left on the disk while writing {target}; what stood before is intact. "
+            f"no space left on the disk while writing {target}; existing files are unchanged. "
             "Free some space and run the same command again"
         ) from error
 
@@ -219,7 +233,7 @@ def disk_full_as_error(target: Path) -> Iterator[None]:
 def _is_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    # safetensors and torch.save report it in their own exception types, by the operating system's words.
+    # safetensors and torch.save raise their own exception types with the operating system's text.
     return "No space left" in str(error) or "Disk quota exceeded" in str(error)
 
 
@@ -232,47 +246,3 @@ def require_space(target: Path, needed: int) -> None:
             f"{target} needs about {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB free; "
             "free some space, or put the workspace on another disk (--workspace DIR)"
         )
-
-
-# ---- one writer ------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def model_lock(workspace: Workspace, model: str) -> Iterator[str | None]:
-    """Holds the model's lock; yields a word about a dead run whose lock was taken over, if there was one.
-
-    The operating system drops an `flock` with its process, so a lock cannot outlive its holder; the file says who that
-    is.
-
-    Raises:
-        WorkspaceError: another run holds it (process id, host, start).
-    """
-    path = workspace.lock_file(model)
-    with folder_for(path), path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = os.fstat(file.fileno()).st_ino == path.stat().st_ino
-        except OSError:
-            held = False  # locked by another, or removed by one that ended just now
-        if not held:
-            raise WorkspaceError(
-                f"another run works on {model} in {workspace.root}: {_holder(path)}. Wait for it, or use another "
-                "--workspace"
-            )
-        left_by = _holder(path) if path.stat().st_size else None
-        file.truncate(0)
-        started = time.strftime("%Y-%m-%d %H:%M:%S")
-        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "start": started}))
-        file.flush()
-        try:
-            yield f"took over the lock of a run that ended without a word ({left_by})" if left_by else None
-        finally:
-            path.unlink(missing_ok=True)  # while it is held: who opened it meanwhile sees that it is gone
-
-
-def _holder(path: Path) -> str:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {found['pid']} on {found['host']}, started {found['start']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "an unknown process"

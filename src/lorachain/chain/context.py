@@ -1,32 +1,27 @@
-"""What every stage of a run needs to know, and how it speaks to the person watching."""
+"""What a run of the chain is about: a model, a workspace, settings, and where messages go. Imports no torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
 from typing import Any, Protocol
 
-import torch
-
-from lorachain.config import ChainConfig, Sources, StageConfig
+from lorachain.chain.stages import Stage, default_settings
+from lorachain.config import ChainConfig, Sources, StageConfig, read_config
+from lorachain.errors import ConfigError
 from lorachain.registry import ModelEntry
-from lorachain.training.distributed import Processes
-from lorachain.workspace import StageName, Workspace
-
-STAGE_TITLES: dict[StageName, str] = {
-    "00": "plain Korean text",
-    "01": "medical dictionary",
-    "02": "KorMedMCQA with reasoning",
-}
+from lorachain.workspace import Workspace
 
 
 class Bar(Protocol):
-    """A progress bar: `done` of its total, with a few words beside it."""
+    """A progress bar."""
 
-    def __call__(self, done: int, words: str = "") -> None: ...
+    def __call__(self, done: int, note: str = "") -> None: ...
 
 
 class Reporter(Protocol):
-    """The screen, as the chain sees it."""
+    """Where messages and progress go."""
 
     def message(self, text: str) -> None: ...
     def bar(self, title: str, total: int) -> AbstractContextManager[Bar]: ...
@@ -40,40 +35,55 @@ class ChainContext:
     model: str
     entry: ModelEntry
     config: ChainConfig
-    device: torch.device
     reporter: Reporter
     skip_bad_rows: bool = False
-    processes: Processes = field(default_factory=Processes)
     confirm: Callable[[str], bool] = lambda question: False
-    """Asked before finished work is replaced."""
+    """Called before finished work is replaced."""
+    options: tuple[str, ...] = ()
+    """The command line's own options, to be repeated in the commands that messages propose."""
 
     @property
     def sources(self) -> Sources:
         return self.config.sources[self.entry.sources]
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[self.config.dtype]
+    def output(self, stage: Stage) -> Path:
+        return self.workspace.output(stage.output, self.model)
 
-    def stage(self, name: StageName) -> StageConfig:
-        return self.config.stages[name]
+    def command(self, command: str, *, with_options: bool = True) -> str:
+        """What to type to run a command on this chain, quoted for a shell."""
+        place = [] if str(self.workspace.root) == "." else ["--workspace", str(self.workspace.root)]
+        words = ["--model", self.model, *place, *(self.options if with_options else ())]
+        return " ".join([f"lorachain {command}", *map(quote, words)])
 
-    def deciding_settings(self, name: StageName) -> dict[str, Any]:
-        """The settings that a stage's result depends on, as its training_info.json records them."""
-        return {
-            "stage": self.config.stages[name].model_dump(),
-            "training": self.config.training.deciding(),
-            "validation": self.config.validation.model_dump(),
-            "dtype": self.config.dtype,
-            "quantization": self.config.quantization,
-            "answer_style": self.entry.answer_style,
-        }
 
-    def stage_sources(self, name: StageName) -> list[str]:
-        """What the stage trains on."""
-        return {"00": self.sources.plain_text, "01": self.sources.dictionary, "02": self.sources.exam}[name]
+def load_config(user_file: Path | None = None, overrides: Iterable[Mapping[str, Any]] = ()) -> ChainConfig:
+    """The settings of the chain: defaults, then `user_file`, then each of `overrides` (nested like the file).
 
-    def command(self, step: str) -> str:
-        """What to type for a step of this model."""
-        place = "" if str(self.workspace.root) == "." else f" --workspace {self.workspace.root}"
-        return f"lorachain {step} --model {self.model}{place}"
+    Raises:
+        ConfigError: the file cannot be read, a key is unknown, or a value is not allowed.
+    """
+    return read_config(default_settings(), user_file, overrides)
+
+
+def stage_config(config: ChainConfig, stage: Stage) -> StageConfig:
+    return config.stages[stage.name]
+
+
+def stage_sources(sources: Sources, stage: Stage) -> list[str]:
+    """The sources that a training stage trains on."""
+    if stage.source is None:
+        raise ConfigError(f"stage {stage.name} has no source")
+    named: list[str] = getattr(sources, stage.source)
+    return named
+
+
+def deciding_settings(config: ChainConfig, entry: ModelEntry, stage: Stage) -> dict[str, Any]:
+    """The settings that a training stage's result depends on, as its training_info.json records them."""
+    return {
+        "stage": stage_config(config, stage).model_dump(),
+        "training": config.training.deciding(),
+        "validation": config.validation.model_dump(),
+        "dtype": config.dtype,
+        "quantization": config.quantization,
+        "answer_style": entry.answer_style,
+    }

@@ -1,24 +1,36 @@
 """The questions that a chain is validated on, and those that nothing may be trained on."""
 
-from lorachain.chain.context import ChainContext
-from lorachain.data.exam import LoadedExam, load_exam
-from lorachain.errors import DataError
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lorachain.data.exam import load_exam, spread
+from lorachain.data.sources import SourceInfo
 from lorachain.records import ExamQuestion
 
 
-def load_dev(context: ChainContext) -> LoadedExam:
-    """The dev split of all exam sources, at most `validation.max_questions`, spread over exams and subjects.
+@dataclass(frozen=True, slots=True)
+class ExamQuestions:
+    """The dev split of all exam sources, read once per start."""
 
-    The few-shot examples that are also in dev are left out. The test split is never read.
+    dev: list[ExamQuestion]
+    """What is validated: at most `max_questions`, spread over exams and subjects, without few-shot examples."""
+    held_out: list[ExamQuestion]
+    """Every dev and few-shot question, whatever the limit: none of them is ever trained on."""
+    sources: list[SourceInfo]
+
+
+def load_exam_questions(sources: Sequence[str], *, max_questions: int, skip_bad_rows: bool) -> ExamQuestions:
+    """Reads dev and few-shot questions; the test split is never read.
+
+    Args:
+        max_questions: 0 is all.
+
+    Raises:
+        DataError: a source cannot be read or has no dev split.
     """
-    limit = context.config.validation.max_questions or None
-    return load_exam(context.sources.exam, "dev", skip_bad_rows=context.skip_bad_rows, max_samples=limit)
-
-
-def load_held_out(context: ChainContext) -> list[ExamQuestion]:
-    """Every dev and few-shot question, whatever the validation limit: none of them is ever trained on."""
-    held_out = load_exam(context.sources.exam, "dev", skip_bad_rows=context.skip_bad_rows).questions
-    try:
-        return held_out + load_exam(context.sources.exam, "fewshot", skip_bad_rows=context.skip_bad_rows).questions
-    except DataError:
-        return held_out  # an exam without few-shot examples (made from a dictionary, the sample)
+    loaded = load_exam(sources, "dev", skip_bad_rows=skip_bad_rows)
+    return ExamQuestions(
+        dev=spread(loaded.questions, max_questions or None),
+        held_out=[*loaded.questions, *loaded.fewshot],
+        sources=loaded.sources,
+    )

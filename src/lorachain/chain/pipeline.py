@@ -1,115 +1,86 @@
-"""The order of the stages, and which of them a run has to do."""
+"""Runs stages in the order of the table, skipping those that are fresh."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
 
 from lorachain.chain.context import ChainContext
 from lorachain.chain.debug_log import debug_log
-from lorachain.chain.init_step import initialize
-from lorachain.chain.merge_step import merge_and_add_lora
-from lorachain.chain.stage import StageRun
-from lorachain.chain.state import STEPS, StepName, StepState, output_folder, step_state
+from lorachain.chain.init_stage import initialize
+from lorachain.chain.lock import ModelLock, model_lock
+from lorachain.chain.merge_stage import merge_and_add_lora
+from lorachain.chain.runtime import Runtime
+from lorachain.chain.stages import STAGES, Stage, stages_after
+from lorachain.chain.state import StageState, stage_state
+from lorachain.chain.train_stage import train_stage
 from lorachain.errors import WorkspaceError
 from lorachain.memory import release
-from lorachain.workspace import StageName, disk_full_as_error, model_lock
-
-STEP_TITLES: dict[StepName, str] = {
-    "init": "base + LoRA",
-    "00": "00 plain text",
-    "01": "01 dictionary",
-    "merge": "01 merged + new LoRA",
-    "02": "02 exam",
-}
-STEPS_OF_COMMAND: dict[str, tuple[StepName, ...]] = {
-    "init": ("init",),
-    "train 00": ("00",),
-    "train 01": ("01", "merge"),
-    "train 02": ("02",),
-    "run": STEPS,
-}
+from lorachain.workspace import disk_full_as_error
 
 
-def run_steps(context: ChainContext, steps: Sequence[StepName], *, from_base: bool = False) -> list[StepState]:
-    """Does those of `steps` that are not fresh, in their order, holding the model's lock.
+def run_stages(context: ChainContext, runtime: Runtime, stages: Sequence[Stage]) -> list[StageState]:
+    """Runs those of `stages` that are not fresh, in order, holding the model's lock.
 
-    Finished work that became stale is replaced only after `context.confirm` said so.
-
-    Args:
-        from_base: the stage starts from raw_lora_added instead of its place in the chain (for ablations).
+    Finished work that became stale is replaced only after `context.confirm` agreed.
 
     Returns:
-        The states afterwards, of all steps of the chain.
+        The states afterwards of all stages of the chain.
 
     Raises:
-        LorachainError: anything the user can mend; what was finished stays.
+        LorachainError: anything the user can fix; what was finished is kept.
         TrainingInterrupted: on a signal, after saving.
     """
-    workspace = context.workspace
-    processes = context.processes
-    lock = model_lock(workspace, context.model) if processes.main else nullcontext()
-    with disk_full_as_error(workspace.model_root), lock as taken_over:
-        if taken_over:
-            context.reporter.message(taken_over)
-        for step in steps:
-            if processes.broadcast(partial(_to_be_done, context, step, from_base)):
-                _do(context, step, from_base)
-    return [step_state(context, step, as_configured=step in steps, from_base=from_base) for step in STEPS]
+    workspace, processes = context.workspace, runtime.processes
+    locked = model_lock(workspace, context.model, context.command("run")) if processes.main else nullcontext()
+    with disk_full_as_error(workspace.model_root), locked as lock:
+        if lock is not None and lock.taken_over_from:
+            context.reporter.message(f"took over the lock of a run that ended unexpectedly ({lock.taken_over_from})")
+        for stage in stages:
+            if processes.broadcast(partial(_must_run, context, stage)):
+                _run(context, runtime, stage, lock)
+    requested = {stage.name: stage for stage in stages}
+    return [
+        stage_state(context, requested.get(stage.name, stage), as_configured=stage.name in requested)
+        for stage in STAGES
+    ]
 
 
-def _to_be_done(context: ChainContext, step: StepName, from_base: bool) -> bool:
-    """Whether the step is to be done; asks where finished work would be replaced."""
-    state = step_state(context, step, from_base=from_base, ask_hub=True)
+def _must_run(context: ChainContext, stage: Stage) -> bool:
+    """Whether the stage has to run; asks before finished work is replaced."""
+    state = stage_state(context, stage, ask_hub=True)
     if state.condition == "fresh":
-        context.reporter.message(f"{STEP_TITLES[step]} is finished ({state.folder}), skipped")
+        context.reporter.message(f"{stage.label} is finished ({state.folder}), skipped")
         return False
     if state.condition == "stale":
-        _ask_to_replace(context, state)
+        _confirm_replacement(context, state)
     return True
 
 
-def _ask_to_replace(context: ChainContext, state: StepState) -> None:
-    following = ", ".join(STEP_TITLES[step] for step in STEPS[STEPS.index(state.step) + 1 :])
-    consequence = f"{STEP_TITLES[state.step]} will be redone" + (f", then {following}" if following else "")
-    context.reporter.message(f"{STEP_TITLES[state.step]}: {state.reason}; {consequence}")
+def _confirm_replacement(context: ChainContext, state: StageState) -> None:
+    following = ", ".join(stage.label for stage in stages_after(state.stage))
+    consequence = f"{state.stage.label} will be run again" + (f", then {following}" if following else "")
+    context.reporter.message(f"{state.stage.label}: {state.reason}; {consequence}")
     if not context.confirm(f"Replace {state.folder}?"):
         raise WorkspaceError(
             f"{state.folder} is finished but stale ({state.reason}); nothing was changed. "
-            "Run again with --yes to redo it, or restore what changed"
+            "Run again with --yes to replace it, or restore what changed"
         )
 
 
-def _do(context: ChainContext, step: StepName, from_base: bool) -> None:
-    """All processes train; what else there is to do, the main one does."""
-    main = context.processes.main
-    if step == "init":
-        if main:
-            initialize(context)
-    else:
-        stage: StageName = "01" if step == "merge" else step
-        with debug_log(context.workspace.debug_log(stage)) if main else nullcontext():
-            if step != "merge":
-                StageRun(context, stage, from_base=from_base).run()
-            elif main:
-                merge_and_add_lora(context)
+def _run(context: ChainContext, runtime: Runtime, stage: Stage, lock: ModelLock | None) -> None:
+    """All processes train; everything else is done by the main process."""
+    main = runtime.processes.main
+    if lock is not None:
+        lock.working_on(stage.name)
+    log_stage = stage.parent if stage.kind == "merge" else stage.name
+    log = debug_log(context.workspace.debug_log(str(log_stage))) if main and stage.kind != "init" else nullcontext()
+    with log:
+        if stage.kind == "training":
+            train_stage(context, runtime, stage)
+        elif main:
+            if stage.kind == "init":
+                initialize(context, stage)
+            else:
+                merge_and_add_lora(context, runtime, stage)
     release()
-    context.processes.wait()
-
-
-def plan(context: ChainContext, steps: Sequence[StepName], *, from_base: bool = False) -> list[dict[str, Any]]:
-    """What a run would read and write, without loading weights (`--dry-run`)."""
-    planned = []
-    for step in steps:
-        state = step_state(context, step, from_base=from_base, ask_hub=True)
-        stage = step if step in ("00", "01", "02") else None
-        planned.append(
-            {
-                "step": STEP_TITLES[step],
-                "state": state.condition,
-                "reason": state.reason,
-                "reads": [*(context.stage_sources(stage) if stage else []), *(context.sources.exam if stage else [])],
-                "writes": str(output_folder(context, step)),
-            }
-        )
-    return planned
+    runtime.processes.wait()

@@ -1,13 +1,13 @@
 """The fixed probe: are two ways to the same weights the same model? Exam questions and plain text, both shipped."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lorachain.artifacts import LogitDiff, MergeReport, MergeWeights
+from lorachain.artifacts.merging import CompositionProbe
 from lorachain.config import Quantization
 from lorachain.data.exam import load_exam
 from lorachain.data.plain_text import stream_plain_text
@@ -19,8 +19,6 @@ from lorachain.weights.load import load_model, load_tokenizer
 from lorachain.weights.logit_diff import compare_logits, probe_logits
 from lorachain.weights.lora import load_adapter
 from lorachain.weights.merge import merge_adapter
-from lorachain.weights.merge_report import MergeReport
-from lorachain.weights.merge_source import MergeWeights
 from lorachain.weights.safetensors_io import open_shards
 
 QUESTIONS = 16
@@ -65,9 +63,9 @@ class Probe:
         fits = open_shards(base).total_bytes < _FREE_SHARE * torch.cuda.mem_get_info(self._device)[0]
         return self._device if fits else torch.device("cpu")
 
-    def compare(self, a: Tensor, b: Tensor) -> dict[str, Any]:
+    def compare(self, a: Tensor, b: Tensor) -> LogitDiff:
         """Max and mean |Δlogit|, KL in nats, agreement of the most likely token and of the exam letter."""
-        return compare_logits(a, b, self._letters)
+        return LogitDiff(**compare_logits(a, b, self._letters))
 
 
 def check_merge_logits(
@@ -84,7 +82,7 @@ def check_merge_logits(
     probe = Probe(base, device, dtype)
     merged_logits = probe.logits(merged)
     if report.quantization == "none":
-        return replace(report, probe=probe.compare(probe.logits(base, adapter), merged_logits))
+        return report.model_copy(update={"probe": probe.compare(probe.logits(base, adapter), merged_logits)})
     trained = probe.logits(base, adapter, quantization=report.quantization)
     other_weights: MergeWeights = "dequantized" if report.weights == "original" else "original"
     other = merged.with_name(f".{merged.name}.compared")
@@ -102,12 +100,13 @@ def check_merge_logits(
     own = against["dequantized"]
     if report.weights == "original":
         own = probe.compare(probe.logits(base, adapter), merged_logits)
-    return replace(report, probe=own, quantized_base={name: against[name] for name in sorted(against, reverse=True)})
+    ordered = {name: against[name] for name in sorted(against, reverse=True)}
+    return report.model_copy(update={"probe": own, "quantized_base": ordered})
 
 
 def check_composition_logits(
     base: Path, composed: Path, merged_base: Path, second: Path, device: torch.device, dtype: torch.dtype
-) -> dict[str, Any]:
+) -> CompositionProbe:
     """base + composed against merged base + second adapter.
 
     `in_dtype` is what a user sees. `rounding_of_merged_base` is the same in float32, where nothing but the rounding of
@@ -115,8 +114,8 @@ def check_composition_logits(
     """
     probe = Probe(base, device, dtype)
 
-    def compared(compute: torch.dtype) -> dict[str, Any]:
+    def compared(compute: torch.dtype) -> LogitDiff:
         chained = probe.logits(merged_base, second, compute)
         return probe.compare(chained, probe.logits(base, composed, compute))
 
-    return {"in_dtype": compared(dtype), "rounding_of_merged_base": compared(torch.float32)}
+    return CompositionProbe(in_dtype=compared(dtype), rounding_of_merged_base=compared(torch.float32))

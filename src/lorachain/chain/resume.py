@@ -1,10 +1,10 @@
-"""Where an interrupted stage goes on: at its newest whole checkpoint, with a record and a log that end there too."""
+"""Where an interrupted stage resumes: at its newest complete checkpoint, with a record and a log that end there too."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from lorachain.chain.debug_log import drop_steps_after
-from lorachain.chain.history import RunRecord
+from lorachain.chain.run_record import RunRecord
 from lorachain.training.checkpoints import CheckpointSearch, checkpoint_folder, newest_whole, why_not_whole
 
 
@@ -12,32 +12,32 @@ from lorachain.training.checkpoints import CheckpointSearch, checkpoint_folder, 
 class ResumePoint:
     """A stage's start."""
 
-    found: CheckpointSearch
+    search: CheckpointSearch
     best_step: int | None
-    """Step of the best epoch so far, whose checkpoint is there and is kept; None where no epoch is chosen."""
+    """Step of the best epoch so far, whose checkpoint is complete and is kept; None where no epoch is chosen."""
 
 
 def find_resume_point(run: Path, record: RunRecord, protocol: str | None) -> ResumePoint:
-    """The newest whole checkpoint from which the stage can still end as it would have ended undisturbed.
+    """The newest complete checkpoint from which the stage can still end as it would have ended uninterrupted.
 
-    `protocol` is given where the stage keeps its best epoch: that epoch's checkpoint must be whole as well, or the
-    stage goes back to before it.
+    `protocol` is given where the stage keeps its best epoch: that epoch's checkpoint must be complete as well, or the
+    stage resumes before it.
     """
-    passed_over: list[str] = []
+    skipped: list[str] = []
     before = None
     while True:
-        found = newest_whole(run, record.fingerprint, before=before)
-        passed_over += (reason for reason in found.passed_over if reason not in passed_over)
-        best = record.best(protocol, up_to=found.step) if protocol else None
+        search = newest_whole(run, record.fingerprint, before=before)
+        skipped += (reason for reason in search.passed_over if reason not in skipped)
+        best = record.best(protocol, up_to=search.step) if protocol else None
         reason = why_not_whole(checkpoint_folder(run, best.step), record.fingerprint) if best else None
         if best is None or reason is None:
-            return ResumePoint(CheckpointSearch(found.folder, passed_over), best.step if best else None)
+            return ResumePoint(CheckpointSearch(search.folder, skipped), best.step if best else None)
         name = checkpoint_folder(run, best.step).name
-        passed_over.append(f"{name} holds the best epoch so far, which is redone: {reason}")
+        skipped.append(f"{name} has the best epoch so far, which is repeated: {reason}")
         before = best.step
 
 
-def forget_after(step: int, record: RunRecord, log: Path, step_marker: str) -> None:
-    """Takes what was noted of later steps, which are about to be repeated, out of the record and the debug log."""
-    record.forget_after(step)
+def drop_after(step: int, record: RunRecord, log: Path, step_marker: str) -> None:
+    """Removes what was recorded of later optimizer steps, which are about to be repeated, from record and debug log."""
+    record.drop_after(step)
     drop_steps_after(step, log, step_marker)

@@ -1,24 +1,25 @@
-"""What `lorachain eval` is asked to score: a chain stage, a model or adapter folder, a hub id."""
+"""What `lorachain eval` scores: a stage of a chain, a directory with a model or an adapter, or a hub id."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
+from lorachain.artifacts import read_stage_info
+from lorachain.artifacts.evaluation import ScoredModelIdentity
 from lorachain.chain.context import ChainContext
-from lorachain.chain.state import STEPS, output_folder
+from lorachain.chain.stages import STAGES
 from lorachain.config import Quantization
 from lorachain.errors import AdapterError, ModelError, WorkspaceError
-from lorachain.provenance import TRAINING_INFO, read_json
-from lorachain.registry import hub_weights, read_entries, weights_folder
+from lorachain.provenance import ADAPTER_CONFIG, adapter_sha256
+from lorachain.registry import hub_weights, is_hub_id, read_entries, weights_folder
 from lorachain.tokens import TokenEncoder
 from lorachain.weights.load import load_model, load_tokenizer
-from lorachain.weights.lora import ADAPTER_CONFIG, load_adapter, read_adapter_config
-from lorachain.weights.lora_file import adapter_sha256
+from lorachain.weights.lora import load_adapter, read_adapter_config
 from lorachain.weights.quantized import trained_in
 from lorachain.weights.safetensors_io import weights_sha256
+from lorachain.workspace import TRAINING_INFO
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,26 +30,26 @@ class ScoredModel:
     base: Path
     adapter: Path | None
 
-    def identity(self) -> dict[str, Any]:
-        """Name and hashes, as they stand in a result.
+    def identity(self) -> ScoredModelIdentity:
+        """Name and hashes, as a result records them.
 
         Raises:
             AdapterError: the adapter was trained on another base.
         """
         base_hash = weights_sha256(self.base)
         if self.adapter is not None and (self.adapter / TRAINING_INFO).is_file():
-            trained_on = read_json(self.adapter / TRAINING_INFO)["base_sha256"]
+            trained_on = read_stage_info(self.adapter).base_sha256
             if trained_on != base_hash:
                 raise AdapterError(
                     f"{self.adapter} was trained on a base with the hash {trained_on[:12]}…, {self.base} has "
                     f"{base_hash[:12]}…; score it on the base that it was trained on"
                 )
-        return {
-            "name": self.name,
-            "base_sha256": base_hash,
-            "adapter_sha256": adapter_sha256(self.adapter) if self.adapter else None,
-            "quantization": self.quantization,
-        }
+        return ScoredModelIdentity(
+            name=self.name,
+            base_sha256=base_hash,
+            adapter_sha256=adapter_sha256(self.adapter) if self.adapter else None,
+            quantization=self.quantization,
+        )
 
     @property
     def quantization(self) -> Quantization:
@@ -62,42 +63,43 @@ class ScoredModel:
 
 
 def find_scored_model(context: ChainContext, name: str) -> ScoredModel:
-    """`context.model`'s base for `base`, a step of its chain by name, a folder, or a hub id.
+    """`context.model`'s base for `base`, a stage of its chain by name, a directory, or a hub id.
 
     Raises:
-        ModelError: it is none of these, or a folder without a model; AdapterError: its base cannot be found.
+        ModelError: it is none of these, or a directory without a model. AdapterError: its base cannot be found.
     """
     if name == "base":
         return ScoredModel(context.model, weights_folder(context.entry), None)
-    step = next((step for step in STEPS if step == name), None)
-    if step is not None:
-        folder = output_folder(context, step)
+    stage = next((stage for stage in STAGES if stage.name == name), None)
+    if stage is not None:
+        folder = context.output(stage)
         if not (folder / TRAINING_INFO).is_file():
-            raise WorkspaceError(f"{folder} is missing; make it with: {context.command('run')}")
-        return _from_adapter(context, folder, f"{context.model}:{step}")
-    folder = Path(name)
+            raise WorkspaceError(f"{folder} is missing; create it with: {context.command('run')}")
+        return _adapter_on_its_base(context, folder, f"{context.model}:{stage.name}")
+    folder = Path(name).expanduser()
     if folder.is_dir():
         if (folder / ADAPTER_CONFIG).is_file():
-            return _from_adapter(context, folder, folder.name)
+            return _adapter_on_its_base(context, folder, folder.name)
         return ScoredModel(folder.name, folder, None)
-    if name.count("/") == 1 and not name.startswith((".", "/")):
+    if is_hub_id(name):
         return ScoredModel(name, hub_weights(name, None), None)
+    allowed = ", ".join(stage.name for stage in STAGES)
     raise ModelError(
-        f"{name!r} is no model to score; allowed: base, a step of the chain ({', '.join(STEPS)}), a folder with a "
-        "model or an adapter, or a hub id (owner/name)"
+        f"{name!r} is not a model that can be scored; allowed: base, a stage of the chain ({allowed}), a directory "
+        "with a model or an adapter, or a hub id (owner/name)"
     )
 
 
-def _from_adapter(context: ChainContext, folder: Path, name: str) -> ScoredModel:
+def _adapter_on_its_base(context: ChainContext, folder: Path, name: str) -> ScoredModel:
     base = str(read_adapter_config(folder).get("base_model_name_or_path") or "")
     if Path(base).is_dir():
         return ScoredModel(name, Path(base), folder)
     entry = read_entries(context.workspace).get(base)
     if entry is not None:  # as a composed adapter names a base that has no hub id
         return ScoredModel(name, weights_folder(entry), folder)
-    if base.count("/") != 1 or base.startswith((".", "/")):
+    if not is_hub_id(base):
         raise AdapterError(
-            f"{folder} names {base!r} as its base, which is not there; put it back, or write where it is now as "
+            f"{folder} names {base!r} as its base, which is not there; restore it, or write its current location as "
             f"base_model_name_or_path into {folder / ADAPTER_CONFIG}"
         )
     return ScoredModel(name, hub_weights(base, None), folder)

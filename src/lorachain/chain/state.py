@@ -1,145 +1,154 @@
-"""Fresh, stale, partial or missing: decided by content, never by dates."""
+"""The state of a stage: fresh, stale, partial, running or missing. Decided by content, never by dates."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lorachain.chain.context import ChainContext
-from lorachain.chain.init_step import init_depends_on
-from lorachain.chain.merge_step import merge_depends_on
-from lorachain.chain.parents import parent_folder
+from lorachain.artifacts import InitInfo, MergeInfo, StageInfo, TrainingInfo, read_stage_info
+from lorachain.artifacts.stages import SourceRecord
+from lorachain.chain.context import ChainContext, deciding_settings, stage_sources
+from lorachain.chain.made_from import init_inputs, merge_inputs
+from lorachain.chain.stages import Stage, parent_of, stage_of_output
 from lorachain.data.staleness import Reading, changed_since
 from lorachain.errors import LorachainError
-from lorachain.provenance import TRAINING_INFO, read_json, sha256_json
-from lorachain.training.checkpoints import steps_present
-from lorachain.weights.lora_file import adapter_sha256
-from lorachain.workspace import StageName
+from lorachain.provenance import adapter_sha256, sha256_json
+from lorachain.workspace import TRAINING_INFO, checkpoint_steps
 
-StepName = Literal["init", "00", "01", "merge", "02"]
-STEPS: tuple[StepName, ...] = ("init", "00", "01", "merge", "02")
-Condition = Literal["fresh", "stale", "partial", "missing"]
-_READINGS: dict[StageName, Reading] = {"00": "plain text", "01": "dictionary", "02": "exam for training"}
+Condition = Literal["fresh", "stale", "partial", "running", "missing"]
+_READINGS: dict[str, Reading] = {
+    "plain_text": "plain text",
+    "dictionary": "dictionary",
+    "exam": "exam for training",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class StepState:
-    """What stands of a step, and why it is not fresh where it is not."""
+class StageState:
+    """The state of one stage, and the reason where it is not fresh."""
 
-    step: StepName
+    stage: Stage
     condition: Condition
     folder: Path
-    info: dict[str, Any] | None = None
+    info: StageInfo | None = None
     reason: str = ""
 
 
-def output_folder(context: ChainContext, step: StepName) -> Path:
-    workspace, model = context.workspace, context.model
-    if step == "init":
-        return workspace.raw_lora_added(model)
-    return workspace.another_lora_added(model) if step == "merge" else workspace.trained(step, model)
-
-
-def step_state(
+def stage_state(
     context: ChainContext,
-    step: StepName,
+    stage: Stage,
     *,
     as_configured: bool = True,
-    from_base: bool = False,
     ask_hub: bool = False,
-) -> StepState:
-    """Compares what the step was made from with what stands now.
+) -> StageState:
+    """Compares what the stage was made from with what is there now.
 
     Args:
-        as_configured: also with the settings and sources at hand; without it only with what lies on the disk
-            (a command for one stage knows nothing of the options that another was given).
-        from_base: stage 02 is wanted straight on raw_lora_added.
-        ask_hub: ask the hub whether a data set changed; without it nothing goes over the network.
+        as_configured: also with the current settings and sources; otherwise only with what is on disk (a command for
+            one stage does not know the options that another was run with).
+        ask_hub: ask the hub whether a data set changed; otherwise nothing goes over the network.
     """
-    folder = output_folder(context, step)
+    folder = context.output(stage)
     if not (folder / TRAINING_INFO).is_file():
-        begun = steps_present(context.workspace.training(step, context.model)) if step in ("00", "01", "02") else []
-        if begun:
-            return StepState(step, "partial", folder, reason=f"checkpoint at step {begun[0]}")
-        return StepState(step, "missing", folder)
+        steps = checkpoint_steps(context.workspace.training(stage.name, context.model))
+        if stage.kind == "training" and steps:
+            return StageState(stage, "partial", folder, reason=f"checkpoint at step {steps[0]}")
+        return StageState(stage, "missing", folder)
     info = None
     try:
-        info = read_json(folder / TRAINING_INFO)
-        reason = _why_stale(context, step, folder, info, as_configured, ask_hub)
-        if not reason and step == "02" and as_configured and _from_base(info) != from_base:
-            reason = f"it was trained on {info['depends_on']['parent']['folder']}"
+        info = read_stage_info(folder)
+        reason = _why_stale(context, stage, folder, info, as_configured, ask_hub)
     except LorachainError as error:
         reason = str(error)
-    except (KeyError, TypeError, AttributeError) as error:
-        info, reason = None, f"{TRAINING_INFO} is not as this lorachain writes it ({type(error).__name__}: {error})"
-    return StepState(step, "stale" if reason else "fresh", folder, info, reason)
-
-
-def _from_base(info: dict[str, Any]) -> bool:
-    folder: str = info["depends_on"]["parent"]["folder"]
-    return folder.startswith("raw_lora_added/")
+    return StageState(stage, "stale" if reason else "fresh", folder, info, reason)
 
 
 def _why_stale(
-    context: ChainContext, step: StepName, folder: Path, info: dict[str, Any], as_configured: bool, ask_hub: bool
+    context: ChainContext, stage: Stage, folder: Path, info: StageInfo, as_configured: bool, ask_hub: bool
 ) -> str:
-    if adapter_sha256(folder) != info["adapter_sha256"]:
-        return "its adapter file was changed after training"
-    if step == "init" or step == "merge":
-        made_from = info["depends_on"]
-        now = init_depends_on(context) if step == "init" else merge_depends_on(context)
-        if not as_configured:
-            now |= {key: made_from[key] for key in ("lora", "seed")}
-        return _difference(made_from, now)
-    changed = _changed_parent(context, step, info)
-    if not changed and as_configured:
-        changed = _changed_settings(context, step, info)
-    return changed or _changed_source(context, step, info, as_configured, ask_hub)
+    if adapter_sha256(folder) != info.adapter_sha256:
+        return "its adapter was changed after it was written"
+    if isinstance(info, TrainingInfo):
+        return (
+            _changed_parent(context, stage, info, as_configured)
+            or (_changed_settings(context, stage, info) if as_configured else "")
+            or _changed_sources(context, stage, info, as_configured, ask_hub)
+        )
+    return _changed_inputs(context, stage, info, as_configured)
 
 
-def _changed_parent(context: ChainContext, stage: StageName, info: dict[str, Any]) -> str:
-    made_from = info["depends_on"]
-    parent = parent_folder(context, stage, from_base=_from_base(info))
+def _changed_inputs(context: ChainContext, stage: Stage, info: InitInfo | MergeInfo, as_configured: bool) -> str:
+    made_from = info.depends_on.as_dict()
+    if isinstance(info, InitInfo):
+        now = init_inputs(context.entry, context.config.lora, context.config.seed).as_dict()
+    else:
+        now = merge_inputs(context, stage).as_dict()
+    if not as_configured:
+        now |= {key: made_from[key] for key in ("lora", "seed")}
+    return _difference(made_from, now)
+
+
+def _changed_parent(context: ChainContext, stage: Stage, info: TrainingInfo, as_configured: bool) -> str:
+    recorded = info.depends_on.parent
+    output = recorded.folder.partition("/")[0]
+    if as_configured and output != parent_of(stage).output:
+        return f"it was trained on {recorded.folder}"
+    parent = context.output(stage_of_output(output))
     if not parent.exists():
-        return f"its parent {parent.parent.name} is gone"
-    if adapter_sha256(parent) != made_from["parent"]["adapter_sha256"]:
-        return f"{parent.parent.name} changed"
-    if read_json(parent / TRAINING_INFO)["base_sha256"] != made_from["parent"]["base_sha256"]:
+        return f"its parent {output} is gone"
+    if adapter_sha256(parent) != recorded.adapter_sha256:
+        return f"{output} changed"
+    if read_stage_info(parent).base_sha256 != recorded.base_sha256:
         return "its base changed"
     return ""
 
 
-def _changed_settings(context: ChainContext, stage: StageName, info: dict[str, Any]) -> str:
-    made_from = info["depends_on"]
-    before = {**made_from["settings"], "seed": made_from["seed"]}
-    return _difference(before, {**context.deciding_settings(stage), "seed": context.config.seed})
+def _changed_settings(context: ChainContext, stage: Stage, info: TrainingInfo) -> str:
+    before = {**info.depends_on.settings.as_dict(), "seed": info.depends_on.seed}
+    now = {**deciding_settings(context.config, context.entry, stage), "seed": context.config.seed}
+    return _difference(before, now)
 
 
-def _difference(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str:
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:
     """The first setting that differs, as `name was old, is new`."""
     for key in sorted(before.keys() | now.keys()):
         old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            if found := _difference(old, new, f"{prefix}{key}."):
-                return found
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            if difference := _difference(old, new, f"{prefix}{key}."):
+                return difference
         elif sha256_json(old) != sha256_json(new):
             return f"{prefix}{key} was {old}, is {new}"
     return ""
 
 
-def _changed_source(
-    context: ChainContext, stage: StageName, info: dict[str, Any], as_configured: bool, ask_hub: bool
+def _changed_sources(
+    context: ChainContext, stage: Stage, info: TrainingInfo, as_configured: bool, ask_hub: bool
 ) -> str:
-    """A source that holds something else than the stage read; `as_configured`, the source that is named now."""
-    for reading, read, configured in (
-        (_READINGS[stage], info["sources"], context.stage_sources(stage)),
-        ("exam for validation", info["exam_sources"], context.sources.exam),
-    ):
-        were = [source["name"] for source in read]
-        named = configured if as_configured else were
-        if len(named) != len(were):
-            return f"sources were {', '.join(were)}, are {', '.join(named)}"
-        for source, name in zip(read, named, strict=True):
-            changed = changed_since(source, name, reading, ask_hub=ask_hub, on_message=context.reporter.message)
-            if changed:
-                return changed
+    """A source whose content differs from what the stage read; with `as_configured`, of the sources named now."""
+    return _changed(
+        context,
+        _READINGS[str(stage.source)],
+        info.sources,
+        stage_sources(context.sources, stage),
+        as_configured,
+        ask_hub,
+    ) or _changed(context, "exam for validation", info.exam_sources, context.sources.exam, as_configured, ask_hub)
+
+
+def _changed(
+    context: ChainContext,
+    reading: Reading,
+    read: tuple[SourceRecord, ...],
+    configured: list[str],
+    as_configured: bool,
+    ask_hub: bool,
+) -> str:
+    before = [source.name for source in read]
+    names = configured if as_configured else before
+    if len(names) != len(before):
+        return f"sources were {', '.join(before)}, are {', '.join(names)}"
+    for source, name in zip(read, names, strict=True):
+        changed = changed_since(source.as_dict(), name, reading, ask_hub=ask_hub, on_message=context.reporter.message)
+        if changed:
+            return changed
     return ""

@@ -1,71 +1,62 @@
-"""Every link of the chain, checked anew from the files: hashes, lineage, and the proof of the merge."""
+"""Verifies every stage of a chain from its files: hashes, parents and merges."""
 
 from collections.abc import Iterator
 
+from lorachain.artifacts import MergeInfo, StageInfo, TrainingInfo, read_stage_info
 from lorachain.chain.context import ChainContext
-from lorachain.chain.history import read_history
-from lorachain.chain.pipeline import STEP_TITLES
-from lorachain.chain.state import STEPS, StepName, output_folder
+from lorachain.chain.stages import STAGES, Stage, parent_of, stage_of_output
 from lorachain.errors import WorkspaceError
-from lorachain.provenance import TRAINING_INFO, as_written, read_json
+from lorachain.provenance import adapter_sha256
 from lorachain.registry import weights_folder
-from lorachain.weights.lora_file import adapter_sha256
 from lorachain.weights.safetensors_io import weights_sha256
 from lorachain.weights.verify import verify_merge
+from lorachain.workspace import TRAINING_INFO, merged_base
 
 
 def verify_chain(context: ChainContext) -> Iterator[str]:
-    """One line for each link that holds, in the chain's order.
+    """One message per stage that is there and verified, in the chain's order.
 
     Raises:
-        WorkspaceError: names the first link that is broken, or says that there is none.
-        ModelError, AdapterError: the merge does not hold.
+        WorkspaceError: names the first stage that does not match its files, or says that there is none.
+        ModelError, AdapterError: a merge does not match its base and adapter.
     """
     base = weights_folder(context.entry)
-    base_hash = public_hash = weights_sha256(base)
-    expected_parent: str | None = None
-    found = 0
-    for step in STEPS:
-        folder = output_folder(context, step)
+    base_hashes = {STAGES[0].name: weights_sha256(base)}
+    """Per stage, the hash of the base that its adapter is for."""
+    bases = {STAGES[0].name: base}
+    verified = 0
+    for stage in STAGES:
+        folder = context.output(stage)
         if not (folder / TRAINING_INFO).is_file():
             continue
-        info = read_json(folder / TRAINING_INFO)
-        with as_written(folder / TRAINING_INFO):
-            adapter, stands_on = str(info["adapter_sha256"]), str(info["base_sha256"])
-            parent = info["depends_on"].get("parent")
-            parent_name, parent_hash = (str(parent["folder"]), parent["adapter_sha256"]) if parent else ("", "")
-        if adapter_sha256(folder) != adapter:
-            raise WorkspaceError(f"{folder}: the adapter is not the one that was written; make the stage again")
-        if parent_name.startswith("raw_lora_added/"):
-            expected_parent = adapter_sha256(context.workspace.raw_lora_added(context.model))
-        if parent and parent_hash != expected_parent:
-            raise WorkspaceError(f"{folder}: it was trained from another {parent_name}; make the stage again")
-        if step == "merge":
-            trained = context.workspace.trained("01", context.model)
-            base_hash = verify_merge(folder / "base", base=base, adapter=trained).merged_sha256
-        if stands_on != base_hash and not (step == "02" and stands_on == public_hash):
-            raise WorkspaceError(f"{folder}: its base has changed since; fetch or make the base again")
-        expected_parent = adapter
-        found += 1
-        yield f"{STEP_TITLES[step]}: adapter {adapter[:12]}… on base {stands_on[:12]}… holds"
-    if not found:
-        raise WorkspaceError(f"nothing of {context.model} stands in {context.workspace.root}: {context.command('run')}")
+        info = read_stage_info(folder)
+        if adapter_sha256(folder) != info.adapter_sha256:
+            raise WorkspaceError(f"{folder}: the adapter is not the one that was written; run the stage again")
+        if stage.kind != "init":
+            parent = _verified_parent(context, stage, info)
+            bases[stage.name], base_hashes[stage.name] = bases[parent.name], base_hashes[parent.name]
+            if isinstance(info, MergeInfo):
+                merged = merged_base(folder)
+                report = verify_merge(merged, base=bases[parent.name], adapter=context.output(parent))
+                bases[stage.name], base_hashes[stage.name] = merged, report.merged_sha256
+        if info.base_sha256 != base_hashes[stage.name]:
+            raise WorkspaceError(f"{folder}: its base has changed since; fetch or create the base again")
+        verified += 1
+        yield f"{stage.label}: adapter {info.adapter_sha256[:12]}… on base {info.base_sha256[:12]}… verified"
+    if not verified:
+        raise WorkspaceError(
+            f"there is nothing of {context.model} in {context.workspace.root}; create it with: {context.command('run')}"
+        )
 
 
-def lineage(context: ChainContext, step: StepName) -> Iterator[str]:
-    """From the public base to a step, with every score on the way."""
-    for name in STEPS:
-        folder = output_folder(context, name)
-        if not (folder / TRAINING_INFO).is_file():
-            raise WorkspaceError(f"{folder} is missing; make it with: {context.command('run')}")
-        info = read_json(folder / TRAINING_INFO)
-        with as_written(folder / TRAINING_INFO):
-            sources = info.get("sources", [])
-            made_of = ", ".join(f"{s['name']} ({s['rows']:,} rows, {s['sha256'][:12]}…)" for s in sources)
-            adapter = f"{STEP_TITLES[name]}: {info['adapter_sha256'][:12]}… on {info['base']}"
-        yield adapter + (f", trained on {made_of}" if made_of else "")
-        for line in read_history(folder) if name in ("00", "01", "02") else []:
-            if line.stage == name:
-                yield f"  {line.words}"
-        if name == step:
-            return
+def _verified_parent(context: ChainContext, stage: Stage, info: StageInfo) -> Stage:
+    """The stage that `info` was made from, whose adapter is still the one it records."""
+    if not isinstance(info, TrainingInfo | MergeInfo):
+        return parent_of(stage)
+    recorded = info.depends_on.parent
+    parent = stage_of_output(recorded.folder.partition("/")[0])
+    if adapter_sha256(context.output(parent)) != recorded.adapter_sha256:
+        raise WorkspaceError(
+            f"{context.output(stage)}: it was made from another {recorded.folder}; run the stage again"
+        )
+    return parent

@@ -1,4 +1,4 @@
-"""The command line. Commands are thin: they parse, build a context, call a room, and print."""
+"""The command line. Commands parse, build a context, call the package, and print."""
 
 from lorachain.cli.entry import main
 

@@ -2,46 +2,43 @@
 
 import json
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lorachain.cli import options as o
 from lorachain.cli.app import app
-from lorachain.errors import ConfigError
-from lorachain.workspace import STAGES
 
 if TYPE_CHECKING:
     from lorachain.chain.context import ChainContext
-    from lorachain.chain.state import StepState
+    from lorachain.chain.stages import Stage
+    from lorachain.chain.state import StageState
 
-_HERE = Path(".")
 
-
-@app.command()
+@app.command(epilog="Example: lorachain init --model medgemma-4b --rank 32")
 def init(
     model: o.Model,
-    workspace: o.WorkspaceDir = _HERE,
+    workspace: o.WorkspaceDir = o.HERE,
     config: o.ConfigFile = None,
+    set_: o.Set = None,
     rank: o.Rank = None,
-    device: o.Device = None,
     seed: o.Seed = None,
     yes: o.Yes = False,
     dry_run: o.DryRun = False,
 ) -> None:
     """Put an untrained LoRA on the public base: raw_lora_added/."""
-    common = o.Common(model, workspace, config, rank=rank, device=device, seed=seed, yes=yes)
-    _go(o.build_context(common, []), "init", dry_run)
+    common = o.Common(model, workspace, config, set=set_, rank=rank, seed=seed, yes=yes)
+    _run_command(common, "init", dry_run)
 
 
-@app.command()
+@app.command(epilog="Example: lorachain train 01 --model medgemma-4b --epochs 3 --dictionary terms.csv")
 def train(
-    stage: Annotated[str, typer.Argument(help="00 plain text, 01 dictionary (then merge and fresh LoRA), or 02 exam.")],
+    stage: Annotated[str, typer.Argument(help="00 plain text, 01 dictionary (then merge and new LoRA), or 02 exam.")],
     model: o.Model,
     epochs: o.Epochs = None,
-    workspace: o.WorkspaceDir = _HERE,
+    workspace: o.WorkspaceDir = o.HERE,
     config: o.ConfigFile = None,
+    set_: o.Set = None,
     plain_text: o.PlainText = None,
     dictionary: o.Dictionary = None,
     exam: o.Exam = None,
@@ -61,24 +58,22 @@ def train(
     dry_run: o.DryRun = False,
 ) -> None:
     """Train one stage of the chain: 00, 01 or 02."""
-    if stage not in STAGES:
-        raise ConfigError(f"stage {stage!r} is unknown; allowed: {', '.join(STAGES)}")
-    if from_base and stage != "02":
-        raise ConfigError(f"--from-base is for stage 02; stage {stage} has one place in the chain")
+    from lorachain.chain.stages import find_training_stage
+
     common = o.Common(
-        model, workspace, config, plain_text, dictionary, exam, max_samples, learning_rate, batch_size, max_length,
-        rank, device, seed, yes, skip_bad_rows, save_every,
+        model, workspace, config, set_, plain_text, dictionary, exam, epochs, max_samples, learning_rate, batch_size,
+        max_length, rank, device, seed, save_every, skip_bad_rows, yes,
     )  # fmt: skip
-    context = o.build_context(common, [stage], None if epochs is None else [epochs])
-    _go(context, f"train {stage}", dry_run, from_base=from_base)
+    _run_command(common, find_training_stage(stage).command, dry_run, from_base=from_base)
 
 
-@app.command()
+@app.command(epilog="Example: lorachain run --model medgemma-4b --epochs 1,3,5 --set lora.rank=32")
 def run(
-    model: o.Model = "gemma-3-270m",
+    model: o.Model = o.DEFAULT_MODEL,
     epochs: Annotated[str | None, typer.Option("--epochs", help="Of stages 00,01,02: such as 1,3,5.")] = None,
-    workspace: o.WorkspaceDir = _HERE,
+    workspace: o.WorkspaceDir = o.HERE,
     config: o.ConfigFile = None,
+    set_: o.Set = None,
     plain_text: o.PlainText = None,
     dictionary: o.Dictionary = None,
     exam: o.Exam = None,
@@ -94,114 +89,109 @@ def run(
     yes: o.Yes = False,
     dry_run: o.DryRun = False,
 ) -> None:
-    """The whole chain; what is finished is skipped."""
+    """Run the whole chain; finished stages are skipped."""
     common = o.Common(
-        model, workspace, config, plain_text, dictionary, exam, max_samples, learning_rate, batch_size, max_length,
-        rank, device, seed, yes, skip_bad_rows, save_every,
+        model, workspace, config, set_, plain_text, dictionary, exam, epochs, max_samples, learning_rate, batch_size,
+        max_length, rank, device, seed, save_every, skip_bad_rows, yes,
     )  # fmt: skip
-    _go(o.build_context(common, ["00", "01", "02"], o.parse_epochs(epochs)), "run", dry_run)
+    _run_command(common, "run", dry_run)
 
 
-@app.command()
-def status(model: o.Model = "gemma-3-270m", workspace: o.WorkspaceDir = _HERE, config: o.ConfigFile = None) -> None:
-    """What stands of the chain: stage, state, accuracy, when, next command."""
-    from lorachain.chain.state import STEPS, step_state
+@app.command(epilog="Example: lorachain status --model medgemma-4b")
+def status(model: o.Model = o.DEFAULT_MODEL, workspace: o.WorkspaceDir = o.HERE, config: o.ConfigFile = None) -> None:
+    """Show the state of each stage: accuracy, when it finished, next command."""
+    from lorachain.chain.status import chain_status
     from lorachain.report.console import ConsoleReporter
+    from lorachain.report.tables import accuracy_text, status_table
 
-    context = o.build_context(o.Common(model, workspace, config), [])
-    _print_status(context, ConsoleReporter(), [step_state(context, step, as_configured=False) for step in STEPS])
+    context = o.build_context(o.Common(model, workspace, config), "status")
+    rows = [
+        {
+            "stage": row.stage.label,
+            "state": row.condition + (f": {row.note}" if row.note else ""),
+            "accuracy": accuracy_text(row.score),
+            "finished": row.finished,
+            "next": row.next_command,
+        }
+        for row in chain_status(context)
+    ]
+    ConsoleReporter().table(status_table(f"{context.model} in {context.workspace.root.resolve()}", rows))
 
 
-@app.command()
+@app.command(epilog="Example: lorachain history 02 --model medgemma-4b")
 def history(
     stage: Annotated[str, typer.Argument(help="init, 00, 01, merge or 02.")] = "02",
-    model: o.Model = "gemma-3-270m",
-    workspace: o.WorkspaceDir = _HERE,
+    model: o.Model = o.DEFAULT_MODEL,
+    workspace: o.WorkspaceDir = o.HERE,
 ) -> None:
-    """The lineage from the public base to a stage, with every score on the way."""
-    from lorachain.chain.state import STEPS
-    from lorachain.chain.verify import lineage
+    """List the lineage from the public base to a stage, with every score on the way."""
+    from lorachain.chain.lineage import lineage
+    from lorachain.chain.stages import find_stage
 
-    step = next((step for step in STEPS if step == stage), None)
-    if step is None:
-        raise ConfigError(f"stage {stage!r} is unknown; allowed: {', '.join(STEPS)}")
-    for line in lineage(o.build_context(o.Common(model, workspace), []), step):
+    last = find_stage(stage)
+    for line in lineage(o.build_context(o.Common(model, workspace), "history"), last):
         print(line)
 
 
-def _go(context: "ChainContext", command: str, dry_run: bool, *, from_base: bool = False) -> None:
-    """Plans or does a command's steps, then prints what they are worth."""
-    from lorachain.chain.pipeline import STEPS_OF_COMMAND, plan, run_steps
-    from lorachain.report.console import ConsoleReporter
-    from lorachain.training.interrupts import Terminated, TrainingInterrupted, terminated_as_exception
+def _run_command(common: o.Common, command: str, dry_run: bool, *, from_base: bool = False) -> None:
+    """Plans or runs a command's stages, then prints what they changed."""
+    from lorachain.chain import stages as table
+    from lorachain.chain.plan import check_sources, plan
 
-    steps = STEPS_OF_COMMAND[command]
+    stages = list(table.stages_of_command(command))
+    if from_base:
+        stages = [table.from_base(stage) for stage in stages]
+    context = o.build_context(common, command, stages)
     if dry_run:
-        resolved = {
-            "plan": plan(context, steps, from_base=from_base),
+        planned = {
+            "plan": plan(context, stages),
+            "sources": check_sources(context, stages),
             "configuration": context.config.model_dump(mode="json"),
         }
-        print(json.dumps(resolved, ensure_ascii=False, indent=2))
+        print(json.dumps(planned, ensure_ascii=False, indent=2))
         return
-    go_on = f"go on with: {context.command(command)} and the same options"
+    check_sources(context, stages)
+    states = _run_stages(context, command, stages)
+    if states is not None:
+        _print_results(context, states, command)
+
+
+def _run_stages(context: "ChainContext", command: str, stages: "list[Stage]") -> "list[StageState] | None":
+    """Runs the stages; None in the processes of a launcher that do not report. Exits 130 or 143 on a signal."""
+    from lorachain.chain.debug_log import quiet_libraries
+    from lorachain.chain.pipeline import run_stages
+    from lorachain.chain.runtime import start_runtime
+    from lorachain.training.interrupts import Terminated, TrainingInterrupted, terminated_as_exception
+
+    quiet_libraries()
+    runtime = start_runtime(context.config)
+    resume = f"resume with: {context.command(command)}"
     try:
         with terminated_as_exception():
-            states = run_steps(context, steps, from_base=from_base)
+            states = run_stages(context, runtime, stages)
     except TrainingInterrupted as interrupted:
-        context.reporter.message(f"{interrupted}; {go_on}")
+        context.reporter.message(f"{interrupted}; {resume}")
         sys.exit(interrupted.exit_code)
     except (KeyboardInterrupt, Terminated) as stopped:
-        context.reporter.message(f"interrupted; finished stages and checkpoints are kept; {go_on}")
+        context.reporter.message(f"interrupted; finished stages and checkpoints are kept; {resume}")
         sys.exit(143 if isinstance(stopped, Terminated) else 130)
-    if context.processes.main:
-        _print_results(context, ConsoleReporter(), states, command)
+    return states if runtime.processes.main else None
 
 
-def _print_results(context: "ChainContext", screen: Any, states: "list[StepState]", command: str) -> None:
-    from lorachain.provenance import TRAINING_INFO, as_written
+def _print_results(context: "ChainContext", states: "list[StageState]", command: str) -> None:
+    from lorachain.artifacts import MergeInfo, TrainingInfo
+    from lorachain.chain.status import next_command
+    from lorachain.report.console import ConsoleReporter
     from lorachain.report.tables import chain_table, stage_table
 
-    infos: dict[str, Any] = {state.step: state.info for state in states if state.info}
-    for state in states:  # those of earlier runs may have been edited: asked one by one, the file can be named
-        with as_written(state.folder / TRAINING_INFO):
-            info, merged = infos.get(state.step), state.step == "merge"
-            if state.step != "init" and info:
-                chain_table([] if merged else [info], info if merged else None, "")
-    trained = [infos[stage] for stage in ("00", "01", "02") if stage in infos]
+    console: ConsoleReporter = ConsoleReporter()
+    infos = [state.info for state in states]
+    trained = [info for info in infos if isinstance(info, TrainingInfo)]
     if command == "run":
-        screen.table(chain_table(trained, infos.get("merge"), f"{context.model}: what each stage changed"))
-    elif command.startswith("train"):
-        stage = command.removeprefix("train ")
-        screen.table(stage_table(infos[stage], f"{context.model}, stage {stage}"))
-    upcoming = _next_command(context, states)
-    screen.message(f"next: {upcoming}" if upcoming else "the chain is complete")
-
-
-def _next_command(context: "ChainContext", states: "list[StepState]") -> str:
-    """The command of the first step that is not fresh."""
-    maker = {"init": "init", "00": "train 00", "01": "train 01", "merge": "train 01", "02": "train 02"}
-    return next((context.command(maker[state.step]) for state in states if state.condition != "fresh"), "")
-
-
-def _print_status(context: "ChainContext", screen: Any, states: "list[StepState]") -> None:
-    from lorachain.chain.pipeline import STEP_TITLES
-    from lorachain.provenance import TRAINING_INFO, as_written
-    from lorachain.report.tables import accuracy_summary, status_table
-
-    rows = []
-    upcoming = _next_command(context, states)
+        merge = next((info for info in infos if isinstance(info, MergeInfo)), None)
+        console.table(chain_table(trained, merge, f"{context.model}: what each stage changed"))
     for state in states:
-        info = state.info or {}
-        with as_written(state.folder / TRAINING_INFO):
-            accuracy = accuracy_summary(info.get("validation", {}).get("after", {}).get(context.entry.answer_style))
-        is_next = state is next((s for s in states if s.condition != "fresh"), None)
-        rows.append(
-            {
-                "stage": STEP_TITLES[state.step],
-                "state": state.condition + (f": {state.reason}" if state.reason else ""),
-                "accuracy": accuracy,
-                "when": str(info.get("finished", "–")),
-                "next": upcoming if is_next else "",
-            }
-        )
-    screen.table(status_table(f"{context.model} in {context.workspace.root.resolve()}", rows))
+        if state.stage.command == command and isinstance(state.info, TrainingInfo):
+            console.table(stage_table(state.info, f"{context.model}, stage {state.stage.name}"))
+    upcoming = next_command(context, states)
+    console.message(f"next: {upcoming}" if upcoming else "the chain is complete")

@@ -9,13 +9,13 @@ from lorachain.cli import options as o
 from lorachain.cli.app import app
 
 
-@app.command("make-exam")
+@app.command("make-exam", epilog="Example: lorachain make-exam --dictionary terms.csv --out my-exam --limit 500")
 def make_exam_command(
     dictionary: Annotated[list[str], typer.Option("--dictionary", help="Path, hub id or `sample`; repeatable.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write SUBJECT/train.jsonl and SUBJECT/dev.jsonl to.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory for SUBJECT/train.jsonl and SUBJECT/dev.jsonl.")],
     subject: Annotated[str, typer.Option("--subject", help="The questions' subject.")] = "dictionary",
     limit: Annotated[int | None, typer.Option("--limit", help="At most so many questions.")] = None,
-    dev_fraction: Annotated[float, typer.Option("--dev-fraction", help="Share of the entries asked in dev.")] = 0.3,
+    dev_fraction: Annotated[float, typer.Option("--dev-fraction", help="Share of the entries in dev.")] = 0.3,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     skip_bad_rows: o.SkipBadRows = False,
 ) -> None:

@@ -16,14 +16,14 @@ from lorachain.redaction import without_tokens
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line.
 
-    Exit codes: 0 done, 2 something the user can mend (one message), 130 and 143 interrupted (and saved), 1 a fault of
-    ours (with its traceback).
+    Exit codes: 0 success, 2 something the user can fix (one message), 130 and 143 interrupted (and saved), 1 a bug in
+    lorachain (with its traceback).
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    # Advice of libraries that read this at import time; the debug log has what they log.
+    # Libraries read these at import time; the debug log has what they log.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.getLogger("bitsandbytes").addHandler(logging.NullHandler())  # PEFT imports it: it misses optional kernels
+    logging.getLogger("bitsandbytes").addHandler(logging.NullHandler())  # imported by PEFT, it warns of kernels
 
     try:
         app([argument for argument in given if argument != "--debug"])
@@ -43,5 +43,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _print_traceback() -> None:
-    """As Python would, but for the hub token."""
+    """As Python would, without the hub token."""
     print(without_tokens(traceback.format_exc()), file=sys.stderr, end="")

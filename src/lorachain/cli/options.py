@@ -1,7 +1,8 @@
-"""The options that the chain's commands share, and the context that they make."""
+"""The options that commands share, and the context they make."""
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,25 +12,30 @@ from lorachain.errors import ConfigError
 
 if TYPE_CHECKING:
     from lorachain.chain.context import ChainContext
+    from lorachain.chain.stages import Stage
 
+DEFAULT_MODEL = "gemma-3-270m"
+HERE = Path(".")
 Model = Annotated[str, typer.Option("--model", help="Short name in model/raw/model_paths.json.")]
-WorkspaceDir = Annotated[Path, typer.Option("--workspace", help="Folder that holds model/.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file over the chain's defaults.")]
+WorkspaceDir = Annotated[Path, typer.Option("--workspace", help="Directory that contains model/.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file over the defaults.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as lora.rank=32 (TOML value); repeatable."),
+]
 PlainText = Annotated[list[str] | None, typer.Option("--plain-text", help="Path, hub id or `sample`; repeatable.")]
 Dictionary = Annotated[list[str] | None, typer.Option("--dictionary", help="Path, hub id or `sample`; repeatable.")]
 Exam = Annotated[list[str] | None, typer.Option("--exam", help="Path, hub id or `sample`; repeatable.")]
-MaxSamples = Annotated[int | None, typer.Option("--max-samples", help="At most so many records of a stage.")]
+MaxSamples = Annotated[int | None, typer.Option("--max-samples", help="At most so many records per stage.")]
 LearningRate = Annotated[float | None, typer.Option("--learning-rate")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Examples (packs in 00) an optimizer step.")]
-MaxLength = Annotated[int | None, typer.Option("--max-length", help="Tokens a sequence (a pack in 00).")]
-Rank = Annotated[
-    int | None, typer.Option("--rank", help="Rank of a LoRA made anew (init, end of 01); alpha becomes twice it.")
-]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Examples (packs in 00) per optimizer step.")]
+MaxLength = Annotated[int | None, typer.Option("--max-length", help="Tokens per sequence (per pack in 00).")]
+Rank = Annotated[int | None, typer.Option("--rank", help="Rank of a new LoRA (lora.rank).")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N, mps.")]
 Seed = Annotated[int | None, typer.Option("--seed")]
 Yes = Annotated[bool, typer.Option("--yes", help="Replace stale finished work without asking.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print settings, reads and writes; load no weights.")]
-SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Count malformed rows and go on.")]
+SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Count malformed rows and continue.")]
 SaveEvery = Annotated[
     str | None, typer.Option("--save-every", help="Between checkpoints: minutes (15), or steps (200steps).")
 ]
@@ -38,14 +44,16 @@ Epochs = Annotated[int | None, typer.Option("--epochs")]
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """What was given on the command line; None is not given."""
+    """The options given on the command line; None is not given."""
 
-    model: str
-    workspace: Path
+    model: str = DEFAULT_MODEL
+    workspace: Path = HERE
     config: Path | None = None
+    set: list[str] | None = None
     plain_text: list[str] | None = None
     dictionary: list[str] | None = None
     exam: list[str] | None = None
+    epochs: str | int | None = None
     max_samples: int | None = None
     learning_rate: float | None = None
     batch_size: int | None = None
@@ -53,73 +61,78 @@ class Common:
     rank: int | None = None
     device: str | None = None
     seed: int | None = None
-    yes: bool = False
-    skip_bad_rows: bool = False
     save_every: str | None = None
+    skip_bad_rows: bool = False
+    yes: bool = False
+
+    def as_arguments(self) -> tuple[str, ...]:
+        """The options but for model and workspace, as they would be typed again."""
+        arguments: list[str] = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("model", "workspace", "yes") or value is None or value is False:
+                continue
+            name = f"--{field.name.replace('_', '-')}"
+            for item in value if isinstance(value, list) else [value]:
+                arguments += [name] if item is True else [name, str(item)]
+        return tuple(arguments)
 
 
-def build_context(common: Common, stages: Sequence[str], epochs: Sequence[int] | None = None) -> "ChainContext":
-    """Configuration, model entry, device and screen.
+def build_context(common: Common, command: str, stages: "Sequence[Stage]" = ()) -> "ChainContext":
+    """Settings, model entry and terminal. Imports no torch.
 
     Args:
-        stages: those that the stage options (batch size and so on) apply to.
-        epochs: one number a stage.
+        command: what is run, for messages.
+        stages: the stages that the command runs: stage options (batch size and so on) apply to them, and settings
+            that have no effect on them are refused. Empty: the command takes no settings.
 
     Raises:
-        ConfigError, ModelError, DeviceError: for what they name.
+        ConfigError, ModelError, WorkspaceError: for what they name.
     """
-    from lorachain.chain.context import ChainContext
-    from lorachain.chain.debug_log import quiet_libraries
-    from lorachain.config import load_config
+    from lorachain.chain.context import ChainContext, load_config
+    from lorachain.chain.effective import check_effective
+    from lorachain.config import parse_setting
     from lorachain.registry import find_entry
     from lorachain.report.console import ConsoleReporter
-    from lorachain.training.distributed import join_processes
-    from lorachain.weights.load import resolve_device
     from lorachain.workspace import open_workspace
 
-    quiet_libraries()
     workspace = open_workspace(common.workspace)
     entry = find_entry(workspace, common.model)
-    overrides = _overrides(common, stages, epochs)
-    given = {
-        "plain_text": common.plain_text,
-        "dictionary": common.dictionary,
-        "exam": common.exam,
-    }
-    overrides["sources"] = {entry.sources: {name: value for name, value in given.items() if value}}
+    overrides = [*map(parse_setting, common.set or []), _named_options(common, entry.sources, stages)]
+    if stages:
+        for override in overrides:
+            check_effective(override, stages, entry.sources, command)
     config = load_config(common.config, overrides)
-    processes, device = join_processes(resolve_device(config.device), quantized=config.quantization != "none")
     return ChainContext(
         workspace=workspace,
         model=common.model,
         entry=entry,
         config=config,
-        device=device,
-        reporter=ConsoleReporter(quiet=not processes.main),
-        processes=processes,
+        reporter=ConsoleReporter(quiet=not _is_main_process()),
         skip_bad_rows=common.skip_bad_rows,
         confirm=lambda question: common.yes or _ask(question),
+        options=common.as_arguments(),
     )
 
 
-def _overrides(common: Common, stages: Sequence[str], epochs: Sequence[int] | None) -> dict[str, Any]:
-    overrides: dict[str, Any] = {}
+def _named_options(common: Common, source_set: str, stages: "Sequence[Stage]") -> dict[str, Any]:
+    """The named options as settings, nested like the configuration file."""
+    training = [stage for stage in stages if stage.kind == "training"]
     per_stage = {
-        "max_samples": common.max_samples,
-        "learning_rate": common.learning_rate,
-        "batch_size": common.batch_size,
-        "max_length": common.max_length,
+        name: value
+        for name in ("max_samples", "learning_rate", "batch_size", "max_length")
+        if (value := getattr(common, name)) is not None
     }
-    settings = {name: value for name, value in per_stage.items() if value is not None}
-    overrides["stages"] = {stage: dict(settings) for stage in stages}
-    for stage, count in zip(stages, epochs or [], strict=False):
-        overrides["stages"][stage]["epochs"] = count
+    overrides: dict[str, Any] = {"stages": {stage.name: dict(per_stage) for stage in training}}
+    for stage, epochs in zip(training, _epochs(common.epochs, training), strict=False):
+        overrides["stages"][stage.name]["epochs"] = epochs
+    sources = {"plain_text": common.plain_text, "dictionary": common.dictionary, "exam": common.exam}
+    overrides["sources"] = {source_set: {name: value for name, value in sources.items() if value}}
     if common.rank is not None:
-        overrides["lora"] = {"rank": common.rank, "alpha": 2 * common.rank}
+        overrides["lora"] = {"rank": common.rank}
     if common.save_every is not None:
         overrides["training"] = _save_every(common.save_every)
-    overrides |= {k: v for k, v in (("device", common.device), ("seed", common.seed)) if v is not None}
-    return overrides
+    return overrides | {k: v for k, v in (("device", common.device), ("seed", common.seed)) if v is not None}
 
 
 def _save_every(text: str) -> dict[str, Any]:
@@ -137,21 +150,27 @@ def _save_every(text: str) -> dict[str, Any]:
         ) from error
 
 
-def parse_epochs(text: str | None) -> list[int] | None:
-    """`1,3,5` as the epochs of stages 00, 01 and 02.
+def _epochs(given: str | int | None, stages: "Sequence[Stage]") -> list[int]:
+    """`1,3,5` as the epochs of each training stage, in order.
 
     Raises:
-        ConfigError: it is not three whole numbers.
+        ConfigError: it is not one whole number per stage.
     """
-    if text is None:
-        return None
-    parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().lstrip("-").isdecimal() for part in parts):
-        raise ConfigError(f"--epochs is {text!r}; give one number for each of the stages 00, 01 and 02, such as 1,3,5")
+    if given is None:
+        return []
+    parts = str(given).split(",")
+    if len(parts) != len(stages) or not all(part.strip().lstrip("-").isdecimal() for part in parts):
+        names = ", ".join(stage.name for stage in stages)
+        raise ConfigError(f"--epochs is {given!r}; give one whole number for each of the stages {names}, such as 1,3,5")
     return [int(part) for part in parts]
 
 
-def _ask(question: str) -> bool:
-    import sys
+def _is_main_process() -> bool:
+    """Whether this is the only process, or the first of those that a launcher started."""
+    import os
 
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _ask(question: str) -> bool:
     return sys.stdin.isatty() and typer.confirm(question)

@@ -4,7 +4,7 @@ import hashlib
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
 from lorachain.data import hub
@@ -25,6 +25,7 @@ class LoadedExam:
     sources: list[SourceInfo]
     duplicates: int = 0
     """Questions left out because one of the same id and content came before."""
+    fewshot: list[ExamQuestion] = field(default_factory=list)
     fewshot_left_out: int = 0
     """Dev questions left out because they are few-shot examples too (in KorMedMCQA five a subject)."""
 
@@ -65,6 +66,7 @@ def load_exam(
     infos: list[SourceInfo] = []
     seen: set[str] = set()
     left_out = 0
+    fewshot: list[ExamQuestion] = []
     for source in [resolve(name, sample="exam") for name in sources]:
         reader = SourceReader(source, skip_bad_rows=skip_bad_rows, named=True)
         found = list(_questions(reader, split, subjects))
@@ -73,14 +75,16 @@ def load_exam(
         if subjects is not None:
             found = [question for question in found if question.subject in subjects]
         if split == "dev":
-            found, dropped = without_held_out(found, _fewshot(reader, subjects))
+            examples = _fewshot(reader, subjects)
+            fewshot += examples
+            found, dropped = without_held_out(found, examples)
             left_out += dropped
         questions += found
         infos.append(reader.info())
     if missing := sorted(set(subjects or ()) - seen):
         raise DataError(f"exam: no question of the subject {', '.join(missing)}; found: {', '.join(sorted(seen))}.")
     unique = _with_unique_ids(questions)
-    return LoadedExam(_spread(unique, max_samples), infos, len(questions) - len(unique), left_out)
+    return LoadedExam(spread(unique, max_samples), infos, len(questions) - len(unique), fewshot, left_out)
 
 
 def _questions(reader: SourceReader, split: Split, subjects: Sequence[str] | None) -> Iterator[ExamQuestion]:
@@ -157,6 +161,13 @@ def _fewshot(reader: SourceReader, subjects: Sequence[str] | None) -> list[ExamQ
     return questions
 
 
+def load_fewshot(sources: Sequence[str], *, skip_bad_rows: bool = False) -> list[ExamQuestion]:
+    found: list[ExamQuestion] = []
+    for source in [resolve(name, sample="exam") for name in sources]:
+        found += _fewshot(SourceReader(source, skip_bad_rows=skip_bad_rows, named=True), None)
+    return found
+
+
 def parse_question(row: Row, *, exam: str, subject: str | None = None) -> ExamQuestion:
     """One row of the published schema. `subject`, or else the exam's name, stands in where the row has none.
 
@@ -202,7 +213,7 @@ def _with_unique_ids(questions: list[ExamQuestion]) -> list[ExamQuestion]:
     ]
 
 
-def _spread(questions: list[ExamQuestion], max_samples: int | None) -> list[ExamQuestion]:
+def spread(questions: list[ExamQuestion], max_samples: int | None) -> list[ExamQuestion]:
     """The first questions of each exam and subject in turn, so that a small sample still speaks of all subjects."""
     if max_samples is None or len(questions) <= max_samples:
         return questions

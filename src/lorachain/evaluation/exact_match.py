@@ -15,8 +15,7 @@ from lorachain.prompts import Direction, dictionary_example, directions
 from lorachain.records import Term
 from lorachain.tokens import TokenEncoder
 
-PROTOCOL = "exact_match"
-VERSION = 1
+VERSION = "1"
 SHORT_ANSWERS: tuple[Direction, ...] = ("definition->term", "english->term", "term->english")
 """Directions whose answer is a name: exact match means something there. A definition has many right wordings."""
 _SPARE_TOKENS = 4
@@ -82,19 +81,21 @@ class ExactMatchResult:
         total = sum(part.n for part in self.by_direction.values())
         return sum(part.character_f1 * part.n for part in self.by_direction.values()) / total
 
-    def as_dict(self) -> dict[str, Any]:
-        """`exact_match` and `wilson95` are null where no name was asked for (a dictionary of definitions asked one
-        way)."""
+    def as_measure(self) -> dict[str, Any]:
+        """The fields of an `artifacts.Measure`: no value where no name was asked for (a dictionary of definitions)."""
         return {
-            "protocol": PROTOCOL,
-            "version": VERSION,
+            "name": "exact match",
+            "protocol_version": VERSION,
             "split": self.split,
+            "value": self.exact / self.n if self.n else None,
             "n": self.n,
-            "exact": self.exact,
-            "exact_match": self.exact / self.n if self.n else None,
-            "wilson95": list(wilson(self.exact, self.n)) if self.n else None,
-            "character_f1": self.character_f1,
-            "by_direction": {name: part.as_dict() for name, part in self.by_direction.items()},
+            "unit": "answers",
+            "wilson95": wilson(self.exact, self.n) if self.n else None,
+            "detail": {
+                "exact": self.exact,
+                "character_f1": self.character_f1,
+                "by_direction": {name: part.as_dict() for name, part in self.by_direction.items()},
+            },
         }
 
 

@@ -1,4 +1,4 @@
-"""The part of an evaluation that is done, kept so that an interruption costs one batch."""
+"""The finished batches of an evaluation in progress, kept so that an interruption costs one batch."""
 
 import json
 import os
@@ -11,9 +11,11 @@ from lorachain.errors import DataError
 from lorachain.evaluation.protocols.base import Row
 from lorachain.workspace import disk_full_as_error
 
+JOURNAL_VERSION = 2
+
 
 class Journal:
-    """Finished batches of an evaluation that is not finished, one line each, behind a line that says what it is."""
+    """A JSONL file beside the result: a header that identifies the evaluation, then one line per finished batch."""
 
     def __init__(self, out: Path, identity: dict[str, Any]) -> None:
         self.path = out.with_name(f"{out.name}.unfinished.jsonl")

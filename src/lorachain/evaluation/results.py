@@ -1,29 +1,35 @@
-"""A finished evaluation on disk: `results.json`, and one row a question beside it in parquet.
-
-`results.json`, schema version 1: schema_version; model (as the caller names it: name, folders, SHA-256 of the adapter);
-protocol, protocol_version, settings; split, and a notice where it is `test`; data (SHA-256 of the questions, n, exams,
-subjects, selection); score (n, correct, accuracy, wilson95, p against chance, words); per_subject; macro; baselines;
-report (what only the protocol has); tokens; seconds; versions; rows (the parquet's name and SHA-256).
-"""
+"""A finished evaluation on disk: an `EvalResult`, and one row per question beside it in parquet."""
 
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lorachain.errors import DataError
-from lorachain.evaluation.protocols.base import ExamProtocol, Row
+from lorachain.artifacts.evaluation import (
+    Baselines,
+    EvalResult,
+    MacroScore,
+    MajorityLetter,
+    QuestionSet,
+    RowsFile,
+    Score,
+    ScoredModelIdentity,
+    TokenCounts,
+)
+from lorachain.artifacts.validation import Proportion
+from lorachain.errors import ConfigError, DataError, WorkspaceError
+from lorachain.evaluation.questions import question_set_hash
 from lorachain.evaluation.statistics import CHANCE, chance_summary, differs_from_chance, macro_interval, proportion
-from lorachain.evaluation.validation import question_set_hash
-from lorachain.provenance import load_json, package_versions, sha256_file, write_json
+from lorachain.provenance import package_versions, sha256_file
 from lorachain.records import LETTERS, ExamQuestion
 from lorachain.workspace import disk_full_as_error
 
-SCHEMA_VERSION = 1
+if TYPE_CHECKING:
+    from lorachain.evaluation.protocols.base import ExamProtocol, Row
 
 _COLUMNS = pa.schema(
     [
@@ -46,90 +52,106 @@ def rows_path(out: Path) -> Path:
     return out.with_suffix(".parquet")
 
 
+def check_output(out: Path) -> None:
+    """Refuses an `--out` that cannot become a result, before any work is done.
+
+    Raises:
+        ConfigError: it is not a .json file name. WorkspaceError: it exists, or its rows do, or its directory is no
+            directory.
+    """
+    if out.suffix != ".json":
+        raise ConfigError(f"--out {out} must end in .json; the rows are written beside it as .parquet")
+    for path in (out, rows_path(out)):
+        if path.exists() or path.is_symlink():
+            raise WorkspaceError(f"--out: {path} exists; choose another name or remove it")
+    parent = next(p for p in out.absolute().parents if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise WorkspaceError(f"--out {out}: {parent} is not a directory that can be written to; choose another")
+
+
 def summarize(
     questions: Sequence[ExamQuestion],
-    rows: Sequence[Row],
-    protocol: ExamProtocol,
+    rows: "Sequence[Row]",
+    protocol: "ExamProtocol",
     *,
-    model: dict[str, Any],
+    out: Path,
+    model: ScoredModelIdentity,
     split: str,
     selection: dict[str, Any],
     seconds: float,
-) -> dict[str, Any]:
-    """The content of `results.json`, all but the rows' file."""
-    right = [row.correct for row in rows]
+) -> EvalResult:
+    """Writes the rows, then `out`, which names them by hash; returns the result as written."""
+    correct = [row.correct for row in rows]
     by_subject: dict[str, list[bool]] = {}
     for row in rows:
         by_subject.setdefault(row.subject, []).append(row.correct)
     groups = [hits for _, hits in sorted(by_subject.items())]
-    macro = macro_interval(groups)
-    notice = {"notice": "scored on the test split; never choose a model by this number"} if split == "test" else {}
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "model": model,
-        "protocol": protocol.name,
-        "protocol_version": protocol.version,
-        "settings": protocol.settings,
-        "split": split,
-        **notice,
-        "data": {
-            "sha256": question_set_hash(questions),
-            "n": len(questions),
-            "exams": sorted({question.exam for question in questions}),
-            "subjects": sorted(by_subject),
-            "selection": selection,
+    result = EvalResult(
+        model=model,
+        protocol=protocol.name,
+        protocol_version=protocol.version,
+        settings=protocol.settings,
+        split=split,
+        notice="scored on the test split; never choose a model by this number" if split == "test" else None,
+        data=QuestionSet(
+            sha256=question_set_hash(questions),
+            n=len(questions),
+            exams=tuple(sorted({question.exam for question in questions})),
+            subjects=tuple(sorted(by_subject)),
+            selection=selection,
+        ),
+        score=Score(
+            **proportion(sum(correct), len(correct)),
+            chance=CHANCE,
+            p_chance=differs_from_chance(sum(correct), len(correct)),
+            summary=chance_summary(sum(correct), len(correct)),
+        ),
+        per_subject={
+            subject: Proportion(**proportion(sum(hits), len(hits))) for subject, hits in sorted(by_subject.items())
         },
-        "score": {
-            **proportion(sum(right), len(right)),
-            "chance": CHANCE,
-            "p_chance": differs_from_chance(sum(right), len(right)),
-            "words": chance_summary(sum(right), len(right)),
-        },
-        "per_subject": {subject: proportion(sum(hits), len(hits)) for subject, hits in sorted(by_subject.items())},
-        "macro": {
-            "n": len(right),
-            "subjects": len(groups),
-            "accuracy": sum(sum(hits) / len(hits) for hits in groups) / len(groups),
-            "bootstrap95": list(macro) if macro else None,
-        },
-        "baselines": baselines(questions),
-        "report": protocol.report(rows),
-        "tokens": {
-            "prompt": sum(row.prompt_tokens for row in rows),
-            "generated": sum(row.generated_tokens for row in rows),
-        },
-        "seconds": round(seconds, 3),
-        "versions": package_versions(),
-    }
+        macro=MacroScore(
+            n=len(correct),
+            subjects=len(groups),
+            accuracy=sum(sum(hits) / len(hits) for hits in groups) / len(groups),
+            bootstrap95=macro_interval(groups),
+        ),
+        baselines=baselines(questions),
+        report=protocol.report(rows),
+        tokens=TokenCounts(
+            prompt=sum(row.prompt_tokens for row in rows),
+            generated=sum(row.generated_tokens for row in rows),
+        ),
+        seconds=round(seconds, 3),
+        versions=package_versions(),
+        rows=_write_rows(rows_path(out), rows),
+    )
+    result.write(out)
+    return result
 
 
-def baselines(questions: Sequence[ExamQuestion]) -> dict[str, Any]:
+def baselines(questions: Sequence[ExamQuestion]) -> Baselines:
     """What answering without a model would score on the same questions."""
     gold = [question.answer for question in questions]
     majority = max(range(len(LETTERS)), key=lambda i: (gold.count(i), -i))
     longest = [max(range(len(LETTERS)), key=lambda i: (len(q.options[i]), -i)) for q in questions]
     hits = sum(a == b for a, b in zip(longest, gold, strict=True))
-    return {
-        "always_majority_letter": {"letter": LETTERS[majority], **proportion(gold.count(majority), len(gold))},
-        "always_longest_option": proportion(hits, len(gold)),
-    }
+    return Baselines(
+        always_majority_letter=MajorityLetter(letter=LETTERS[majority], **proportion(gold.count(majority), len(gold))),
+        always_longest_option=Proportion(**proportion(hits, len(gold))),
+    )
 
 
-def write_results(out: Path, result: dict[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
-    """Writes the rows, then `out`, which names them by hash; returns the result as written."""
+def _write_rows(target: Path, rows: "Sequence[Row]") -> RowsFile:
     table = pa.Table.from_pylist([_as_record(row) for row in rows], schema=_COLUMNS)
-    target = rows_path(out)
     staging = target.with_name(f".{target.name}.partial")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     with disk_full_as_error(target):
         pq.write_table(table, staging)
         os.replace(staging, target)
-    written = {**result, "rows": {"file": target.name, "sha256": sha256_file(target)}}
-    write_json(out, written)
-    return written
+    return RowsFile(file=target.name, sha256=sha256_file(target))
 
 
-def _as_record(row: Row) -> dict[str, Any]:
+def _as_record(row: "Row") -> dict[str, Any]:
     return {
         "exam": row.exam,
         "id": row.id,
@@ -145,23 +167,20 @@ def _as_record(row: Row) -> dict[str, Any]:
     }
 
 
-def read_results(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """`results.json` and its rows, as records of the parquet's columns.
+def read_results(path: Path) -> tuple[EvalResult, list[dict[str, Any]]]:
+    """A result and its rows, as records of the parquet's columns.
 
     Raises:
-        DataError: a file is missing, is no result, is of another schema version, or the rows are not its own.
+        DataError: a file is missing, is not a result, is of a newer schema version, or the rows are not its own.
     """
     try:
-        result = load_json(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as an exam result: {error}") from error
-    version = result.get("schema_version") if isinstance(result, dict) else None
-    if version != SCHEMA_VERSION:
-        raise DataError(f"{path} has schema version {version!r}; this lorachain reads {SCHEMA_VERSION}: evaluate again")
+        result = EvalResult.read(path)
+    except WorkspaceError as error:
+        raise DataError(str(error)) from error
+    beside = path.with_name(Path(result.rows.file).name)
     try:
-        beside = path.with_name(Path(result["rows"]["file"]).name)
-        if sha256_file(beside) != result["rows"]["sha256"]:
+        if sha256_file(beside) != result.rows.sha256:
             raise DataError(f"{beside} is not the file that {path} was written with; evaluate again")
         return result, pq.read_table(beside).to_pylist()
-    except (OSError, KeyError, TypeError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path}: its rows cannot be read ({error}); they belong beside it") from error

@@ -1,4 +1,4 @@
-"""One evaluation from questions to `results.json`, which goes on where it was interrupted."""
+"""One evaluation from questions to a result; an interrupted one resumes."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -7,15 +7,16 @@ from typing import Any
 
 from torch import nn
 
-from lorachain.evaluation.journal import Journal
+from lorachain.artifacts.evaluation import EvalResult, ScoredModelIdentity
+from lorachain.evaluation.journal import JOURNAL_VERSION, Journal
 from lorachain.evaluation.protocols.base import ExamProtocol, Row, batches
-from lorachain.evaluation.results import SCHEMA_VERSION, summarize, write_results
-from lorachain.evaluation.validation import check_questions, question_set_hash
+from lorachain.evaluation.questions import check_questions, question_set_hash
+from lorachain.evaluation.results import check_output, summarize
 from lorachain.records import ExamQuestion
 from lorachain.tokens import TokenEncoder
 
-Progress = Callable[[int, int, int], None]
-"""Hears how many questions are done, of how many, and how many of those are right."""
+OnProgress = Callable[[int, int, int], None]
+"""Called with the number of questions done, their total, and how many are correct."""
 
 
 def run_evaluation(
@@ -25,23 +26,24 @@ def run_evaluation(
     protocol: ExamProtocol,
     *,
     out: Path,
-    model_identity: dict[str, Any],
+    model_identity: ScoredModelIdentity,
     split: str = "dev",
     selection: dict[str, Any] | None = None,
-    on_progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Asks every question and writes `out` with its rows beside it; returns the content of `out`.
+    on_progress: OnProgress | None = None,
+) -> EvalResult:
+    """Scores every question and writes `out` with its rows beside it; returns the content of `out`.
 
-    After each batch its rows are safe in a file beside `out`; a run with the same model, protocol and questions
-    goes on behind it, and ends with the same result. `model_identity` names the weights (name, base, adapter's
-    SHA-256), `selection` what was selected from the split (limit, subjects).
+    After each batch its rows are safe in a file beside `out`; a run with the same model, protocol and questions resumes
+    from it and ends with the same result. `selection` records what was selected from the split (limit, subjects).
 
     Raises:
         DataError: no questions, an id twice, or the unfinished evaluation at `out` is another one.
+        ConfigError, WorkspaceError: `out` cannot be written, or exists.
     """
+    check_output(out)
     check_questions(questions)
     journal = Journal(out, {
-        "schema_version": SCHEMA_VERSION, "model": model_identity, "protocol": protocol.name,
+        "journal_version": JOURNAL_VERSION, "model": model_identity.as_dict(), "protocol": protocol.name,
         "protocol_version": protocol.version, "settings": protocol.settings, "split": split,
         "data_sha256": question_set_hash(questions),
     })  # fmt: skip
@@ -63,8 +65,14 @@ def run_evaluation(
             on_progress(len(rows), len(questions), sum(row.correct for row in rows.values()))
     ordered = [rows[i] for i in range(len(questions))]
     result = summarize(
-        questions, ordered, protocol, model=model_identity, split=split, selection=selection or {}, seconds=seconds
+        questions,
+        ordered,
+        protocol,
+        out=out,
+        model=model_identity,
+        split=split,
+        selection=selection or {},
+        seconds=seconds,
     )
-    written = write_results(out, result, ordered)
     journal.remove()
-    return written
+    return result

@@ -1,1 +1,1 @@
-"""How a chain leaves the house."""
+"""Exports of a finished chain: merged weights, one adapter, GGUF, with model card and notices."""

@@ -1,6 +1,5 @@
-"""The model card: what the model is made from, under which terms, how it scores, and what it is not for."""
+"""The model card: what the model was made from, its terms, its scores and its limits."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -8,41 +7,30 @@ from typing import Any, Literal
 
 from jinja2 import Environment, StrictUndefined
 
-from lorachain.errors import WorkspaceError
+from lorachain.artifacts import TrainingInfo
+from lorachain.artifacts.validation import ProtocolScore
 from lorachain.export.licences import licence_of_source, notice_text, terms_of_base
-from lorachain.provenance import TRAINING_INFO, read_json
 from lorachain.workspace import atomic_write_text
 
 Format = Literal["hf", "adapter", "gguf"]
 _CONTENTS = {
-    "hf": "This folder holds the merged weights; `merge_report.json` is the proof of the merge.",
-    "adapter": "This folder holds all stages as one plain LoRA on the public base; see `compose_report.json`.",
-    "gguf": "This folder holds the merged weights as GGUF for llama.cpp and Ollama.",
+    "hf": "This directory has the merged weights; `merge_report.json` records how the merge was verified.",
+    "adapter": "This directory has all stages as one plain LoRA on the public base; see `compose_report.json`.",
+    "gguf": "This directory has the merged weights as GGUF for llama.cpp and Ollama.",
 }
 _LIBRARY = {"hf": "transformers", "adapter": "peft", "gguf": "llama.cpp"}
 
 
 @dataclass(frozen=True, slots=True)
 class CardFacts:
-    """What a card is written from."""
+    """The facts of a card."""
 
     name: str
     base: str
     """The public base: a hub id, or a name. Never a path of the machine that trained."""
     auto_class: Literal["AutoModelForCausalLM", "AutoModelForImageTextToText"]
-    stages: list[dict[str, Any]]
-    """`training_info.json` of the chain's trained stages, first to last."""
-
-
-def read_stage_infos(trained: Sequence[Path]) -> list[dict[str, Any]]:
-    """The `training_info.json` of each trained folder, in the order given.
-
-    Raises:
-        WorkspaceError: one is missing or broken, or there are none.
-    """
-    if not trained:
-        raise WorkspaceError("no trained stage to write a model card from; train a stage first (`lorachain run`)")
-    return [read_json(folder / TRAINING_INFO) for folder in trained]
+    stages: list[TrainingInfo]
+    """Of the chain's trained stages, first to last."""
 
 
 def render_card(facts: CardFacts, form: Format) -> str:
@@ -69,53 +57,66 @@ def write_card(folder: Path, facts: CardFacts, form: Format) -> None:
     atomic_write_text(folder / "NOTICE", notice_text(facts.base))
 
 
-def _score_rows(info: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row a protocol; a score never stands without n, interval, split and the protocol's version."""
-    validation = info.get("validation") or {}
-    before, after = validation.get("before") or {}, validation.get("after") or {}
-    return [
+def _score_rows(info: TrainingInfo) -> list[dict[str, Any]]:
+    """One row per protocol and measure; no score without n, interval, split and version."""
+    before = info.validation.before or {}
+    rows = [
         {
-            "stage": info["stage"],
-            "protocol": f"{found['protocol']} {found['version']}",
-            "split": found["split"],
-            "n": f"{found['n']:,}",
+            "stage": info.stage,
+            "protocol": f"{score.protocol} {score.protocol_version}",
+            "split": score.split,
+            "n": f"{score.n:,}",
             "before": _accuracy(before.get(protocol)),
-            "after": _accuracy(found),
+            "after": f"{_accuracy(score)}, {score.summary}",
         }
-        for protocol, found in after.items()
+        for protocol, score in info.validation.after.items()
     ]
+    for name, measure in info.measures.after.items():
+        earlier = info.measures.before.get(name)
+        rows.append(
+            {
+                "stage": info.stage,
+                "protocol": f"{measure.name} {measure.protocol_version}",
+                "split": measure.split,
+                "n": f"{measure.n:,} {measure.unit}",
+                "before": earlier.summary if earlier else "not measured",
+                "after": measure.summary,
+            }
+        )
+    return [{key: _cell(value) for key, value in row.items()} for row in rows]
 
 
-def _accuracy(found: dict[str, Any] | None) -> str:
-    if found is None:
+def _accuracy(score: ProtocolScore | None) -> str:
+    if score is None:
         return "not measured"
-    low, high = found["wilson95"]
-    return f"{found['accuracy']:.1%} ({low:.1%} to {high:.1%})".replace("%", " %")
+    low, high = score.wilson95
+    return f"{100 * score.accuracy:.1f} % ({100 * low:.1f} % to {100 * high:.1f} %)"
 
 
-def _data_rows(info: dict[str, Any]) -> list[dict[str, Any]]:
+def _data_rows(info: TrainingInfo) -> list[dict[str, Any]]:
     return [
         {
-            "stage": info["stage"],
+            "stage": info.stage,
             # A local source by its last part only: the card is for others.
-            "name": _cell(source["name"] if source["kind"] != "local" else Path(source["name"]).name),
-            "rows": f"{source['rows']:,}",
-            "licence": licence_of_source(source["name"]),
-            "sha256": source["sha256"][:16],
+            "name": _cell(source.name if source.kind != "local" else Path(source.name).name),
+            "rows": f"{source.rows:,}",
+            "licence": licence_of_source(source.name),
+            "sha256": _cell(source.sha256[:16]),
         }
-        for source in info.get("sources", [])
+        for source in info.sources
     ]
 
 
-def _training_row(info: dict[str, Any]) -> dict[str, Any]:
-    training = info.get("training", {})
+def _training_row(info: TrainingInfo) -> dict[str, Any]:
+    used = {name: count for name, count in info.counts.items() if not name.endswith("left_out")}
     return {
-        "stage": info["stage"],
-        "steps": f"{training.get('optimizer_steps', 0):,}",
-        "tokens": f"{training.get('tokens', 0):,}",
+        "stage": _cell(info.stage),
+        "steps": f"{info.training.optimizer_steps:,}",
+        "tokens": f"{info.training.tokens:,}",
+        "trained_on": ", ".join(f"{count:,} {_cell(name.replace('_', ' '))}" for name, count in used.items()),
     }
 
 
 def _cell(text: str) -> str:
-    """Text that cannot break out of a Markdown table's cell."""
+    """Text that stays within a Markdown table's cell."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")

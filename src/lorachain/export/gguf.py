@@ -1,8 +1,8 @@
-"""Merged weights as GGUF for llama.cpp and Ollama, through llama.cpp's own converter; no quantizer of ours.
+"""Merged weights as GGUF for llama.cpp and Ollama, through llama.cpp's own converter.
 
 The converter is `convert_hf_to_gguf.py` of https://github.com/ggml-org/llama.cpp. The package `convert-hf-to-gguf`
-carries it, but brings its own copy of the module `gguf`, which would replace the one that lorachain depends on: so it
-is run as a program, from an environment of its own, and never imported.
+carries it, but brings its own copy of the module `gguf`, which would replace the one that lorachain depends on. So it
+is run as a program, from its own environment, and never imported.
 """
 
 import json
@@ -18,10 +18,11 @@ import transformers
 from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from lorachain.artifacts import GgufReport, LogitDiff
 from lorachain.errors import ConfigError, ModelError
 from lorachain.export.card import CardFacts, write_card
 from lorachain.export.licences import notice_text
-from lorachain.provenance import package_versions, sha256_file, write_json
+from lorachain.provenance import package_versions, sha256_file
 from lorachain.weights.attention import use_blockwise_attention
 from lorachain.weights.load import load_tokenizer
 from lorachain.weights.safetensors_io import weights_sha256
@@ -32,8 +33,6 @@ OUT_TYPES: tuple[OutType, ...] = ("f16", "bf16", "q8_0")
 CONVERTER = "convert-hf-to-gguf"
 MODELFILE = "Modelfile"
 GGUF_REPORT = "gguf_report.json"
-SCHEMA = "lorachain/gguf-report"
-SCHEMA_VERSION = 1
 # Ollama's template language (Go's text/template). Ollama puts the BOS itself.
 _CHAT_TEMPLATE = """{{- range $i, $_ := .Messages }}
 {{- $last := eq (len (slice $.Messages $i)) 1 }}
@@ -49,17 +48,17 @@ _CHAT_TEMPLATE = """{{- range $i, $_ := .Messages }}
 _PLAIN_TEMPLATE = "{{ .Prompt }}"
 
 
-Compare = Callable[[PreTrainedModel], dict[str, Any]]
-"""How far a model, given as it was loaded back, is from the merged one."""
+Compare = Callable[[PreTrainedModel], LogitDiff]
+"""How far a model that was loaded back is from the merged one."""
 
 
 def export_gguf(
     model: Path, out: Path, facts: CardFacts, *, outtype: OutType, compare: Compare, converter: Path | None = None
-) -> dict[str, Any]:
-    """Converts a merged folder; `out` gets the GGUF file, a Modelfile for Ollama, model card, NOTICE and report.
+) -> GgufReport:
+    """Converts a merged directory; `out` gets the GGUF file, a Modelfile for Ollama, model card, NOTICE and report.
 
-    Of a multimodal model the language model is converted: the chain trains nothing else. The file is loaded back, and
-    `gguf_report.json` has what `compare` says of it.
+    Of a multimodal model the language model is converted: the chain trains nothing else. The file is loaded back and
+    compared; `gguf_report.json` records the result.
 
     Returns:
         The report.
@@ -80,17 +79,15 @@ def export_gguf(
         chat = bool(load_tokenizer(model).chat_template)
         (staging / MODELFILE).write_text(modelfile(file_name, notice_text(facts.base), chat=chat), encoding="utf-8")
         write_card(staging, facts, "gguf")
-        report = {
-            "schema": SCHEMA,
-            "version": SCHEMA_VERSION,
-            "file": file_name,
-            "sha256": sha256_file(file),
-            "outtype": outtype,
-            "model_sha256": weights_sha256(model),
-            "probe": compare(load_gguf(file)),
-            "packages": package_versions(),
-        }
-        write_json(staging / GGUF_REPORT, report)
+        report = GgufReport(
+            file=file_name,
+            sha256=sha256_file(file),
+            outtype=outtype,
+            model_sha256=weights_sha256(model),
+            probe=compare(load_gguf(file)),
+            packages=package_versions(),
+        )
+        report.write(staging / GGUF_REPORT)
     return report
 
 
@@ -102,13 +99,13 @@ def find_converter(given: Path | None, model: Path, file: Path, outtype: OutType
     """
     if given is not None:
         if not given.is_file():
-            raise ConfigError(f"converter {given} is not there; name llama.cpp's convert_hf_to_gguf.py")
+            raise ConfigError(f"converter {given} does not exist; name llama.cpp's convert_hf_to_gguf.py")
         return [sys.executable, str(given)] if given.suffix == ".py" else [str(given)]
     found = shutil.which(CONVERTER)
     if found is None:
         raise ConfigError(
-            "no converter to GGUF on this machine: lorachain uses llama.cpp's own. Get it with "
-            f"`pipx install {CONVERTER}` (an environment of its own: it replaces the module gguf), or from llama.cpp's "
+            "no converter to GGUF found; lorachain uses llama.cpp's own. Install it with "
+            f"`pipx install {CONVERTER}` (in its own environment: it replaces the module gguf), or from llama.cpp's "
             "repository, and run the export again; or convert by hand:\n"
             f"  {CONVERTER} {model} --outtype {outtype} --outfile {file}"
         )
@@ -116,7 +113,7 @@ def find_converter(given: Path | None, model: Path, file: Path, outtype: OutType
 
 
 def check_gguf(file: Path, model: Path) -> None:
-    """Raises ModelError unless the file is a whole Gemma 3 of the model's depth and width, with BOS and tied head."""
+    """Raises ModelError unless the file is a complete Gemma 3 of the model's size, with BOS and tied head."""
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     text: dict[str, Any] = config.get("text_config", config)
     try:
@@ -129,7 +126,7 @@ def check_gguf(file: Path, model: Path) -> None:
         adds_bos = reader.get_field("tokenizer.ggml.add_bos_token")
         names = {tensor.name for tensor in reader.tensors}
     except (OSError, ValueError, IndexError, KeyError) as error:
-        raise ModelError(f"{file} is no GGUF file: {error}") from error
+        raise ModelError(f"{file} is not a GGUF file: {error}") from error
     expected = {
         "general.architecture": "gemma3",
         "gemma3.block_count": text["num_hidden_layers"],
@@ -140,11 +137,11 @@ def check_gguf(file: Path, model: Path) -> None:
     if adds_bos is None or not adds_bos.contents():
         raise ModelError(f"{file} does not put a BOS before a prompt; Gemma needs it exactly once")
     if "output.weight" in names and text.get("tie_word_embeddings", True):
-        raise ModelError(f"{file} holds a head of its own beside the embeddings; Gemma 3 ties them")
+        raise ModelError(f"{file} has a head besides the embeddings; Gemma 3 ties them")
 
 
 def load_gguf(file: Path) -> PreTrainedModel:
-    """A GGUF file's weights dequantized into transformers, bf16 on the CPU: to ask it what the merged model is asked.
+    """A GGUF file's weights dequantized into transformers, bf16 on the CPU, to compare it with the merged model.
 
     Raises:
         ModelError: transformers cannot read it.

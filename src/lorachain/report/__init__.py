@@ -1,1 +1,1 @@
-"""Reads JSON, draws tables."""
+"""Artifacts as tables, and progress in the terminal."""

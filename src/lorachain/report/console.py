@@ -1,4 +1,4 @@
-"""The person's screen: progress bars for what takes time, lines for what happened; quiet in a pipe."""
+"""The terminal: progress bars for what takes time, messages on stderr, tables on stdout; quiet in a pipe."""
 
 import sys
 from collections.abc import Iterator
@@ -10,14 +10,16 @@ from rich.table import Table
 
 from lorachain.redaction import without_tokens
 
+_PIPE_WIDTH = 160
+"""Columns of a table in a pipe, so that nothing is cut off."""
+
 
 class ConsoleReporter:
-    """What the chain reports to. Messages go to stderr, results (tables) to stdout."""
+    """Messages and progress go to stderr, results (tables) to stdout."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.err = Console(stderr=True, highlight=False, quiet=quiet)
-        # In a pipe a table is as wide as it needs to be: nothing is cut off.
-        self.out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+        self.out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
     def message(self, text: str) -> None:
         self.err.print(without_tokens(text), markup=False, soft_wrap=True)
@@ -31,7 +33,7 @@ class ConsoleReporter:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[words]}"),
+            TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
@@ -45,8 +47,8 @@ class ConsoleReporter:
 class _Bar:
     def __init__(self, progress: Progress | None, total: int, title: str) -> None:
         self._progress = progress
-        self._task = progress.add_task(title, total=total, words="") if progress else None
+        self._task = progress.add_task(title, total=total, note="") if progress else None
 
-    def __call__(self, done: int, words: str = "") -> None:
+    def __call__(self, done: int, note: str = "") -> None:
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=done, words=words)
+            self._progress.update(self._task, completed=done, note=note)

@@ -5,17 +5,15 @@ r1 + r2, exact but for one rounding of each element of B to float32. Every layer
 loader that knows no rank or alpha patterns (vLLM's) computes the same.
 """
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lorachain.artifacts.merging import ComposedLayer, ComposeReport
 from lorachain.errors import AdapterError, ConfigError, WorkspaceError
-from lorachain.provenance import write_json
 from lorachain.weights.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, sort_targets
 from lorachain.weights.lora_file import PEFT_PREFIX, LoraFile, adapter_sha256, open_lora
 from lorachain.weights.merge_report import read_merge_report
@@ -24,47 +22,6 @@ from lorachain.weights.safetensors_io import open_shards, weights_sha256
 from lorachain.workspace import atomic_folder
 
 COMPOSE_REPORT = "compose_report.json"
-SCHEMA = "lorachain/compose-report"
-SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class ComposedLayer:
-    """One layer of the composed adapter."""
-
-    module: str
-    exact_rank: int
-    """Sum of the stages' ranks."""
-    rank: int
-    norm: float
-    """Frobenius norm of the exact update."""
-    frobenius_error: float
-    """||exact - kept||_F: the root of the sum of the squared singular values left out (Eckart and Young 1936)."""
-    spectral_error: float
-    """||exact - kept||_2: no input x moves by more than this times |x|. The first singular value left out."""
-
-
-@dataclass(frozen=True, slots=True)
-class ComposeReport:
-    """What was composed of what, and what recompression left out."""
-
-    base_sha256: str
-    adapter_sha256: list[str]
-    """Of the stages' adapters, first to last."""
-    merged_base_sha256: str
-    """Of the base that the second adapter was trained on: the first one merged."""
-    composed_sha256: str
-    layers: list[ComposedLayer]
-
-    @property
-    def relative_error(self) -> float:
-        """||exact - kept||_F / ||exact||_F over all layers; 0 where nothing was left out."""
-        left_out = sum(layer.frobenius_error**2 for layer in self.layers)
-        return float((left_out / sum(layer.norm**2 for layer in self.layers)) ** 0.5)
-
-    def as_dict(self) -> dict[str, Any]:
-        totals = {"layers": len(self.layers), "relative_error": self.relative_error}
-        return {"schema": SCHEMA, "version": SCHEMA_VERSION, "totals": totals, **asdict(self)}
 
 
 def compose_adapters(
@@ -111,13 +68,20 @@ def compose_adapters(
         _write_config(staging, base_name, layers)
         report = ComposeReport(
             base_sha256=link.base_sha256,
-            adapter_sha256=[adapter_sha256(first), adapter_sha256(second)],
+            adapter_sha256=(adapter_sha256(first), adapter_sha256(second)),
             merged_base_sha256=link.merged_sha256,
             composed_sha256=adapter_sha256(staging),
-            layers=layers,
+            relative_error=_relative_error(layers),
+            layers=tuple(layers),
         )
-        write_json(staging / COMPOSE_REPORT, report.as_dict())
+        report.write(staging / COMPOSE_REPORT)
     return report
+
+
+def _relative_error(layers: list[ComposedLayer]) -> float:
+    """||exact - kept||_F / ||exact||_F over all layers; 0 where nothing was left out."""
+    left_out = sum(layer.frobenius_error**2 for layer in layers)
+    return float((left_out / sum(layer.norm**2 for layer in layers)) ** 0.5)
 
 
 def concatenated(stages: list[LoraFile], module: str) -> tuple[Tensor, Tensor]:
@@ -148,10 +112,23 @@ def _kept(module: str, a: Tensor, b: Tensor, rank: int | None) -> tuple[Composed
     kept_a, kept_b, s = truncated(a, b, rank or exact_rank)
     norm = float(torch.linalg.vector_norm(s))
     if rank is None or rank >= exact_rank:
-        return ComposedLayer(module, exact_rank, exact_rank, norm, 0.0, 0.0), a, b
+        return _layer(module, exact_rank, exact_rank, norm, 0.0, 0.0), a, b
     left_out = s[rank:]
     frobenius, spectral = float(torch.linalg.vector_norm(left_out)), float(left_out[0]) if len(left_out) else 0.0
-    return ComposedLayer(module, exact_rank, len(kept_a), norm, frobenius, spectral), kept_a, kept_b
+    return _layer(module, exact_rank, len(kept_a), norm, frobenius, spectral), kept_a, kept_b
+
+
+def _layer(
+    module: str, exact_rank: int, rank: int, norm: float, frobenius_error: float, spectral_error: float
+) -> ComposedLayer:
+    return ComposedLayer(
+        module=module,
+        exact_rank=exact_rank,
+        rank=rank,
+        norm=norm,
+        frobenius_error=frobenius_error,
+        spectral_error=spectral_error,
+    )
 
 
 def _write_config(folder: Path, base_name: str, layers: list[ComposedLayer]) -> None:

@@ -17,13 +17,14 @@ from typing import BinaryIO
 
 import torch
 
+from lorachain.artifacts import MergeReport, MergeWeights, TargetReport
 from lorachain.config import Quantization
 from lorachain.errors import AdapterError, ModelError, WorkspaceError
 from lorachain.weights.blockwise import BlockWorkers, MergedBlock, block_workers, merge_block, row_blocks
 from lorachain.weights.load import TOKENIZER_FILES
 from lorachain.weights.lora_file import LoraTarget, adapter_sha256, open_lora
-from lorachain.weights.merge_report import MergeReport, TargetReport, write_merge_report
-from lorachain.weights.merge_source import MergeSource, MergeWeights, merge_sources
+from lorachain.weights.merge_report import build_merge_report, write_merge_report
+from lorachain.weights.merge_source import MergeSource, merge_sources
 from lorachain.weights.parameter_names import read_parameter_names
 from lorachain.weights.safetensors_io import (
     INDEX_FILE,
@@ -92,7 +93,7 @@ def merge_adapter(
         written = _write_merged(
             shards, by_tensor, source_of, staging, workers, on_progress or (lambda done, total: None)
         )
-        report = MergeReport(
+        report = build_merge_report(
             base_name=base_name,
             base_path=None if base_name else os.path.relpath(base.resolve(), (final or out).resolve()),
             base_sha256=combine_digests(shards, written.base_digests),
@@ -212,7 +213,7 @@ def _merge_tensor(tensor: StoredTensor, target: LoraTarget, stream: BinaryIO, wo
         tensor=tensor.name,
         module=target.module,
         dtype=tensor.dtype,
-        shape=list(tensor.shape),
+        shape=tuple(tensor.shape),
         rank=target.rank,
         scale=target.scale,
         delta_norm=math.sqrt(square_norm),

@@ -5,19 +5,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
 
 import torch
 
+from lorachain.artifacts import MergeWeights
 from lorachain.config import Quantization
 from lorachain.errors import ConfigError
 from lorachain.weights.load import decoder_linears
 from lorachain.weights.parameter_names import ParameterNames
 from lorachain.weights.quantized import dequantized, require_quantizer
 from lorachain.weights.safetensors_io import StoredTensor, read_tensor
-
-MergeWeights = Literal["original", "dequantized"]
-"""`original`: the base's files. `dequantized`: what training on a quantized base multiplied with."""
 
 MergeSource = Callable[[StoredTensor], StoredTensor]
 """A tensor of the base to where its numbers lie."""

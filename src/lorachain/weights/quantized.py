@@ -8,15 +8,16 @@ import logging
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 
+from lorachain.artifacts import TrainingInfo, read_stage_info
 from lorachain.config import Quantization
-from lorachain.errors import AdapterError, ConfigError
-from lorachain.provenance import TRAINING_INFO, read_json
+from lorachain.errors import ConfigError
+from lorachain.workspace import TRAINING_INFO
 
 _NF4: dict[str, Any] = {"quant_type": "nf4", "compress_statistics": True}
 
@@ -78,11 +79,9 @@ def trained_in(adapter: Path) -> Quantization:
     """What the base was held in while an adapter of ours was trained; `none` for a fresh adapter or one from elsewhere.
 
     Raises:
-        AdapterError: training_info.json names a type that this lorachain does not know.
+        WorkspaceError: training_info.json is not valid.
     """
-    path = adapter / TRAINING_INFO
-    info = read_json(path) if path.is_file() else {}
-    found = info.get("depends_on", {}).get("settings", {}).get("quantization", "none")
-    if found not in get_args(Quantization):
-        raise AdapterError(f"{path}: quantization is {found!r}; allowed: {', '.join(get_args(Quantization))}")
-    return cast(Quantization, found)
+    if not (adapter / TRAINING_INFO).is_file():
+        return "none"
+    info = read_stage_info(adapter)
+    return info.depends_on.settings.quantization if isinstance(info, TrainingInfo) else "none"

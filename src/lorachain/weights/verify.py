@@ -5,10 +5,11 @@ from pathlib import Path
 
 import torch
 
+from lorachain.artifacts import MergeReport
 from lorachain.errors import AdapterError, ModelError
 from lorachain.weights.blockwise import BlockWorkers, block_workers, half_ulp, row_blocks
 from lorachain.weights.lora_file import LoraTarget, adapter_sha256, open_lora
-from lorachain.weights.merge_report import MergeReport, read_merge_report
+from lorachain.weights.merge_report import read_merge_report
 from lorachain.weights.merge_source import merge_sources
 from lorachain.weights.parameter_names import read_parameter_names
 from lorachain.weights.safetensors_io import TORCH_DTYPES, StoredTensor, combine_digests, open_shards, tensor_sha256

@@ -1,0 +1,54 @@
+"""Files of a stage that is running: checkpoints, token caches, the lock."""
+
+from typing import Any, ClassVar
+
+from lorachain.artifacts.schema import Artifact, Record
+
+
+class CheckpointManifest(Artifact):
+    """`manifest.json` of a checkpoint, written last: a checkpoint is complete where every hash matches."""
+
+    title: ClassVar[str] = "checkpoint manifest"
+    remedy: ClassVar[str] = "the checkpoint is skipped"
+
+    step: int
+    fingerprint: str
+    files: dict[str, str]
+    """Relative path to SHA-256."""
+
+
+class TrainingProgress(Artifact):
+    """`progress.json` of a checkpoint: what the run has done so far, over all interruptions."""
+
+    title: ClassVar[str] = "training progress"
+    remedy: ClassVar[str] = "the checkpoint is skipped"
+
+    step: int
+    tokens: int
+    supervised_tokens: int
+    seconds: float
+    losses: tuple[float, ...]
+
+
+class TokenCacheManifest(Artifact):
+    """`made_from.json` beside cached token rows."""
+
+    title: ClassVar[str] = "token cache manifest"
+    remedy: ClassVar[str] = "the tokens are created again"
+
+    identity: str
+    """SHA-256 of everything that decides the rows."""
+    facts: dict[str, Any]
+    rows_sha256: str
+
+
+class LockHolder(Record):
+    """The lock file's content: which process works on a model."""
+
+    pid: int
+    host: str
+    start: str
+    command: str = ""
+    """What to type to resume it."""
+    stage: str = ""
+    """What it is working on."""

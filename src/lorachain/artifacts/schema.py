@@ -1,0 +1,112 @@
+"""The base of every JSON file that lorachain writes: strict types, a schema version, migrations, atomic writes."""
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lorachain.errors import WorkspaceError
+from lorachain.provenance import load_json, write_json
+
+
+class Record(BaseModel):
+    """A typed part of a file. Unknown keys, wrong types and numbers that are not finite are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as JSON values."""
+        return self.model_dump(mode="json")
+
+
+class Artifact(Record):
+    """A JSON file of ours. A subclass sets `schema_version` and, where files of an older one exist, `migrate`."""
+
+    title: ClassVar[str]
+    """What the file is called in messages and in `docs/schemas`."""
+    remedy: ClassVar[str] = "run its stage again"
+    """The next step where the file is missing or damaged."""
+
+    schema_version: int = 1
+
+    @classmethod
+    def current_version(cls) -> int:
+        return int(cls.model_fields["schema_version"].default)
+
+    @classmethod
+    def migrate(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        """The fields of an older version, `stored["schema_version"]`, as those of the current one."""
+        raise ValueError(f"schema version {stored['schema_version']} is no longer read")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The file at `path`.
+
+        Raises:
+            WorkspaceError: it is missing, is not JSON, or does not match the schema; names the key and the value.
+        """
+        try:
+            stored = load_json(path)
+            if not isinstance(stored, dict):
+                raise ValueError(f"it holds {type(stored).__name__}, not an object")
+            return cls.parse(stored)
+        except ValidationError as error:
+            raise WorkspaceError(f"{path} is not a valid {cls.title}: {first_problem(error)}; {cls.remedy}") from error
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise WorkspaceError(f"{path} cannot be read ({cls.title}): {reason}; {cls.remedy}") from error
+        except ValueError as error:
+            raise WorkspaceError(f"{path} is not a valid {cls.title}: {error}; {cls.remedy}") from error
+
+    @classmethod
+    def parse(cls, stored: dict[str, Any]) -> Self:
+        """An artifact from JSON values of this or an older schema version.
+
+        Raises:
+            ValueError: the version is unknown, or (pydantic's ValidationError) a field is wrong.
+        """
+        current, found = cls.current_version(), stored.get("schema_version")
+        if type(found) is not int or found < 1:
+            raise ValueError(f"schema_version is {found!r}; expected a whole number")
+        if found > current:
+            raise ValueError(
+                f"schema version {found} is from a newer lorachain, this one reads up to {current}: upgrade it"
+            )
+        if found < current:
+            try:
+                stored = cls.migrate(stored)
+            except (KeyError, TypeError, AttributeError) as error:
+                message = f"it does not match schema version {found} ({type(error).__name__}: {error})"
+                raise ValueError(message) from error
+        return cls.model_validate_json(json.dumps(stored | {"schema_version": current}))
+
+    def write(self, path: Path) -> None:
+        """Replaces the file at `path` atomically.
+
+        Raises:
+            WorkspaceError: the disk is full.
+        """
+        write_json(path, self.as_dict())
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first problem pydantic found, as `key is VALUE: reason`."""
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"]) or "the file"
+    value = repr(problem["input"])
+    shown = value if len(value) <= 80 else f"{value[:80]}..."
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key!r} (value {shown})"
+    if problem["type"] == "missing":
+        return f"{key!r} is missing"
+    return f"{key!r} is {shown}: {problem['msg'].lower()}"
+
+
+def renamed(value: Any, names: dict[str, str]) -> Any:
+    """A JSON value with keys renamed at every depth: what most migrations need."""
+    if isinstance(value, dict):
+        return {names.get(key, key): renamed(item, names) for key, item in value.items()}
+    if isinstance(value, list):
+        return [renamed(item, names) for item in value]
+    return value

@@ -1,0 +1,61 @@
+"""Which settings have an effect on which stages: a setting without one is refused instead of ignored."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lorachain.chain.stages import STAGES, Stage
+from lorachain.config import SourceSet
+from lorachain.errors import ConfigError
+
+_COMPUTING = ("device", "dtype", "quantization")
+
+
+def check_effective(overrides: Mapping[str, Any], stages: Sequence[Stage], source_set: SourceSet, command: str) -> None:
+    """Refuses settings of the command line that change nothing about `stages`.
+
+    Raises:
+        ConfigError: names the setting, the reason, and the commands that it belongs to.
+    """
+    effective = set(_effective_prefixes(stages, source_set))
+    for key in _leaves(overrides):
+        if not any(key == prefix or key.startswith(f"{prefix}.") for prefix in effective):
+            raise ConfigError(f"{key} has no effect on `lorachain {command}`: {_reason(key, source_set)}")
+
+
+def _effective_prefixes(stages: Sequence[Stage], source_set: SourceSet) -> Iterator[str]:
+    yield "seed"
+    if any(stage.kind in ("init", "merge") for stage in stages):
+        yield "lora"
+    if any(stage.kind == "merge" for stage in stages):
+        yield from _COMPUTING
+    for stage in stages:
+        if stage.kind == "training":
+            yield from (*_COMPUTING, "training", "validation", f"stages.{stage.name}")
+            yield from (f"sources.{source_set}.{stage.source}", f"sources.{source_set}.exam")
+
+
+def _reason(key: str, source_set: SourceSet) -> str:
+    section, _, rest = key.partition(".")
+    if section == "lora":
+        commands = dict.fromkeys(stage.command for stage in STAGES if stage.kind in ("init", "merge"))
+        return f"it applies to a new LoRA, which {' and '.join(f'`{name}`' for name in commands)} create"
+    if section == "stages":
+        name = rest.partition(".")[0]
+        return f"it belongs to stage {name}"
+    if section == "sources":
+        named, _, kind = rest.partition(".")
+        if named != source_set:
+            return f"this model reads the source set {source_set!r}"
+        return f"no stage of this command reads {kind}"
+    if section == "name":
+        return "it is only a label; set it in a --config file"
+    return "it only affects training"
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted key of every value."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"

@@ -1,0 +1,53 @@
+"""merge: a trained LoRA merged into its base, verified, and a new LoRA on the merged base."""
+
+from lorachain.artifacts import MergeInfo
+from lorachain.chain.context import ChainContext
+from lorachain.chain.history import read_history, write_history
+from lorachain.chain.init_stage import stage_info_fields, write_new_lora
+from lorachain.chain.made_from import merge_inputs
+from lorachain.chain.parents import find_parent
+from lorachain.chain.probe import check_merge_logits
+from lorachain.chain.runtime import Runtime
+from lorachain.chain.stages import Stage
+from lorachain.registry import weights_folder
+from lorachain.weights.merge import merge_adapter
+from lorachain.weights.merge_report import write_merge_report
+from lorachain.weights.quantized import trained_in
+from lorachain.workspace import TRAINING_INFO, atomic_folder, merged_base
+
+
+def merge_and_add_lora(context: ChainContext, runtime: Runtime, stage: Stage) -> None:
+    """Writes the stage's output directory: base/ (merged, with merge_report.json) and a new LoRA on it.
+
+    Raises:
+        AdapterError, ModelError, WorkspaceError: the merge cannot be verified or written; nothing is kept.
+    """
+    parent = find_parent(context, stage)
+    inputs = merge_inputs(context, stage)
+    final = context.output(stage)
+    with atomic_folder(final) as staging:
+        base = merged_base(staging)
+        with context.reporter.bar(f"merging {stage.parent} into the base", 100) as bar:
+            report = merge_adapter(
+                parent.base,
+                parent.folder,
+                base,
+                expected_base_sha256=parent.info.base_sha256,
+                base_name=context.model if parent.base == weights_folder(context.entry) else None,
+                final=merged_base(final),
+                quantization=trained_in(parent.folder),
+                on_progress=lambda done, total: bar(100 * done // total),
+            )
+        report = check_merge_logits(report, parent.base, parent.folder, base, runtime.device, runtime.dtype)
+        write_merge_report(base, report)
+        reference = str(merged_base(final).resolve())
+        seed = context.config.seed + 1  # not the factors of the first LoRA again
+        write_new_lora(staging, base=base, reference=reference, lora=context.config.lora, seed=seed)
+        info = MergeInfo(
+            depends_on=inputs,
+            probe=report.probe,
+            quantized_base=report.quantized_base,
+            **stage_info_fields(staging, stage, context.model, inputs.as_dict(), reference, report.merged_sha256),
+        )
+        info.write(staging / TRAINING_INFO)
+        write_history(staging, read_history(parent.folder))

@@ -1,0 +1,45 @@
+"""What a run would read and write, without loading weights (`--dry-run`)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lorachain.chain.context import ChainContext, stage_sources
+from lorachain.chain.stages import Stage
+from lorachain.chain.state import stage_state
+from lorachain.data.preview import preview_source
+
+
+def plan(context: ChainContext, stages: Sequence[Stage]) -> list[dict[str, Any]]:
+    """One entry per stage."""
+    planned = []
+    for stage in stages:
+        state = stage_state(context, stage, ask_hub=True)
+        trains = stage.kind == "training"
+        planned.append(
+            {
+                "stage": stage.label,
+                "state": state.condition,
+                "reason": state.reason,
+                "reads": [*stage_sources(context.sources, stage), *context.sources.exam] if trains else [],
+                "writes": str(context.output(stage)),
+            }
+        )
+    return planned
+
+
+def check_sources(context: ChainContext, stages: Sequence[Stage]) -> list[dict[str, Any]]:
+    """Opens every source of every stage and reads its first rows, before any weights are touched.
+
+    Returns:
+        One entry per source: what it is, and an estimate of its records.
+
+    Raises:
+        DataError: a source does not exist or cannot be read as what it is meant to be.
+    """
+    readings: dict[tuple[str, str], None] = {}
+    for stage in stages:
+        if stage.kind == "training":
+            kind = {"plain_text": "plain text", "exam": "exam for training"}.get(str(stage.source), str(stage.source))
+            readings |= dict.fromkeys((kind, name) for name in stage_sources(context.sources, stage))
+            readings |= dict.fromkeys(("exam for validation", name) for name in context.sources.exam)
+    return [preview_source(name, kind, skip_bad_rows=context.skip_bad_rows).as_dict() for kind, name in readings]

@@ -1,0 +1,29 @@
+"""The machine a run computes on: its device, and the processes that share the work."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from lorachain.config import ChainConfig
+from lorachain.training.distributed import Processes, join_processes
+from lorachain.weights.load import resolve_device
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    device: torch.device
+    dtype: torch.dtype = torch.bfloat16
+    processes: Processes = field(default_factory=Processes)
+
+
+def start_runtime(config: ChainConfig) -> Runtime:
+    """Joins the processes that a launcher started, if any.
+
+    Raises:
+        DeviceError: the device is not available. ConfigError: the launcher's sharding is not supported.
+    """
+    device = resolve_device(config.device)
+    processes, device = join_processes(device, quantized=config.quantization != "none")
+    return Runtime(device, _DTYPES[config.dtype], processes)

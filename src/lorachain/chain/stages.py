@@ -1,0 +1,199 @@
+"""The chain as a table: its stages in order, with everything that distinguishes one from another.
+
+A new stage is one entry here and one file in `chain/tasks/`; a change of order is a change of this table.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from lorachain.config import SourceKind, StageConfig
+from lorachain.errors import ConfigError, WorkspaceError
+
+if TYPE_CHECKING:
+    from lorachain.chain.tasks.base import LoadTask
+
+Kind = Literal["init", "training", "merge"]
+
+
+def _plain_text() -> "LoadTask":
+    from lorachain.chain.tasks.plain_text import load_plain_text_task
+
+    return load_plain_text_task
+
+
+def _dictionary() -> "LoadTask":
+    from lorachain.chain.tasks.dictionary import load_dictionary_task
+
+    return load_dictionary_task
+
+
+def _exam() -> "LoadTask":
+    from lorachain.chain.tasks.exam import load_exam_task
+
+    return load_exam_task
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of the chain."""
+
+    name: str
+    """As commands, settings and files name it."""
+    title: str
+    kind: Kind
+    parent: str | None
+    """The stage whose adapter it starts from."""
+    output: str
+    """Its output directory below model/."""
+    command: str
+    """The command that runs it; several stages may share one."""
+    task: Callable[[], "LoadTask"] | None = None
+    """Imports what loads its data; `training` only. Called late: commands that read JSON must not import torch."""
+    source: SourceKind | None = None
+    """The kind of source that it trains on."""
+    keeps: Literal["last", "best"] = "last"
+    """Which epoch becomes the output: the last, or the one with the best dev accuracy."""
+    settings: StageConfig | None = None
+    """Default settings of `[stages.NAME]`."""
+    restart_from: str | None = None
+    """With --from-base, the stage whose adapter it starts from instead of `parent`; None: not allowed."""
+
+    @property
+    def label(self) -> str:
+        """Name and title, for tables and messages."""
+        return f"{self.name}: {self.title}"
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        name="init",
+        title="base + new LoRA",
+        kind="init",
+        parent=None,
+        output="raw_lora_added",
+        command="init",
+    ),
+    Stage(
+        name="00",
+        title="plain Korean text",
+        kind="training",
+        parent="init",
+        output="00_trained",
+        command="train 00",
+        task=_plain_text,
+        source="plain_text",
+        settings=StageConfig(epochs=1, learning_rate=2e-4, batch_size=4, max_length=1024),
+    ),
+    Stage(
+        name="01",
+        title="medical dictionary",
+        kind="training",
+        parent="00",
+        output="01_trained",
+        command="train 01",
+        task=_dictionary,
+        source="dictionary",
+        settings=StageConfig(epochs=3, learning_rate=2e-4, batch_size=16, max_length=512),
+    ),
+    Stage(
+        name="merge",
+        title="01 merged + new LoRA",
+        kind="merge",
+        parent="01",
+        output="01_another_lora_added",
+        command="train 01",
+    ),
+    Stage(
+        name="02",
+        title="KorMedMCQA with reasoning",
+        kind="training",
+        parent="merge",
+        output="02_trained",
+        command="train 02",
+        task=_exam,
+        source="exam",
+        keeps="best",
+        settings=StageConfig(epochs=5, learning_rate=2e-4, batch_size=8, max_length=2048),
+        restart_from="init",
+    ),
+)
+
+
+def find_stage(name: str) -> Stage:
+    """The stage called `name`.
+
+    Raises:
+        ConfigError: the chain has none of that name.
+    """
+    stage = next((stage for stage in STAGES if stage.name == name), None)
+    if stage is None:
+        raise ConfigError(f"unknown stage {name!r}; allowed: {', '.join(stage.name for stage in STAGES)}")
+    return stage
+
+
+def stage_of_output(output: str) -> Stage:
+    """The stage that writes the directory `output` below model/.
+
+    Raises:
+        WorkspaceError: none does.
+    """
+    stage = next((stage for stage in STAGES if stage.output == output), None)
+    if stage is None:
+        raise WorkspaceError(f"{output!r} is not an output directory of this chain")
+    return stage
+
+
+def find_training_stage(name: str) -> Stage:
+    """The training stage called `name`.
+
+    Raises:
+        ConfigError: the chain trains no stage of that name.
+    """
+    stage = next((stage for stage in training_stages() if stage.name == name), None)
+    if stage is None:
+        allowed = ", ".join(stage.name for stage in training_stages())
+        raise ConfigError(f"unknown stage {name!r}; allowed: {allowed}")
+    return stage
+
+
+def training_stages() -> tuple[Stage, ...]:
+    return tuple(stage for stage in STAGES if stage.kind == "training")
+
+
+def stages_of_command(command: str) -> tuple[Stage, ...]:
+    """The stages that a command runs; `run` runs all of them."""
+    return STAGES if command == "run" else tuple(stage for stage in STAGES if stage.command == command)
+
+
+def stages_after(stage: Stage) -> tuple[Stage, ...]:
+    """The stages behind `stage` in the chain."""
+    return STAGES[[other.name for other in STAGES].index(stage.name) + 1 :]
+
+
+def parent_of(stage: Stage) -> Stage:
+    """The stage whose adapter `stage` starts from.
+
+    Raises:
+        ValueError: it has no parent.
+    """
+    if stage.parent is None:
+        raise ValueError(f"stage {stage.name} has no parent")
+    return find_stage(stage.parent)
+
+
+def from_base(stage: Stage) -> Stage:
+    """`stage` started straight from the base's new LoRA, for ablations.
+
+    Raises:
+        ConfigError: the stage does not allow it.
+    """
+    if stage.restart_from is None:
+        allowed = ", ".join(other.name for other in STAGES if other.restart_from)
+        raise ConfigError(f"--from-base is not available for stage {stage.name}; allowed: {allowed}")
+    return replace(stage, parent=stage.restart_from)
+
+
+def default_settings() -> dict[str, StageConfig]:
+    """The default settings of every training stage, by name."""
+    return {stage.name: stage.settings for stage in STAGES if stage.settings is not None}

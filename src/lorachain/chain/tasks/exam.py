@@ -1,0 +1,81 @@
+"""Stage 02: exam questions with options in a new order each epoch, loss on the completion only."""
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from lorachain.chain.tasks.base import Measures, TaskInputs, require_fitting, single_row_packs
+from lorachain.chain.tasks.token_cache import TokenCache, records_sha256
+from lorachain.data.decontamination import without_held_out
+from lorachain.data.exam import load_exam
+from lorachain.data.sources import SourceInfo
+from lorachain.prompts import AnswerStyle, exam_examples, shuffled
+from lorachain.records import ExamQuestion
+from lorachain.token_store import StoredPacks
+from lorachain.tokens import TokenEncoder, TokenRow
+
+
+@dataclass(frozen=True, slots=True)
+class ExamTask:
+    sources: list[SourceInfo]
+    counts: dict[str, int]
+    questions: list[ExamQuestion]
+    encoder: TokenEncoder
+    answer_style: AnswerStyle
+    cache: TokenCache
+    seed: int
+
+    def packs_of_epoch(self, epoch: int) -> StoredPacks:
+        """Every question once per form, its options in the epoch's order."""
+        rng = random.Random(f"options:{self.seed}:{epoch}")
+        store = self.cache.rows(
+            f"epoch-{epoch}",
+            lambda: _rows((shuffled(q, rng) for q in self.questions), self.encoder, self.answer_style),
+        )
+        return single_row_packs(store, range(len(store)))
+
+    def measure(self, model: nn.Module) -> Measures:
+        return {}
+
+
+def load_exam_task(inputs: TaskInputs) -> ExamTask:
+    """The training questions that are not held out and fit `max_length` in every form.
+
+    Raises:
+        DataError: a source cannot be read, or no question is left.
+    """
+    loaded = load_exam(
+        inputs.sources, "train", skip_bad_rows=inputs.skip_bad_rows, max_samples=inputs.stage.max_samples
+    )
+    questions, dropped = without_held_out(loaded.questions, inputs.held_out)
+    longest = inputs.stage.max_length
+    settings = {"style": inputs.answer_style, "seed": inputs.seed, "max_length": longest}
+    cache = inputs.token_cache({"questions": records_sha256(questions), **settings})
+    store = cache.rows("questions", lambda: _rows(questions, inputs.encoder, inputs.answer_style))
+    too_long = {int(record) for record, n in zip(store.records, store.lengths, strict=True) if n > longest}
+    fitting = [question for number, question in enumerate(questions) if number not in too_long]
+    left_out = require_fitting(len(questions), len(fitting), inputs, "--exam")
+    return ExamTask(
+        sources=loaded.sources,
+        counts={
+            "questions": len(fitting),
+            "questions_with_reasoning": sum(q.reasoning is not None for q in fitting),
+            "questions_also_in_dev_left_out": dropped,
+            "longer_than_max_length_left_out": left_out,
+        },
+        questions=fitting,
+        encoder=inputs.encoder,
+        answer_style=inputs.answer_style,
+        cache=cache,
+        seed=inputs.seed,
+    )
+
+
+def _rows(questions: Iterable[ExamQuestion], encoder: TokenEncoder, style: AnswerStyle) -> Iterator[TokenRow]:
+    """The rows of each question's forms."""
+    for record, question in enumerate(questions):
+        for example in exam_examples(question, style):
+            form = example.prompt.cue if example.prompt is not None else ""
+            yield replace(encoder.encode(example), record=record, form=form)

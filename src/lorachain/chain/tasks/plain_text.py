@@ -1,0 +1,144 @@
+"""Stage 00: documents packed with attention confined to each of them, loss on every token."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from lorachain.artifacts import Measure
+from lorachain.chain.tasks.base import Measures, TaskInputs
+from lorachain.chain.tasks.token_cache import Facts, TokenCache, records_sha256
+from lorachain.data.decontamination import ExamScreen
+from lorachain.data.plain_text import stream_plain_text
+from lorachain.data.sources import SourceInfo
+from lorachain.data.staleness import reads_the_same
+from lorachain.errors import DataError
+from lorachain.evaluation.perplexity import perplexity
+from lorachain.prompts import plain_text_example
+from lorachain.token_store import StoredPacks, TokenStore
+from lorachain.tokens import TokenRow, pack, split_long
+
+MIN_DOCUMENTS = 2
+HELD_OUT_SHARE = 10
+"""At most one in so many documents is held out for perplexity."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlainTextTask:
+    """Documents cut into pieces of at most `max_length` tokens, and packs of pieces."""
+
+    sources: list[SourceInfo]
+    counts: dict[str, int]
+    store: TokenStore
+    document: np.ndarray[tuple[int], np.dtype[np.int64]]
+    """(P,) the document of each piece."""
+    start: np.ndarray[tuple[int], np.dtype[np.int64]]
+    """(P,) where in its document's body each piece begins: enough to read it when its step comes."""
+    lengths: list[int]
+    packs: list[list[int]]
+    """Pieces of each pack."""
+    body_length: int
+    """Ids of a piece without its BOS, at most."""
+    held_out: list[TokenRow]
+    token_budget: int
+
+    def packs_of_epoch(self, epoch: int) -> StoredPacks:
+        return StoredPacks(self.packs, self.lengths, self._piece)
+
+    def _piece(self, number: int) -> TokenRow:
+        return self.store.piece(int(self.document[number]), int(self.start[number]), self.body_length)
+
+    def measure(self, model: nn.Module) -> Measures:
+        """Perplexity of the held-out documents."""
+        if not self.held_out:
+            return {}
+        result = perplexity(model, self.held_out, token_budget=self.token_budget)
+        return {
+            "heldout_perplexity": Measure(
+                name="perplexity",
+                protocol_version="1",
+                split="held-out documents",
+                value=result.perplexity,
+                n=result.tokens,
+                unit="tokens",
+                detail={"documents": self.counts["heldout_documents"]},
+            )
+        }
+
+
+def load_plain_text_task(inputs: TaskInputs) -> PlainTextTask:
+    """The documents, from the token cache where reading the sources would give the same.
+
+    Raises:
+        DataError: a source cannot be read, or fewer than two documents are left.
+    """
+    cache = _cache(inputs)
+    store, facts = _cached(inputs, cache) or _tokenized(inputs, cache)
+    bodies = store.lengths.astype(np.int64) - 1  # ids without the BOS
+    held_out_count = min(inputs.validation.heldout_documents, len(bodies) // HELD_OUT_SHARE)
+    held_out = np.sort(np.argsort(store.keys, kind="stable")[:held_out_count])
+    max_length = inputs.stage.max_length
+    documents = np.setdiff1d(np.arange(len(bodies)), held_out, assume_unique=True)
+    pieces = -(-bodies[documents] // (max_length - 1))
+    document = np.repeat(documents, pieces)
+    number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)  # within its document
+    start = number * (max_length - 1)
+    lengths: list[int] = (np.minimum(max_length - 1, bodies[document] - start) + 1).tolist()
+    packs = pack(lengths, max_length)
+    return PlainTextTask(
+        sources=[SourceInfo(**source) for source in facts["sources"]],
+        counts={
+            **facts["counts"],
+            "heldout_documents": held_out_count,
+            "packs": len(packs),
+            "tokens_per_epoch": sum(lengths),
+        },
+        store=store,
+        document=document,
+        start=start,
+        lengths=lengths,
+        packs=packs,
+        body_length=max_length - 1,
+        held_out=[piece for row in held_out.tolist() for piece in split_long(store.row(row), max_length)],
+        token_budget=inputs.validation.token_budget,
+    )
+
+
+def _cache(inputs: TaskInputs) -> TokenCache:
+    reading = {"max_samples": inputs.stage.max_samples, "skip_bad_rows": inputs.skip_bad_rows}
+    return inputs.token_cache({**reading, "held_out": records_sha256(inputs.held_out)})
+
+
+def _cached(inputs: TaskInputs, cache: TokenCache) -> tuple[TokenStore, Facts] | None:
+    def is_current(facts: Facts) -> bool:
+        sources = [SourceInfo(**source) for source in facts["sources"]]
+        if [source.name for source in sources] != inputs.sources:
+            return False
+        return all(reads_the_same(source, "plain text") for source in sources)
+
+    return cache.find("documents", is_current)
+
+
+def _tokenized(inputs: TaskInputs, cache: TokenCache) -> tuple[TokenStore, Facts]:
+    stream = stream_plain_text(inputs.sources, skip_bad_rows=inputs.skip_bad_rows, max_samples=inputs.stage.max_samples)
+    screen = ExamScreen(inputs.held_out)
+    counts = {"documents": 0, "documents_with_exam_questions_left_out": 0}
+
+    def rows() -> Iterator[TokenRow]:
+        for document in stream:
+            if screen.contains(document.text):
+                counts["documents_with_exam_questions_left_out"] += 1
+                continue
+            counts["documents"] += 1
+            yield inputs.encoder.encode(plain_text_example(document))
+
+    def facts() -> Facts:
+        if counts["documents"] < MIN_DOCUMENTS:
+            raise DataError(
+                f"plain text {inputs.sources}: {counts['documents']} documents are left to train on; at least "
+                f"{MIN_DOCUMENTS} are needed. Name more with --plain-text"
+            )
+        return {"sources": [source.as_dict() for source in stream.sources], "counts": counts}
+
+    return cache.keep("documents", rows(), facts)
