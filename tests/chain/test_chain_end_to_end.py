@@ -30,7 +30,7 @@ def test_run_makes_the_whole_tree(finished_chain: Callable[..., FinishedChain], 
     ]  # fmt: skip
     for line in history:
         for found in line["result"]["protocols"].values():
-            assert {"n", "correct", "accuracy", "wilson95", "split", "protocol", "version"} <= found.keys()
+            assert {"n", "correct", "accuracy", "wilson95", "split", "protocol", "protocol_version"} <= found.keys()
             assert found["split"] == "dev"
 
     untrained = load_file(model / "raw_lora_added" / "tiny" / "adapter_model.safetensors")

@@ -13,7 +13,7 @@ from lorachain.provenance import load_json, write_json
 class Record(BaseModel):
     """A typed part of a file. Unknown keys, wrong types and numbers that are not finite are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def as_dict(self) -> dict[str, Any]:
         """The record as JSON values."""
@@ -79,7 +79,7 @@ class Artifact(Record):
             except (KeyError, TypeError, AttributeError) as error:
                 message = f"it does not match schema version {found} ({type(error).__name__}: {error})"
                 raise ValueError(message) from error
-        return cls.model_validate_json(json.dumps(stored | {"schema_version": current}))
+        return cls.model_validate_json(json.dumps(stored | {"schema_version": current}), strict=True)
 
     def write(self, path: Path) -> None:
         """Replaces the file at `path` atomically.
