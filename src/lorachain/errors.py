@@ -1,12 +1,12 @@
-"""What a user can get wrong, as exception types.
+"""Errors that a user can fix, as exception types.
 
-Every message says what is wrong, the value, what is allowed, and the next step (the style of uv's STYLE.md).
+Every message says what is wrong, the value, what is allowed, and the next step.
 The command line prints the message of a `LorachainError` without a traceback and exits with code 2.
 """
 
 
 class LorachainError(Exception):
-    """Something that the user can mend. The message is complete as it stands."""
+    """Something the user can fix. The message is complete by itself."""
 
 
 class ConfigError(LorachainError):
@@ -14,7 +14,7 @@ class ConfigError(LorachainError):
 
 
 class DataError(LorachainError):
-    """A source cannot be read as what it is said to be; names the file, and the line where there is one."""
+    """A source cannot be read as what it is meant to be; names the file, and the line where there is one."""
 
 
 class ModelError(LorachainError):
@@ -22,12 +22,12 @@ class ModelError(LorachainError):
 
 
 class AdapterError(LorachainError):
-    """A LoRA does not fit the model it is put on, or cannot be merged rightly."""
+    """A LoRA does not fit its model, or cannot be merged correctly."""
 
 
 class WorkspaceError(LorachainError):
-    """The workspace lacks a parent stage, is locked by another run, or the disk is full."""
+    """A file of the workspace is missing or damaged, the workspace is locked by another run, or the disk is full."""
 
 
 class DeviceError(LorachainError):
-    """The device that was asked for is not there."""
+    """The requested device is not available."""

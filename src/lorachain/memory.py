@@ -1,4 +1,4 @@
-"""Peak memory of a stretch of work, and giving memory back between two models."""
+"""Peak memory of a piece of work, and releasing memory between two models."""
 
 import gc
 import re
@@ -13,7 +13,7 @@ _RESET_PEAK = "5"  # proc_pid_clear_refs(5): resets the peak resident set size t
 
 
 def reset_peak(device: torch.device) -> None:
-    """Begins a new stretch. Where the system cannot (macOS), the peak stays that of the whole process."""
+    """Resets the peak. Where the system cannot (macOS), the peak is that of the whole process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     try:
@@ -23,7 +23,7 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak(device: torch.device) -> int:
-    """Bytes at most in use since `reset_peak`: of the accelerator where there is one, else resident in this process."""
+    """Most bytes in use since `reset_peak`: of the accelerator where there is one, else resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
@@ -37,8 +37,8 @@ def peak(device: torch.device) -> int:
 
 
 def release() -> None:
-    """Frees what reference cycles still hold (a Trainer and its callbacks hold the model), so that no second model
-    comes to lie beside the first."""
+    """Frees what reference cycles still hold (a Trainer and its callbacks hold the model), so that two models are never
+    in memory at once."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

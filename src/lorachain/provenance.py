@@ -1,4 +1,4 @@
-"""Where a thing came from: hashes, versions, and the files that say so beside every trained adapter."""
+"""Hashes and versions: where files came from. Reading and writing JSON safely."""
 
 import errno
 import hashlib
@@ -12,13 +12,13 @@ from typing import Any
 
 from lorachain import __version__
 from lorachain.errors import AdapterError
-from lorachain.redaction import without_tokens
+from lorachain.redaction import without_tokens_in
 from lorachain.workspace import atomic_write_text
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MAX_JSON_BYTES = 256 * 2**20
-"""Larger than any that is written here or comes with a model (a tokenizer's is 33 MB)."""
+"""Larger than any that lorachain writes or that comes with a model (a tokenizer's is 33 MB)."""
 _PACKAGES = (
     *("torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "tokenizers", "numpy"),
     "bitsandbytes",
@@ -26,9 +26,9 @@ _PACKAGES = (
 
 
 def sha256_file(path: Path) -> str:
-    """Raises OSError where it is no regular file (a pipe would be waited for) or cannot be read."""
+    """Raises OSError where it is not a regular file (a pipe would block) or cannot be read."""
     if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(errno.EINVAL, "no regular file", str(path))
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -85,21 +85,27 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def write_json(path: Path, value: object) -> None:
-    atomic_write_text(path, without_tokens(json.dumps(value, ensure_ascii=False, indent=2)) + "\n")
+    """Writes JSON atomically, without hub tokens.
+
+    Raises:
+        ValueError: a number is not finite. WorkspaceError: the disk is full.
+    """
+    text = json.dumps(without_tokens_in(value), ensure_ascii=False, indent=2, allow_nan=False)
+    atomic_write_text(path, text + "\n")
 
 
 def load_json(path: Path) -> Any:
-    """A JSON file from wherever: too large, too deeply nested or no regular file is an error, no hang and no crash.
+    """A JSON file from any source: too large, too deeply nested or not a regular file is an error, never a hang.
 
     Raises:
         OSError: it cannot be opened.
-        ValueError: it is no JSON that could be meant.
+        ValueError: it is not valid JSON, or not plausible.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     if status.st_size > MAX_JSON_BYTES:
-        raise ValueError(f"it has {status.st_size:,} bytes, more than the {MAX_JSON_BYTES:,} that are read")
+        raise ValueError(f"it has {status.st_size:,} bytes, more than the limit of {MAX_JSON_BYTES:,}")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:

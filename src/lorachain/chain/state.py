@@ -104,8 +104,13 @@ def _changed_parent(context: ChainContext, stage: Stage, info: TrainingInfo, as_
 
 
 def _changed_settings(context: ChainContext, stage: Stage, info: TrainingInfo) -> str:
-    before = {**info.depends_on.settings.as_dict(), "seed": info.depends_on.seed}
-    now = {**deciding_settings(context.config, context.entry, stage), "seed": context.config.seed}
+    made_from = info.depends_on
+    before = {**made_from.settings.as_dict(), "seed": made_from.seed, "text normalization": made_from.normalization}
+    now = {
+        **deciding_settings(context.config, context.entry, stage),
+        "seed": context.config.seed,
+        "text normalization": NORMALIZATION_VERSION,
+    }
     return _difference(before, now)
 
 

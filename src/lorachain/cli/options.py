@@ -99,10 +99,10 @@ def build_context(common: Common, command: str, stages: "Sequence[Stage]" = ()) 
     workspace = open_workspace(common.workspace)
     entry = find_entry(workspace, common.model)
     overrides = [*map(parse_setting, common.set or []), _named_options(common, entry.sources, stages)]
+    config = load_config(common.config, overrides)
     if stages:
         for override in overrides:
             check_effective(override, stages, entry.sources, command)
-    config = load_config(common.config, overrides)
     return ChainContext(
         workspace=workspace,
         model=common.model,

@@ -13,8 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-import transformers
 from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -23,6 +21,7 @@ from lorachain.errors import ConfigError, ModelError
 from lorachain.export.card import CardFacts, write_card
 from lorachain.export.licences import notice_text
 from lorachain.provenance import package_versions, sha256_file
+from lorachain.registry import gguf_loading
 from lorachain.weights.attention import use_blockwise_attention
 from lorachain.weights.load import load_tokenizer
 from lorachain.weights.safetensors_io import weights_sha256
@@ -146,11 +145,8 @@ def load_gguf(file: Path) -> PreTrainedModel:
     Raises:
         ModelError: transformers cannot read it.
     """
-    options: dict[str, Any] = {"gguf_file": file.name, "dtype": torch.bfloat16}
-    if hasattr(transformers, "GgufConfig"):  # newer transformers keep the blocks packed unless told otherwise
-        options["quantization_config"] = transformers.GgufConfig(gguf_file=file.name, dequantize=True)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(file.parent, **options)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(file.parent, **gguf_loading(file.name))
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"{file} cannot be loaded back: {error}") from error
     use_blockwise_attention(model)

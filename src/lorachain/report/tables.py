@@ -36,16 +36,9 @@ def measure_text(measure: Measure | None) -> str:
 
 def status_table(title: str, rows: Sequence[Mapping[str, str]]) -> Table:
     """One row per stage: state, accuracy, when, next command."""
-    columns = {
-        "stage": "stage",
-        "state": "state",
-        "accuracy": "accuracy (dev)",
-        "when": "finished",
-        "next": "next command",
-    }
-    table = Table(*columns.values(), title=escape(title))
+    table = Table("stage", "state", "accuracy (dev)", "finished", "next command", title=escape(title))
     for row in rows:
-        table.add_row(*(escape(row[key]) for key in columns))
+        table.add_row(*(escape(row[key]) for key in ("stage", "state", "accuracy", "finished", "next")))
     return table
 
 
