@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from lorachain.api import compare as compare
     from lorachain.api import compose as compose
     from lorachain.api import evaluate as evaluate
-    from lorachain.api import export as export
+    from lorachain.api import export_chain as export_chain
     from lorachain.api import init as init
     from lorachain.api import load_config as load_config
     from lorachain.api import merge_adapter as merge_adapter
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "lorachain.api": (
-        *("compare", "compose", "evaluate", "export", "init", "load_config", "merge_adapter", "open_chain"),
+        *("compare", "compose", "evaluate", "export_chain", "init", "load_config", "merge_adapter", "open_chain"),
         *("run_chain", "train_stage", "verify", "verify_merged"),
     ),
     "lorachain.artifacts": (

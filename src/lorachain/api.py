@@ -12,13 +12,14 @@ from lorachain.chain.merge_adapter import base_by_name, merge_and_verify
 from lorachain.chain.pipeline import run_stages
 from lorachain.chain.plan import check_sources
 from lorachain.chain.runtime import start_runtime
-from lorachain.chain.stages import STAGES, Stage, find_stage, find_training_stage, from_base, stages_of_command
+from lorachain.chain.stages import STAGES, Stage, find_training_stage, from_base, stages_of_command
 from lorachain.chain.state import StageState
 from lorachain.chain.verify import verify_chain
 from lorachain.config import ChainConfig, Quantization, SourceKind
 from lorachain.errors import ConfigError
 from lorachain.evaluation.compare import compare_results
-from lorachain.export.chain import Form, export_chain
+from lorachain.export.chain import Form
+from lorachain.export.chain import export_chain as _export_chain
 from lorachain.export.gguf import OutType
 from lorachain.registry import find_entry
 from lorachain.report.console import ConsoleReporter
@@ -190,12 +191,12 @@ def compose(chain: ChainContext, out: Path | str, *, rank: int | None = None) ->
     Raises:
         LorachainError: nothing is written.
     """
-    report = export(chain, out, "adapter", rank=rank)
+    report = export_chain(chain, out, "adapter", rank=rank)
     assert isinstance(report, ComposeReport)
     return report
 
 
-def export(
+def export_chain(
     chain: ChainContext,
     out: Path | str,
     form: Form,
@@ -211,7 +212,7 @@ def export(
     """
     quiet_libraries()
     runtime = start_runtime(chain.config)
-    return export_chain(chain, runtime, Path(out), form, rank=rank, outtype=outtype, converter=converter)
+    return _export_chain(chain, runtime, Path(out), form, rank=rank, outtype=outtype, converter=converter)
 
 
 def _run(chain: ChainContext, stages: Iterable[Stage]) -> list[StageState]:
@@ -225,8 +226,7 @@ __all__ = [
     "compare",
     "compose",
     "evaluate",
-    "export",
-    "find_stage",
+    "export_chain",
     "init",
     "load_config",
     "merge_adapter",

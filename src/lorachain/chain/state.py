@@ -10,6 +10,7 @@ from lorachain.artifacts.stages import SourceRecord
 from lorachain.chain.context import ChainContext, deciding_settings, stage_sources
 from lorachain.chain.made_from import init_inputs, merge_inputs
 from lorachain.chain.stages import Stage, parent_of, stage_of_output
+from lorachain.data.normalization import NORMALIZATION_VERSION
 from lorachain.data.staleness import Reading, changed_since
 from lorachain.errors import LorachainError
 from lorachain.provenance import adapter_sha256, sha256_json

@@ -32,6 +32,7 @@ from lorachain.chain.run_record import RunRecord, open_run
 from lorachain.chain.runtime import Runtime
 from lorachain.chain.stages import Stage
 from lorachain.chain.tasks.base import StageTask, TaskInputs
+from lorachain.data.normalization import NORMALIZATION_VERSION
 from lorachain.data.sources import SourceInfo
 from lorachain.evaluation.questions import question_set_hash
 from lorachain.evaluation.validation import validate
@@ -154,6 +155,7 @@ def load_inputs(context: ChainContext, runtime: Runtime, stage: Stage) -> StageI
         data=DataIdentity(sources=sources_hash(task.sources), dev=sources_hash(questions.sources)),
         settings=StageSettings(**deciding_settings(config, context.entry, stage)),
         seed=config.seed,
+        normalization=NORMALIZATION_VERSION,
     )
     return StageInputs(
         parent=parent,

@@ -1,0 +1,3 @@
+"""Temporary."""
+
+NORMALIZATION_VERSION = 1
