@@ -1,27 +1,54 @@
-"""The changelog is kept: it opens with what is unreleased, and names the version that the package says it is."""
+"""The changelog is kept, and package, project and citation name its newest version."""
 
 import re
 import tomllib
+from datetime import date
 from pathlib import Path
 
 from lorachain import __version__
 
 ROOT = Path(__file__).parents[1]
+KINDS = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
-def test_the_changelog_opens_with_unreleased_and_is_not_empty() -> None:
-    headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert headings[0] == "Unreleased"
-    assert len(headings) == len(set(headings))
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
 
 
-def test_package_and_project_are_of_one_version() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+def sections() -> list[tuple[str, str, str]]:
+    """(version, date or "", body) of each section of the changelog, in its order."""
+    parts = re.split(r"^## \[(.+?)\](?: - (\S+))?\n", read("CHANGELOG.md"), flags=re.MULTILINE)
+    return list(zip(parts[1::3], [stamp or "" for stamp in parts[2::3]], parts[3::3], strict=True))
+
+
+def test_the_changelog_opens_with_unreleased_changes() -> None:
+    version, stamp, _ = sections()[0]
+    assert (version, stamp) == ("Unreleased", "")
+
+
+def test_releases_are_dated_and_newest_first() -> None:
+    releases = sections()[1:]
+    versions = [tuple(map(int, version.split("."))) for version, _, _ in releases]
+    dates = [date.fromisoformat(stamp) for _, stamp, _ in releases]
+    assert versions == sorted(set(versions), reverse=True)
+    assert dates == sorted(dates, reverse=True)
+
+
+def test_every_release_lists_changes_by_kind() -> None:
+    for version, _, body in sections()[1:]:
+        parts = re.split(r"^### (.+)\n", body, flags=re.MULTILINE)
+        assert not parts[0].strip(), version
+        assert set(parts[1::2]) <= KINDS, version
+        assert parts[1:], version
+        for kind, entries in zip(parts[1::2], parts[2::2], strict=True):
+            assert re.search(r"^- \S", entries, flags=re.MULTILINE), f"{version}: {kind} is empty"
+
+
+def test_package_project_citation_and_changelog_have_one_version() -> None:
+    newest, stamp, _ = sections()[1]
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    citation = dict(re.findall(r"^([\w-]+): \"?([^\"\n]+)", read("CITATION.cff"), flags=re.MULTILINE))
+    assert newest == __version__
     assert project["version"] == __version__
-
-
-def test_the_readme_maps_every_source_folder() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    folders = {p.parent.relative_to(ROOT / "src" / "lorachain") for p in (ROOT / "src" / "lorachain").rglob("*.py")}
-    rooms = {folder.parts[0] for folder in folders if folder.parts}
-    assert {room for room in rooms if f"{room}/" not in readme} == set()
+    assert citation["version"] == __version__
+    assert citation["date-released"] == stamp
