@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-
-from lorachain.chain.context import Bar, ChainContext
 from lorachain.chain.init_step import initialize
 from lorachain.chain.stage import StageRun
+
+from lorachain.chain.context import Bar, ChainContext
 from lorachain.config import load_config
 from lorachain.registry import ModelEntry
 from lorachain.training.batch_schedule import BatchSchedule

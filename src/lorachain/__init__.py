@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.2.0"
+from lorachain.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from lorachain.api import compare as compare

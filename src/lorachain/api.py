@@ -217,7 +217,7 @@ def export_chain(
 
 def _run(chain: ChainContext, stages: Iterable[Stage]) -> list[StageState]:
     chosen = list(stages)
-    check_sources(chain, chosen)
+    check_sources(chain.sources, chosen, skip_bad_rows=chain.skip_bad_rows)
     quiet_libraries()
     return run_stages(chain, start_runtime(chain.config), chosen)
 

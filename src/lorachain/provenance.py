@@ -10,9 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lorachain import __version__
 from lorachain.errors import AdapterError
 from lorachain.redaction import without_tokens_in
+from lorachain.version import __version__
 from lorachain.workspace import atomic_write_text
 
 ADAPTER_CONFIG = "adapter_config.json"

@@ -1,7 +1,8 @@
 """What init and merge depend on."""
 
+from pathlib import Path
+
 from lorachain.artifacts.stages import InitInputs, LoraIdentity, MergeInputs, ModelIdentity, ParentIdentity
-from lorachain.chain.context import ChainContext
 from lorachain.chain.stages import Stage, parent_of
 from lorachain.config import LoraSettings
 from lorachain.provenance import adapter_sha256
@@ -14,8 +15,8 @@ def init_inputs(entry: ModelEntry, lora: LoraSettings, seed: int) -> InitInputs:
     return InitInputs(model=ModelIdentity(**model), lora=_lora_identity(lora), seed=seed)
 
 
-def merge_inputs(context: ChainContext, stage: Stage) -> MergeInputs:
-    """What a merge depends on.
+def merge_inputs(stage: Stage, parent_folder: Path, lora: LoraSettings, seed: int) -> MergeInputs:
+    """What a merge of the adapter in `parent_folder` depends on.
 
     Raises:
         AdapterError: the parent's adapter cannot be read.
@@ -23,10 +24,10 @@ def merge_inputs(context: ChainContext, stage: Stage) -> MergeInputs:
     parent = parent_of(stage)
     return MergeInputs(
         parent=ParentIdentity(
-            folder=f"{parent.output}/{context.model}", adapter_sha256=adapter_sha256(context.output(parent))
+            folder=f"{parent.output}/{parent_folder.name}", adapter_sha256=adapter_sha256(parent_folder)
         ),
-        lora=_lora_identity(context.config.lora),
-        seed=context.config.seed,
+        lora=_lora_identity(lora),
+        seed=seed,
     )
 
 

@@ -23,7 +23,7 @@ def merge_and_add_lora(context: ChainContext, runtime: Runtime, stage: Stage) ->
         AdapterError, ModelError, WorkspaceError: the merge cannot be verified or written; nothing is kept.
     """
     parent = find_parent(context, stage)
-    inputs = merge_inputs(context, stage)
+    inputs = merge_inputs(stage, parent.folder, context.config.lora, context.config.seed)
     final = context.output(stage)
     with atomic_folder(final) as staging:
         base = merged_base(staging)

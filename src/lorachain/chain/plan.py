@@ -6,6 +6,7 @@ from typing import Any
 from lorachain.chain.context import ChainContext, stage_sources
 from lorachain.chain.stages import Stage
 from lorachain.chain.state import stage_state
+from lorachain.config import Sources
 from lorachain.data.preview import preview_source
 
 
@@ -27,7 +28,7 @@ def plan(context: ChainContext, stages: Sequence[Stage]) -> list[dict[str, Any]]
     return planned
 
 
-def check_sources(context: ChainContext, stages: Sequence[Stage]) -> list[dict[str, Any]]:
+def check_sources(sources: Sources, stages: Sequence[Stage], *, skip_bad_rows: bool) -> list[dict[str, Any]]:
     """Opens every source of every stage and reads its first rows, before any weights are touched.
 
     Returns:
@@ -40,6 +41,6 @@ def check_sources(context: ChainContext, stages: Sequence[Stage]) -> list[dict[s
     for stage in stages:
         if stage.kind == "training":
             kind = {"plain_text": "plain text", "exam": "exam for training"}.get(str(stage.source), str(stage.source))
-            readings |= dict.fromkeys((kind, name) for name in stage_sources(context.sources, stage))
-            readings |= dict.fromkeys(("exam for validation", name) for name in context.sources.exam)
-    return [preview_source(name, kind, skip_bad_rows=context.skip_bad_rows).as_dict() for kind, name in readings]
+            readings |= dict.fromkeys((kind, name) for name in stage_sources(sources, stage))
+            readings |= dict.fromkeys(("exam for validation", name) for name in sources.exam)
+    return [preview_source(name, kind, skip_bad_rows=skip_bad_rows).as_dict() for kind, name in readings]

@@ -83,7 +83,8 @@ def _changed_inputs(context: ChainContext, stage: Stage, info: InitInfo | MergeI
     if isinstance(info, InitInfo):
         now = init_inputs(context.entry, context.config.lora, context.config.seed).as_dict()
     else:
-        now = merge_inputs(context, stage).as_dict()
+        parent = context.output(parent_of(stage))
+        now = merge_inputs(stage, parent, context.config.lora, context.config.seed).as_dict()
     if not as_configured:
         now |= {key: made_from[key] for key in ("lora", "seed")}
     return _difference(made_from, now)

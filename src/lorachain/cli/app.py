@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from lorachain import __version__
+from lorachain.version import __version__
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -142,15 +142,15 @@ def _run_command(common: o.Common, command: str, dry_run: bool, *, from_base: bo
     if from_base:
         stages = [table.from_base(stage) for stage in stages]
     context = o.build_context(common, command, stages)
+    sources = check_sources(context.sources, stages, skip_bad_rows=context.skip_bad_rows)
     if dry_run:
         planned = {
             "plan": plan(context, stages),
-            "sources": check_sources(context, stages),
+            "sources": sources,
             "configuration": context.config.model_dump(mode="json"),
         }
         print(json.dumps(planned, ensure_ascii=False, indent=2))
         return
-    check_sources(context, stages)
     states = _run_stages(context, command, stages)
     if states is not None:
         _print_results(context, states, command)
