@@ -17,7 +17,7 @@ $(VENV)/.complete: pyproject.toml constraints.txt
 	touch $@
 
 run: setup
-	$(BIN)/lorachain run --model gemma-3-270m --config examples/quick_look.toml --workspace $(WORKSPACE)
+	$(BIN)/lorachain run --model gemma-3-270m --config quick_look --workspace $(WORKSPACE)
 
 test: check
 	$(BIN)/python -m pytest

@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -142,15 +143,19 @@ def parse_setting(text: str) -> dict[str, Any]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A configuration file.
+    """A configuration file, or one of the installed examples by its name, such as `quick_look`.
 
     Raises:
         ConfigError: it cannot be read, is not UTF-8, or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+        return tomllib.loads(_config_bytes(path).decode("utf-8-sig"))
     except OSError as error:
-        raise ConfigError(f"--config {path} cannot be read: {(error.strerror or str(error)).lower()}") from error
+        reason = (error.strerror or str(error)).lower()
+        examples = ", ".join(sorted(example.name.removesuffix(".toml") for example in _examples().iterdir()))
+        raise ConfigError(
+            f"--config {path} cannot be read: {reason}; give a TOML file, or an installed example: {examples}"
+        ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"--config {path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start} "
@@ -158,6 +163,17 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"--config {path} is not valid TOML: {error}") from error
+
+
+def _config_bytes(path: Path) -> bytes:
+    example = _examples().joinpath(f"{path}.toml")
+    if not path.exists() and path.name == str(path) and not path.suffix and example.is_file():
+        return example.read_bytes()
+    return path.read_bytes()
+
+
+def _examples() -> Traversable:
+    return files("lorachain").joinpath("examples")
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:

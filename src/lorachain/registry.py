@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import re
 import shutil
 from importlib.metadata import PackageNotFoundError, version
@@ -261,7 +260,6 @@ def _convert_gguf(gguf: Path, out: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
-    os.chmod(out / "model.safetensors", 0o644)
 
 
 def gguf_loading(file_name: str) -> dict[str, Any]:

@@ -111,10 +111,17 @@ def open_workspace(root: Path) -> Workspace:
 
 
 def sync_tree(folder: Path) -> None:
-    """Flushes every file of a directory, and the directory itself, to disk."""
+    """Flushes every file of a directory, and the directory itself, to disk.
+
+    Files get the mode that the user's umask gives new files: safetensors creates its files unreadable for others.
+    """
+    umask = os.umask(0)
+    os.umask(umask)
     for path in [*sorted(folder.rglob("*")), folder]:
         if path.is_symlink():
             continue
+        if path.is_file():
+            path.chmod(0o666 & ~umask)
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -3,7 +3,7 @@
     python script/train/train/train_01_medical_dict.py --model medgemma-27b --epochs 3
 
 Reads model/00_trained/{model}/; writes model/01_trained/{model}/, the checkpoints in model/01_training/{model}/, and
-model/01_another_lora_added/{model}/: the LoRA merged into the base, with its proof, and a fresh LoRA on it.
+model/01_another_lora_added/{model}/: the LoRA merged into the base and verified, and a new LoRA on it.
 `--help` lists every option.
 """
 

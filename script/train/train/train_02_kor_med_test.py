@@ -1,8 +1,8 @@
-"""Stage 02: KorMedMCQA with reasoning, on the fresh LoRA.
+"""Stage 02: KorMedMCQA with reasoning, on the new LoRA.
 
     python script/train/train/train_02_kor_med_test.py --model medgemma-27b --epochs 5
 
-Reads model/01_another_lora_added/{model}/; writes model/02_trained/{model}/ (the epoch that validated best) and the
+Reads model/01_another_lora_added/{model}/; writes model/02_trained/{model}/ (the epoch with the best dev score) and the
 checkpoints in model/02_training/{model}/.
 `--help` lists every option.
 """

@@ -1,1 +1,1 @@
-"""The stages and their order; the only room that knows it."""
+"""The stages of the chain: their table, how they run, and their state. The only package that knows their order."""

@@ -1,4 +1,4 @@
-"""Everything libraries have to say goes to the stage's debug log, nothing of it to the screen."""
+"""Messages of libraries go to the stage's debug log, not to the terminal."""
 
 import logging
 import logging.handlers
@@ -23,14 +23,14 @@ _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class _WithoutTokens(logging.Formatter):
-    """The hub token never appears in a log, whoever writes the line; tracebacks included."""
+    """Removes hub tokens from every line, tracebacks included."""
 
     def format(self, record: logging.LogRecord) -> str:
         return without_tokens(super().format(record))
 
 
 def quiet_libraries() -> None:
-    """No progress bars, warnings or advice of libraries on the screen; their loggers lose their own handlers."""
+    """Turns off progress bars and warnings of libraries in the terminal, and removes the handlers of their loggers."""
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     datasets.disable_progress_bars()
     logging.captureWarnings(True)
@@ -41,15 +41,14 @@ def quiet_libraries() -> None:
 
 
 class _LateFile(logging.handlers.WatchedFileHandler):
-    """Makes its file with the first line: a run that is refused at once leaves none behind. Opens it anew where it was
-    replaced."""
+    """Creates its file with the first line, so that a run that is refused at once leaves none. Reopens a replaced file."""
 
     def _open(self) -> TextIOWrapper:
         Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
         return super()._open()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """A full disk is told once, by what cannot do without it; logging would print a traceback a line."""
+        """A full disk is reported by whatever needs it; logging would print a traceback per line."""
 
 
 @contextmanager
@@ -74,12 +73,12 @@ def debug_log(path: Path) -> Iterator[None]:
 
 
 def step_summary(marker: str, step: int, total: int, loss: float) -> str:
-    """The log's line of one optimizer step; `marker` says of which run."""
+    """The log line of one optimizer step; `marker` identifies the run."""
     return f"{marker} step {step}/{total} loss {loss:.4f}"
 
 
 def drop_steps_after(step: int, path: Path, marker: str) -> None:
-    """Takes the lines of a run's later steps out of the log: a step that is repeated after a kill leaves one line."""
+    """Removes the lines of a run's later steps from the log: a step repeated after a kill leaves one line."""
     if not path.exists():
         return
     line_of_step = re.compile(rf"{re.escape(marker)} step (\d+)/")

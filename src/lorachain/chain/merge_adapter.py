@@ -6,7 +6,7 @@ from pathlib import Path
 from lorachain.artifacts import MergeReport, MergeWeights, read_stage_info
 from lorachain.chain.probe import check_merge_logits
 from lorachain.config import Quantization
-from lorachain.registry import find_entry, weights_folder
+from lorachain.registry import EMBEDDED, find_entry, weights_folder
 from lorachain.weights.load import resolve_device, stored_dtype
 from lorachain.weights.merge import merge_adapter
 from lorachain.weights.merge_report import read_merge_report, write_merge_report
@@ -20,6 +20,7 @@ def merge_and_verify(
     into: str,
     out: Path,
     *,
+    model: str = EMBEDDED,
     device: str = "auto",
     quantization: Quantization | None = None,
     weights: MergeWeights = "original",
@@ -28,14 +29,15 @@ def merge_and_verify(
     """Writes base + adapter to `out`, with merge_report.json, and compares the logits of both.
 
     Args:
-        into: the adapter's base: a directory, or a short name that `workspace` knows.
+        into: the adapter's base: a directory, a short name that `workspace` knows, or `base` for that of `model`.
         quantization: what the base was held in during training; None: as training_info.json says.
 
     Raises:
         AdapterError, ModelError, ConfigError, WorkspaceError: nothing is kept.
     """
     named = not Path(into).is_dir()
-    base = weights_folder(find_entry(workspace, into)) if named else Path(into)
+    name = model if into == "base" else into
+    base = weights_folder(find_entry(workspace, name)) if named else Path(into)
     target = resolve_device(device)
     with atomic_folder(out, replace=False) as staging:
         merged = staging / "merged"
@@ -44,7 +46,7 @@ def merge_and_verify(
             adapter,
             merged,
             expected_base_sha256=base_of_training(adapter),
-            base_name=into if named else None,
+            base_name=name if named else None,
             final=out,
             quantization=quantization or trained_in(adapter),
             weights=weights,

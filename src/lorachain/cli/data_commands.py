@@ -19,7 +19,7 @@ def make_exam_command(
     seed: Annotated[int, typer.Option("--seed")] = 0,
     skip_bad_rows: o.SkipBadRows = False,
 ) -> None:
-    """Make five-option questions from a dictionary, in KorMedMCQA's schema: more to train on, and a knowledge probe."""
+    """Make five-option questions from a dictionary in KorMedMCQA's schema, for training and as a knowledge probe."""
     from lorachain.data.dictionary import load_dictionary
     from lorachain.data.make_exam import make_exam, write_exam
     from lorachain.report.console import ConsoleReporter

@@ -18,7 +18,9 @@ DEFAULT_MODEL = "gemma-3-270m"
 HERE = Path(".")
 Model = Annotated[str, typer.Option("--model", help="Short name in model/raw/model_paths.json.")]
 WorkspaceDir = Annotated[Path, typer.Option("--workspace", help="Directory that contains model/.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file over the defaults.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="TOML file over the defaults, or an installed example: quick_look.")
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as lora.rank=32 (TOML value); repeatable."),

@@ -14,8 +14,11 @@ Out = Annotated[Path, typer.Option("--out", help="Directory to write; it must no
 @app.command(epilog="Example: lorachain merge my-adapter --into medgemma-4b --out merged")
 def merge(
     adapter: Annotated[Path, typer.Argument(help="Directory with adapter_config.json.")],
-    into: Annotated[str, typer.Option("--into", help="The adapter's base: a directory, or a model's short name.")],
+    into: Annotated[
+        str, typer.Option("--into", help="The adapter's base: a directory, a short name, or `base` (of --model).")
+    ],
     out: Out,
+    model: o.Model = o.DEFAULT_MODEL,
     workspace: o.WorkspaceDir = o.HERE,
     device: Annotated[str, typer.Option("--device", help="Where the logits are compared.")] = "auto",
     quantization: Annotated[
@@ -42,6 +45,7 @@ def merge(
             adapter,
             into,
             out,
+            model=model,
             device=device,
             quantization=quantization,
             weights=weights,

@@ -1,4 +1,4 @@
-"""Does the model know its dictionary? Greedy answers to entries, asked as stage 01 asks them."""
+"""Whether a model reproduces its dictionary: greedy answers to entries, in the form that stage 01 trains."""
 
 import unicodedata
 from collections import Counter
@@ -17,20 +17,20 @@ from lorachain.tokens import TokenEncoder
 
 VERSION = "1"
 SHORT_ANSWERS: tuple[Direction, ...] = ("definition->term", "english->term", "term->english")
-"""Directions whose answer is a name: exact match means something there. A definition has many right wordings."""
+"""Directions whose answer is a name, where exact match is meaningful. A definition has many correct wordings."""
 _SPARE_TOKENS = 4
 
 
 def normalize(text: str) -> str:
-    """NFKC, case-folded, whitespace collapsed: what exact match compares."""
+    """NFKC, case-folded, whitespace collapsed: the form that exact match compares."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def character_f1(answer: str, expected: str) -> float:
     """F1 of the two normalized texts as multisets of characters, without spaces.
 
-    SQuAD's F1 (Rajpurkar et al. 2016, arXiv 1606.05250) over characters instead of words: Korean writes particles on
-    its words and varies its spaces. 1.0 where both are empty.
+    SQuAD's F1 (Rajpurkar et al. 2016, arXiv 1606.05250) over characters instead of words: Korean attaches particles to
+    words and varies its spaces. 1.0 where both are empty.
     """
     a = Counter(normalize(answer).replace(" ", ""))
     b = Counter(normalize(expected).replace(" ", ""))
@@ -60,19 +60,19 @@ class DirectionScore:
 
 @dataclass(frozen=True, slots=True)
 class ExactMatchResult:
-    """Recall per direction; the headline is exact match over the directions whose answers are names."""
+    """Scores per direction; the headline is exact match over the directions whose answers are names."""
 
     split: str
     by_direction: dict[Direction, DirectionScore]
 
     @property
     def n(self) -> int:
-        """How often a name was asked for."""
+        """Number of questions whose answer is a name."""
         return sum(self.by_direction[d].n for d in SHORT_ANSWERS if d in self.by_direction)
 
     @property
     def exact(self) -> int:
-        """How many names came back exactly."""
+        """Number of these answered exactly."""
         return sum(self.by_direction[d].exact for d in SHORT_ANSWERS if d in self.by_direction)
 
     @property
@@ -116,13 +116,13 @@ def exact_match(
     token_budget: int = 8192,
     on_progress: Callable[[int], None] | None = None,
 ) -> ExactMatchResult:
-    """Asks every entry in each direction that it has (or only those of `ask`), greedily.
+    """Greedy answers to every entry in each of its directions (or only those of `ask`).
 
-    `split` says what the entries are ("train sample", "held out"). An answer ends at its end token or newline, and at
+    `split` describes the entries ("trained entries", "held out"). An answer ends at its end token or newline, and at
     most a few tokens after the longest expected answer of its direction, never beyond `max_new_tokens`.
 
     Raises:
-        DataError: no entry can be asked.
+        DataError: no entry has a direction to ask.
     """
     asked: dict[Direction, list[_Asked]] = {}
     for entry in entries:

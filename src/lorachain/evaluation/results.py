@@ -56,8 +56,8 @@ def check_output(out: Path) -> None:
     """Refuses an `--out` that cannot become a result, before any work is done.
 
     Raises:
-        ConfigError: it is not a .json file name. WorkspaceError: it exists, or its rows do, or its directory is no
-            directory.
+        ConfigError: it is not a .json file name. WorkspaceError: it exists, or its rows do, or its directory is not
+            one.
     """
     if out.suffix != ".json":
         raise ConfigError(f"--out {out} must end in .json; the rows are written beside it as .parquet")

@@ -10,6 +10,7 @@ from jinja2 import Environment, StrictUndefined
 from lorachain.artifacts import TrainingInfo
 from lorachain.artifacts.validation import ProtocolScore
 from lorachain.export.licences import licence_of_source, notice_text, terms_of_base
+from lorachain.registry import is_hub_id
 from lorachain.workspace import atomic_write_text
 
 Format = Literal["hf", "adapter", "gguf"]
@@ -40,6 +41,7 @@ def render_card(facts: CardFacts, form: Format) -> str:
     return template.render(
         name=facts.name,
         base=facts.base,
+        base_is_on_hub=is_hub_id(facts.base),
         auto_class=facts.auto_class,
         relation="adapter" if form == "adapter" else "finetune",
         library=_LIBRARY[form],

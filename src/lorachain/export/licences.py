@@ -1,4 +1,4 @@
-"""Which terms the base and the data come under, and the notice that must travel with weights made from them."""
+"""The terms of the base and of the data, and the notice that must accompany weights made from them."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class Terms:
     name: str
     link: str
     notice: str
-    """The sentence that the terms ask to be passed on (Gemma: section 3.1; HAI-DEF: section 3.1)."""
+    """The sentence that the terms require to be passed on (Gemma: section 3.1; HAI-DEF: section 3.1)."""
 
 
 GEMMA = Terms(
