@@ -41,7 +41,7 @@ def quiet_libraries() -> None:
 
 
 class _LateFile(logging.handlers.WatchedFileHandler):
-    """Creates its file with the first line, so that a run that is refused at once leaves none. Reopens a replaced file."""
+    """Creates its file with the first line: a run that is refused at once leaves none. Reopens a replaced file."""
 
     def _open(self) -> TextIOWrapper:
         Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
