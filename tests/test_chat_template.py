@@ -14,6 +14,7 @@ from lorachain.chat_template import MAX_TEMPLATE_CHARS, chat_turns, template_fro
 from lorachain.errors import ModelError
 from lorachain.prompts import Example, Prompt, render
 from lorachain.tokens import TokenEncoder
+from lorachain.weights.load import load_tokenizer
 
 # As published with google/gemma-3-4b-it.
 GEMMA_3 = """{{ bos_token }}
@@ -206,3 +207,15 @@ def test_a_legacy_file_that_cannot_be_used_is_refused(tmp_path: Path, name: str,
 def test_a_processor_configuration_without_a_template_says_nothing(tmp_path: Path) -> None:
     (tmp_path / "processor_config.json").write_text('{"processor_class": "Gemma3Processor"}', encoding="utf-8")
     assert template_from_files(tmp_path) is None
+
+
+def test_a_tokenizer_whose_template_is_only_in_the_legacy_file_has_its_turns(tmp_path: Path) -> None:
+    make_tokenizer(chat=True).save_pretrained(tmp_path)
+    modern = tmp_path / "chat_template.jinja"
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": modern.read_text(encoding="utf-8")}))
+    expected = load_tokenizer(tmp_path).chat_template
+    modern.unlink()
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.chat_template == expected == CHAT_TEMPLATE
+    loaded.save_pretrained(tmp_path / "saved")
+    assert load_tokenizer(tmp_path / "saved").chat_template == CHAT_TEMPLATE
