@@ -19,7 +19,8 @@ SCRIPTS = [
 # Layers, lowest first; packages of one layer may not import each other unless SAME_LAYER says so.
 LAYERS = [
     {"errors", "records", "redaction", "memory"},
-    {"workspace", "provenance", "config", "registry", "prompts", "tokens", "token_store"},
+    {"workspace", "provenance", "config", "registry", "tokens", "token_store"}
+    | {"prompts", "chat_template", "option_references", "content_letters"},
     {"data", "weights"},
     {"training", "inference"},
     {"evaluation"},
@@ -33,8 +34,11 @@ SAME_LAYER = {
     "workspace": set(),
     "provenance": {"workspace"},
     "config": {"workspace"},
-    "prompts": set(),
-    "tokens": {"prompts"},
+    "content_letters": set(),
+    "option_references": {"content_letters"},
+    "prompts": {"option_references"},
+    "chat_template": {"prompts"},
+    "tokens": {"prompts", "chat_template"},
     "token_store": {"tokens"},
     "registry": {"workspace", "provenance", "config", "prompts"},
 }

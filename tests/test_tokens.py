@@ -1,5 +1,5 @@
-"""One BOS, exactly the completion supervised, packing that loses nothing and lets no document see another
-(design, section 3, lines 6 and 7)."""
+"""One BOS, exactly the completion supervised, packing that loses no token and isolates documents (design, section 3,
+lines 6 and 7)."""
 
 import pytest
 import torch
@@ -10,7 +10,6 @@ from conftest import SPECIAL, make_multimodal_model, make_text_model, make_token
 from lorachain.errors import ModelError
 from lorachain.prompts import Example, Prompt
 from lorachain.tokens import (
-    END_OF_TURN,
     IGNORE_INDEX,
     TokenEncoder,
     TokenRow,
@@ -25,7 +24,7 @@ from lorachain.weights.load import text_decoder
 PLAIN, CHAT = TokenEncoder(make_tokenizer()), TokenEncoder(make_tokenizer(chat=True))
 ENCODERS = pytest.mark.parametrize("encoder", [PLAIN, CHAT], ids=["plain", "chat"])
 texts = st.text(st.characters(codec="utf-8", exclude_characters="<>"), max_size=40)
-# What a document about language models holds: no token of ours may come of it.
+# What a document about language models can contain: it must not become a special token.
 texts |= st.lists(st.sampled_from(["<bos>", "<eos>", "<pad>", "<end_of_turn>", "간", " "]), max_size=6).map("".join)
 words = st.text(st.sampled_from("정답풀이 용어뜻영 ABCDE가나다\n1 "), min_size=1, max_size=40)
 
@@ -36,13 +35,13 @@ def test_supervised_ids_are_exactly_the_completion_and_its_end_token(
     encoder: TokenEncoder, user: str, completion: str
 ) -> None:
     row = encoder.encode(Example(Prompt(user, "정답："), completion))
-    end = encoder.tokenizer.convert_tokens_to_ids(END_OF_TURN) if encoder is CHAT else encoder.eos_id
+    end = encoder.tokenizer.convert_tokens_to_ids("<end_of_turn>") if encoder is CHAT else encoder.eos_id
     assert row.ids[row.supervised_from :] == [*encoder.text_ids(completion), end]
     assert row.ids[: row.supervised_from] == encoder.prompt_ids(Prompt(user, "정답："))
     batch = collate([[row]], encoder.pad_id)
     targets = batch.labels[0][batch.labels[0] != IGNORE_INDEX].tolist()
     assert targets == row.ids[row.supervised_from :]
-    # Shifted: a label stands one place before the id that it names.
+    # Shifted: a label is one position before the id that it names.
     for position in (batch.labels[0] != IGNORE_INDEX).nonzero().flatten().tolist():
         assert batch.labels[0, position] == batch.input_ids[0, position + 1]
 
@@ -72,7 +71,7 @@ def test_the_chat_template_is_around_the_prompt_and_the_cue_is_not_supervised() 
 
 @ENCODERS
 @given(user=texts)
-def test_what_is_asked_holds_no_special_token(encoder: TokenEncoder, user: str) -> None:
+def test_the_text_of_a_question_becomes_no_special_token(encoder: TokenEncoder, user: str) -> None:
     def special(ids: list[int]) -> list[int]:
         return [token for token in ids if token < len(SPECIAL)]
 
@@ -84,13 +83,11 @@ def test_what_is_asked_holds_no_special_token(encoder: TokenEncoder, user: str) 
     ).replace("QUESTION", inside)
 
 
-def test_a_template_that_changes_such_a_question_is_refused() -> None:
-    tokenizer = make_tokenizer(chat=True)
-    tokenizer.chat_template = "{% for m in messages %}{{ m.content | upper }}{% endfor %}"
-    encoder = TokenEncoder(tokenizer)
-    encoder.prompt_ids(Prompt("abc", "정답："))
-    with pytest.raises(ModelError, match="the chat template changes the question 'a <bos>'"):
-        encoder.prompt_ids(Prompt("a <bos>", "정답："))
+def test_a_row_says_which_record_and_form_it_was_made_from() -> None:
+    row = PLAIN.encode(Example(Prompt("간", "뜻:"), " 장기", "term->definition"), record=7)
+    assert (row.record, row.form) == (7, "term->definition")
+    document = PLAIN.encode(Example(None, "가나다라마바사"), record=3)
+    assert [(piece.record, piece.form) for piece in split_long(document, 6)] == [(3, "")] * 5
 
 
 def test_a_tokenizer_without_its_special_tokens_is_refused() -> None:
@@ -100,21 +97,20 @@ def test_a_tokenizer_without_its_special_tokens_is_refused() -> None:
         TokenEncoder(tokenizer)
 
 
-rows = st.lists(st.lists(st.integers(6, 300), min_size=1, max_size=30), min_size=1, max_size=12)
+bodies_of_rows = st.lists(st.lists(st.integers(6, 300), min_size=1, max_size=30), min_size=1, max_size=12)
 
 
-@given(rows, st.integers(0, 5))
+@given(bodies_of_rows, st.integers(0, 5))
 def test_padding_is_never_supervised(bodies: list[list[int]], pad: int) -> None:
-    lines = [[TokenRow([2, *body], 1)] for body in bodies]
-    batch = collate(lines, pad)
-    for number, line in enumerate(lines):
-        length = len(line[0])
-        assert (batch.labels[number, length - 1 :] == IGNORE_INDEX).all()
-        assert (batch.input_ids[number, length:] == pad).all()
+    packs = [[TokenRow([2, *body], 1)] for body in bodies]
+    batch = collate(packs, pad)
+    for number, (row,) in enumerate(packs):
+        assert (batch.labels[number, len(row) - 1 :] == IGNORE_INDEX).all()
+        assert (batch.input_ids[number, len(row) :] == pad).all()
     assert batch.supervised == sum(map(len, bodies))
 
 
-@given(rows, st.integers(4, 16))
+@given(bodies_of_rows, st.integers(4, 16))
 def test_packing_loses_no_token(bodies: list[list[int]], capacity: int) -> None:
     documents = [TokenRow([2, *body, 1], 1) for body in bodies]
     pieces = [piece for document in documents for piece in split_long(document, capacity)]
@@ -123,34 +119,34 @@ def test_packing_loses_no_token(bodies: list[list[int]], capacity: int) -> None:
     assert sorted(index for group in groups for index in group) == list(range(len(pieces)))
     assert all(sum(len(pieces[i]) for i in group) <= capacity for group in groups)
     batch = collate([[pieces[i] for i in group] for group in groups], pad_id=0)
-    wanted = sorted(token for document in documents for token in document.ids[1:])
-    assert sorted(batch.labels[batch.labels != IGNORE_INDEX].tolist()) == wanted
+    targets = sorted(token for document in documents for token in document.ids[1:])
+    assert sorted(batch.labels[batch.labels != IGNORE_INDEX].tolist()) == targets
     # In order within a document, each piece without its BOS.
     joined: list[int] = [token for piece in pieces for token in piece.ids[1:]]
     assert joined == [token for document in documents for token in document.ids[1:]]
 
 
 @given(st.lists(st.integers(1, 40), max_size=60))
-def test_each_row_goes_where_it_fits_tightest_and_first_made_first(lengths: list[int]) -> None:
-    rooms: list[int] = []
-    arrived: list[int] = []  # when a group came to the room that it has
+def test_packing_is_best_fit_and_ties_go_to_the_earliest(lengths: list[int]) -> None:
+    free: list[int] = []
+    since: list[int] = []  # when a group got its present number of free tokens
     groups: list[list[int]] = []
     for moment, index in enumerate(sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))):
-        fitting = [group for group, room in enumerate(rooms) if room >= lengths[index]]
+        fitting = [group for group, tokens in enumerate(free) if tokens >= lengths[index]]
         if not fitting:
             fitting = [len(groups)]
             groups.append([])
-            rooms.append(40)
-            arrived.append(moment)
-        chosen = min(fitting, key=lambda group: (rooms[group], arrived[group]))
+            free.append(40)
+            since.append(moment)
+        chosen = min(fitting, key=lambda group: (free[group], since[group]))
         groups[chosen].append(index)
-        rooms[chosen] -= lengths[index]
-        arrived[chosen] = moment
+        free[chosen] -= lengths[index]
+        since[chosen] = moment
     assert pack(lengths, 40) == groups
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 100))
-def test_token_budget_groups_hold_every_row_once_within_the_budget(lengths: list[int], budget: int) -> None:
+def test_token_budget_groups_contain_every_row_once_within_the_budget(lengths: list[int], budget: int) -> None:
     groups = token_budget_groups(lengths, budget)
     assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
     for group in groups:
@@ -160,8 +156,8 @@ def test_token_budget_groups_hold_every_row_once_within_the_budget(lengths: list
 @pytest.mark.parametrize("kind", ["text", "multimodal"])
 @torch.no_grad()
 def test_changing_one_document_in_a_pack_moves_no_logit_of_another(kind: str) -> None:
-    """Documents are longer than the sliding window of 16, so both kinds of layer are asked; a second line of another
-    length brings padding."""
+    """Documents are longer than the sliding window of 16, so both kinds of layer are covered; a second pack of another
+    length adds padding."""
     model = make_text_model() if kind == "text" else make_multimodal_model()
     decoder = text_decoder(model)
     generator = torch.Generator().manual_seed(3)

@@ -1,29 +1,29 @@
-"""The text that a model reads, and the span of it that is supervised.
+"""The text that a model reads, and the part of it that is supervised.
 
-One builder a task, used by training and by every evaluation alike, so that the two cannot drift apart.
+One builder per task, used by training and by every evaluation, so that the two cannot drift apart.
 The question block and the answer cue are those of lm-evaluation-harness' task `kormedmcqa` 3.0 (question, `A. …` to
-`E. …`, `정답：` with its full-width colon), so that what stage 02 teaches is what the field's protocol asks.
+`E. …`, `정답：` with its full-width colon), so that stage 02 trains on the form that the published protocol uses.
 """
 
 import random
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
+from lorachain.option_references import depends_on_order, remap
 from lorachain.records import LETTERS, ExamQuestion, PlainText, Term
 
 ANSWER_CUE = "정답："
 REASONING_CUE = "풀이："
 AnswerStyle = Literal["letters", "options"]
-"""What an answer names first. `letters`: ` B. text`, `options`: ` text (B)`. A 270M model trained on
-the letter first stays at chance, on the text first it learns in one epoch; larger models answer by letter, which is
-what the published protocols read."""
+"""What an answer names first. `letters`: ` B. text`, `options`: ` text (B)`. A 270M model trained on the letter first
+stays at chance, trained on the text first it learns in one epoch; larger models answer by letter, which is what the
+published protocols read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """`user` is what is asked; `cue` opens the answer and is never supervised."""
+    """`user` is the user's message; `cue` opens the answer and is never supervised."""
 
     user: str
     cue: str
@@ -35,32 +35,38 @@ class Example:
 
     prompt: Prompt | None
     completion: str
+    form: str = ""
+    """Where one record gives several examples, which one this is: a dictionary direction, `reasoned` or `direct`."""
 
 
-class ChatTokenizer(Protocol):
-    """The part of a tokenizer that `render` needs."""
+@dataclass(frozen=True, slots=True)
+class ChatTurns:
+    """What a chat template prints around the user's message, without BOS."""
 
-    bos_token: str
-    chat_template: str | None
+    before: str
+    after: str
+    """From the end of the message to where the answer begins."""
+    end: str
+    """The token that ends an answer."""
+    strips_start: bool = False
+    strips_end: bool = False
+    """Whether the template strips blanks from the message."""
 
-    def apply_chat_template(self, conversation: list[dict[str, str]], **kwargs: object) -> object: ...
 
+def render(prompt: Prompt, turns: ChatTurns | None) -> str:
+    """The prompt as text without BOS, which `TokenEncoder` adds once.
 
-def render(prompt: Prompt, tokenizer: ChatTokenizer) -> str:
-    """The prompt as text without BOS (the token room adds it, once).
-
-    Through the chat template where the tokenizer has one, otherwise the plain text, cue on its own line.
+    Within the chat template's turns if the tokenizer has a template, otherwise plain text with the cue on its own line.
     """
-    if not tokenizer.chat_template:
+    if turns is None:
         return f"{prompt.user}\n{prompt.cue}"
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt.user}], tokenize=False, add_generation_prompt=True
-    )
-    assert isinstance(text, str)
-    return text.removeprefix(tokenizer.bos_token) + prompt.cue
+    message = prompt.user.lstrip() if turns.strips_start else prompt.user
+    message = message.rstrip() if turns.strips_end else message
+    return f"{turns.before}{message}{turns.after}{prompt.cue}"
 
 
 def plain_text_example(document: PlainText) -> Example:
+    """The document's text, all of it supervised."""
     return Example(None, document.text)
 
 
@@ -71,109 +77,109 @@ _CUES = {"term": "용어:", "definition": "뜻:", "english": "영어:"}
 
 
 def directions(entry: Term) -> list[Direction]:
-    """The ways in which this entry can be asked: towards its description, and back to the term."""
-    ways: list[Direction] = []
+    """The directions that this entry allows: from the term to its description, and back to the term."""
+    allowed: list[Direction] = []
     if entry.definition:
-        ways += ["term->definition", "definition->term"]
+        allowed += ["term->definition", "definition->term"]
     if entry.english:
-        ways += ["term->english", "english->term"]
-    return ways
+        allowed += ["term->english", "english->term"]
+    return allowed
 
 
 def dictionary_example(entry: Term, direction: Direction) -> Example:
-    """One entry asked in one direction; the completion starts with a space, as the cue ends with a colon."""
-    given, wanted = direction.split("->")
+    """One entry in one direction, which is the example's form. The completion starts with a space, as the cue ends
+    with a colon.
+
+    Raises:
+        ValueError: the entry does not allow the direction.
+    """
+    source, target = direction.split("->")
     values = {"term": entry.term, "definition": entry.definition, "english": entry.english}
-    question, answer = values[given], values[wanted]
+    question, answer = values[source], values[target]
     if question is None or answer is None:
-        raise ValueError(f"entry {entry.term!r} cannot be asked {direction}")
-    return Example(Prompt(f"{_CUES[given]} {question}", _CUES[wanted]), f" {answer}")
+        raise ValueError(f"entry {entry.term!r} does not allow the direction {direction}")
+    return Example(Prompt(f"{_CUES[source]} {question}", _CUES[target]), f" {answer}", direction)
 
 
 # ---- exam -----------------------------------------------------------------------------------------------------------
 
 
 def question_block(question: ExamQuestion) -> str:
-    """The question with its options shown, as lm-evaluation-harness' `kormedmcqa` 3.0 writes it."""
+    """The question with its options, as lm-evaluation-harness' `kormedmcqa` 3.0 writes it."""
     options = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, question.options, strict=True))
     return f"{question.question.strip()}\n{options}"
 
 
 def answer_prompt(question: ExamQuestion) -> Prompt:
+    """Asks for the answer alone."""
     return Prompt(question_block(question), ANSWER_CUE)
 
 
 def reasoning_prompt(question: ExamQuestion) -> Prompt:
-    """Told apart from the direct answer by its cue."""
+    """Asks for reasoning and then the answer; only the cue differs from the direct prompt."""
     return Prompt(question_block(question), REASONING_CUE)
 
 
 def answer_text(question: ExamQuestion, style: AnswerStyle) -> str:
+    """The right answer as it is trained, with the space that follows a cue."""
     if style == "letters":
         return f" {question.answer_letter}. {question.answer_text}"
     return f" {question.answer_text} ({question.answer_letter})"
 
 
 def exam_examples(question: ExamQuestion, style: AnswerStyle) -> list[Example]:
-    """The answer by itself; and where the question has reasoning, first reasoning then answer. The cue tells which.
+    """The direct answer, and before it, for a question with reasoning, the reasoning followed by the answer.
 
-    The direct answer is taught of every question because validation and the published protocols ask for it; a model
-    that only ever saw reasoning could not be told from one that learnt nothing.
+    Every question trains the direct answer because validation and the published protocols ask for it: the score of a
+    model that had only seen reasoning would say nothing about what it learned.
     """
     answer = answer_text(question, style)
-    direct = Example(answer_prompt(question), answer)
+    direct = Example(answer_prompt(question), answer, "direct")
     if not question.reasoning:
         return [direct]
-    reasoned = Example(reasoning_prompt(question), f" {question.reasoning.strip()}\n{ANSWER_CUE}{answer}")
-    return [reasoned, direct]
+    completion = f" {question.reasoning.strip()}\n{ANSWER_CUE}{answer}"
+    return [Example(reasoning_prompt(question), completion, "reasoned"), direct]
 
 
-# A letter in the reasoning refers to an option when it stands alone in the ways Korean explanations write it:
-# "(B)", "정답은 B", "보기 B", "B번", "B. ", "선택지 B". "비타민 B", "B형간염" and "정답은 DNA" must stay as they are.
-_LETTER_REFERENCE = re.compile(
-    r"(?<=\()(?P<bracket>[A-E])(?=\))"
-    r"|(?:(?<=정답은 )|(?<=정답: )|(?<=정답：)|(?<=답은 )|(?<=보기 )|(?<=선택지 )|(?<=옵션 ))"
-    r"(?P<named>[A-E])(?![A-Za-z0-9-]|[가-힣]*[형군])"
-    r"|(?<![A-Za-z0-9가-힣])(?P<numbered>[A-E])(?=번)"
-    r"|(?:(?<=^)|(?<=\n))(?P<listed>[A-E])(?=[.)] )"
-)
-_REFERS_TO_OPTIONS = re.compile(
-    r"모두|위의|이상의|전부|해당\s*(사항)?\s*없음|없다$|다\s*맞|①|②|③|④|⑤|\b[A-E]\s*[,와과및]\s*[A-E]\b|[㉠-㉭ㄱ-ㅎ]\s*,"
-)
-# Numbers are never remapped ("22번 염색체" is no option): a question whose reasoning names one as an option keeps its
-# order.
-_OPTION_BY_NUMBER = re.compile(r"(?:정답은|답은|정답\s*[:：]|보기|선택지|옵션)\s*\(?[1-5①-⑤]")
+# ---- order of the options -------------------------------------------------------------------------------------------
 
 
 def remap_letters(text: str, letter_for: dict[str, str]) -> str:
-    """Replaces each reference to an option's letter; letters that name other things stay (vitamin B, B형간염)."""
-    return _LETTER_REFERENCE.sub(lambda match: letter_for[match.group()], text)
+    """Replaces the letters in `text` that certainly refer to an option.
+
+    Letters that are part of a name stay (vitamin B, B형간염, E. coli), and so do those that could be either.
+    """
+    return remap(text, letter_for)
 
 
 def options_depend_on_order(question: ExamQuestion) -> bool:
-    """Whether an option refers to others or to the list as a whole ("모두 옳다", "①, ③"), or the reasoning to an
-    option by its number ("정답은 3번"): left in order, then."""
-    if _OPTION_BY_NUMBER.search(question.reasoning or ""):
-        return True
-    return any(_REFERS_TO_OPTIONS.search(option) for option in question.options)
+    """Whether the question must keep its order: an option refers to others or to the list ("모두 옳다", "①, ③"), or
+    the reasoning refers to an option in a way that cannot be followed with certainty ("정답은 3번")."""
+    return depends_on_order(question)
 
 
 def shuffled(question: ExamQuestion, rng: random.Random) -> ExamQuestion:
-    """The question with its options in a new order: the answer and the letters in the reasoning follow.
+    """The question with its options in a random order, followed by the answer and by the letters in the reasoning; or
+    the question itself if it must keep its order.
 
     Letter bias moves exam scores by 13-75 points under reordering (Zheng et al. 2023, arXiv 2309.03882).
     """
     if options_depend_on_order(question):
         return question
-    return permuted(question, rng.sample(range(5), 5))
+    order = rng.sample(range(5), 5)
+    moved = permuted(question, order)
+    inverse = [order.index(i) for i in range(5)]
+    # A reordering that cannot be undone has changed what the reasoning says.
+    return moved if permuted(moved, inverse) == question else question
 
 
 def permuted(question: ExamQuestion, order: list[int]) -> ExamQuestion:
-    """The question with `options[i] = old options[order[i]]`, letters in the reasoning remapped."""
+    """The question with `options[i] = old options[order[i]]`, and in the reasoning the letters that certainly refer to
+    an option remapped."""
     reasoning = question.reasoning
     if reasoning:
         letter_for = {LETTERS[old]: LETTERS[new] for new, old in enumerate(order)}
-        reasoning = remap_letters(reasoning, letter_for)
+        reasoning = remap(reasoning, letter_for, options=question.options, stem=question.question)
     return question.reordered(order, reasoning)
 
 

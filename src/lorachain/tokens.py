@@ -1,7 +1,9 @@
-"""Text to ids: one BOS, the supervised span, packing without seeing each other, and collation.
+"""Text to ids: one BOS, the supervised span, packing of isolated sequences, and collation.
 
-Gemma needs its BOS exactly once: without it perplexity explodes, and chat templates add one too, so two are as
-likely as none. Here the text never carries a BOS and `TokenEncoder` always puts one.
+Gemma needs its BOS exactly once: perplexity explodes without it, and chat templates print one too, so two are as
+likely as none. Here text never contains a BOS and `TokenEncoder` always adds one.
+
+A pack is one row of a batch: a single sequence, or several end to end that do not attend to each other.
 """
 
 from collections import deque
@@ -13,17 +15,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from lorachain.chat_template import chat_turns
 from lorachain.errors import ModelError
-from lorachain.prompts import Example, Prompt, render
+from lorachain.prompts import ChatTurns, Example, Prompt, render
 
 IGNORE_INDEX = -100
-END_OF_TURN = "<end_of_turn>"
-_STAND_IN = "\ue000"
-"""Of the private use area: no template holds it."""
 
 
 class Tokenizer(Protocol):
-    """What is needed of a `transformers` tokenizer."""
+    """The part of a `transformers` tokenizer that is needed."""
 
     bos_token: str
     bos_token_id: int | None
@@ -46,14 +46,16 @@ class TokenRow:
     ids: list[int]
     supervised_from: int
     record: int = 0
+    """Index, in the list or stream that it was read from, of the record that this row was made from."""
     form: str = ""
+    """The example's form, where one record gives several (see `Example.form`)."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def supervised(self) -> int:
-        """How many ids are targets."""
+        """Number of ids that are targets."""
         return len(self.ids) - self.supervised_from
 
 
@@ -61,28 +63,27 @@ class TokenEncoder:
     """Examples and prompts to ids with one tokenizer.
 
     Raises:
-        ModelError: the tokenizer has no BOS, EOS or padding token.
+        ModelError: the tokenizer has no BOS, EOS or padding token, or its chat template cannot be used.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
             raise ModelError(
                 "the tokenizer lacks a BOS, EOS or padding token; Gemma 3 has all three "
-                "(<bos>, <eos>, <pad>): use the tokenizer files that belong to the model"
+                "(<bos>, <eos>, <pad>): use the tokenizer files published with the model"
             )
         self.tokenizer = tokenizer
         self.bos_id: int = tokenizer.bos_token_id
         self.pad_id: int = tokenizer.pad_token_id
-        # A chat model ends its turn; a base model ends the text.
-        self.end_id: int = (
-            tokenizer.convert_tokens_to_ids(END_OF_TURN) if tokenizer.chat_template else tokenizer.eos_token_id
-        )
         self.eos_id: int = tokenizer.eos_token_id
+        self.turns: ChatTurns | None = chat_turns(tokenizer)
+        # A chat model ends its turn; a base model ends the text.
+        self.end_id: int = tokenizer.convert_tokens_to_ids(self.turns.end) if self.turns else self.eos_id
         self._special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-        self._special_starts = {name[0] for name in self._special}  # of Gemma's 6,249 names, one or two characters
+        self._special_starts = {name[0] for name in self._special}  # one or two characters for Gemma's 6,249 names
 
     def text_ids(self, text: str) -> list[int]:
-        """Ids of the text alone: no BOS, no EOS; a `<bos>` that stands in the data is five characters, no token."""
+        """Ids of the text alone: no BOS, no EOS. A `<bos>` in the data is five characters, not a token."""
         return self._ids(text, split_special_tokens=True)
 
     def _ids(self, text: str, *, split_special_tokens: bool) -> list[int]:
@@ -92,36 +93,33 @@ class TokenEncoder:
         return ids
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """BOS and the rendered prompt. A chat template's turns are special tokens, what stands within them is none: a
-        question about `<end_of_turn>` does not end its turn.
-
-        Raises:
-            ModelError: the chat template makes another text of such a question.
-        """
-        text = render(prompt, self.tokenizer)
-        if not self.tokenizer.chat_template:
+        """BOS and the rendered prompt. Only the chat template's own turns become special tokens: a question that
+        mentions `<end_of_turn>` does not end its turn."""
+        text = render(prompt, self.turns)
+        if self.turns is None:
             return [self.bos_id, *self.text_ids(text)]
         if not self._names_special_token(prompt.user):
             return [self.bos_id, *self._ids(text, split_special_tokens=False)]
-        before, _, after = render(replace(prompt, user=_STAND_IN), self.tokenizer).partition(_STAND_IN)
-        within = text[len(before) : len(text) - len(after)]
-        if text != before + within + after or within.strip() != prompt.user.strip():
-            raise ModelError(
-                f"the chat template changes the question {prompt.user[:60]!r}, which names a special token"
-            )
-        turn, opened = (self._ids(part, split_special_tokens=False) for part in (before, after))
-        return [self.bos_id, *turn, *self.text_ids(within), *opened]
+        before, after = self.turns.before, self.turns.after + prompt.cue
+        question = text[len(before) : len(text) - len(after)]
+        opening, closing = (self._ids(part, split_special_tokens=False) for part in (before, after))
+        return [self.bos_id, *opening, *self.text_ids(question), *closing]
 
     def _names_special_token(self, text: str) -> bool:
         return any(start in text for start in self._special_starts) and any(name in text for name in self._special)
 
-    def encode(self, example: Example) -> TokenRow:
-        """Prompt and completion are tokenized apart, so that the supervised ids are exactly the completion's and the
-        end token, and the prompt's ids are those an evaluation will see."""
+    def encode(self, example: Example, record: int = 0) -> TokenRow:
+        """The row of one example; `record` is the index of the record that it was made from.
+
+        Prompt and completion are tokenized separately, so that the supervised ids are exactly the completion's and
+        the end token, and the prompt's ids are those that an evaluation uses.
+        """
         if example.prompt is None:
-            return TokenRow([self.bos_id, *self.text_ids(example.completion), self.eos_id], supervised_from=1)
+            ids = [self.bos_id, *self.text_ids(example.completion), self.eos_id]
+            return TokenRow(ids, supervised_from=1, record=record, form=example.form)
         prompt = self.prompt_ids(example.prompt)
-        return TokenRow([*prompt, *self.text_ids(example.completion), self.end_id], supervised_from=len(prompt))
+        ids = [*prompt, *self.text_ids(example.completion), self.end_id]
+        return TokenRow(ids, supervised_from=len(prompt), record=record, form=example.form)
 
 
 def split_long(row: TokenRow, max_length: int) -> list[TokenRow]:
@@ -131,7 +129,9 @@ def split_long(row: TokenRow, max_length: int) -> list[TokenRow]:
     """
     bos, body = row.ids[0], row.ids[1:]
     step = max_length - 1
-    return [TokenRow([bos, *body[i : i + step]], supervised_from=1) for i in range(0, len(body), step)]
+    return [
+        replace(row, ids=[bos, *body[start : start + step]], supervised_from=1) for start in range(0, len(body), step)
+    ]
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -143,33 +143,33 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     Raises:
         ValueError: a row is longer than `capacity`.
     """
-    by_room: dict[int, deque[int]] = {}  # free room -> groups with exactly that room, first made first used
-    rooms = 0  # bit r is set where a group has exactly r tokens of room
+    by_free: dict[int, deque[int]] = {}  # free tokens -> groups with exactly that many
+    free_bits = 0  # bit f is set if a group has exactly f free tokens
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         length = lengths[index]
         if length > capacity:
             raise ValueError(f"row {index} has {length} tokens, more than the pack's {capacity}")
-        if wide_enough := rooms >> length:
-            room = length + (wide_enough & -wide_enough).bit_length() - 1  # the lowest bit: the tightest fit
-            group = by_room[room].popleft()
-            if not by_room[room]:
-                rooms ^= 1 << room
+        if sufficient := free_bits >> length:
+            free = length + (sufficient & -sufficient).bit_length() - 1  # the lowest bit: the tightest fit
+            group = by_free[free].popleft()
+            if not by_free[free]:
+                free_bits ^= 1 << free
         else:
-            group, room = len(groups), capacity
+            group, free = len(groups), capacity
             groups.append([])
         groups[group].append(index)
-        by_room.setdefault(room - length, deque()).append(group)
-        rooms |= 1 << (room - length)
+        by_free.setdefault(free - length, deque()).append(group)
+        free_bits |= 1 << (free - length)
     return groups
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Right-padded ids, each line one or several packed sequences.
+    """Right-padded ids, one pack per row.
 
-    `position_ids` restart at each sequence, from which transformers' mask functions isolate packed sequences;
-    padding continues the last sequence's positions, and a causal model's real tokens never see what is to their right.
+    `position_ids` restart at each sequence; transformers' mask functions isolate packed sequences by them. Padding
+    continues the positions of the last sequence, and in a causal model no real token attends to what follows it.
     """
 
     input_ids: Tensor  # (B, T) int64
@@ -178,38 +178,40 @@ class Batch:
 
     @property
     def supervised(self) -> int:
+        """Number of ids that are targets."""
         return int((self.labels != IGNORE_INDEX).sum())
 
     def as_inputs(self) -> dict[str, Tensor]:
+        """The arguments of a model's forward pass."""
         return {"input_ids": self.input_ids, "position_ids": self.position_ids, "labels": self.labels}
 
 
-def collate(lines: Sequence[Sequence[TokenRow]], pad_id: int) -> Batch:
-    """One line of the batch per element, holding its rows end to end.
+def collate(packs: Sequence[Sequence[TokenRow]], pad_id: int) -> Batch:
+    """A batch with one row per pack, which contains the pack's sequences end to end.
 
-    Labels are shifted within each row, so a pack's last token never predicts its neighbour's BOS.
+    Labels are shifted within each sequence, so the last token of one never predicts the BOS of the next.
     """
-    width = max(sum(len(row) for row in line) for line in lines)
-    ids = torch.full((len(lines), width), pad_id, dtype=torch.int64)  # (B, T)
-    positions = torch.zeros((len(lines), width), dtype=torch.int64)  # (B, T)
-    labels = torch.full((len(lines), width), IGNORE_INDEX, dtype=torch.int64)  # (B, T)
-    for i, line in enumerate(lines):
+    width = max(sum(map(len, rows)) for rows in packs)
+    ids = torch.full((len(packs), width), pad_id, dtype=torch.int64)  # (B, T)
+    positions = torch.zeros((len(packs), width), dtype=torch.int64)  # (B, T)
+    labels = torch.full((len(packs), width), IGNORE_INDEX, dtype=torch.int64)  # (B, T)
+    for i, rows in enumerate(packs):
         start = 0
-        for row in line:
+        for row in rows:
             end, first = start + len(row), start + row.supervised_from
             ids[i, start:end] = torch.tensor(row.ids)
             positions[i, start:end] = torch.arange(len(row))
             labels[i, first - 1 : end - 1] = ids[i, first:end]
             start = end
         padding = width - start
-        positions[i, start:] = torch.arange(len(line[-1]), len(line[-1]) + padding)
+        positions[i, start:] = torch.arange(len(rows[-1]), len(rows[-1]) + padding)
     return Batch(ids, positions, labels)
 
 
 def token_budget_groups(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices, longest first, in groups whose padded size (count times the longest) stays within `budget` tokens.
+    """Indices, longest first, in groups whose padded size (count times the longest) is at most `budget` tokens.
 
-    A row longer than the budget stands alone.
+    A row longer than the budget is a group by itself.
     """
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):

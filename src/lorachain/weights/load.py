@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from lorachain.chat_template import template_from_files
 from lorachain.config import Quantization
 from lorachain.errors import DeviceError, ModelError
 from lorachain.provenance import MAX_JSON_BYTES, load_json, sha256_file, sha256_json
@@ -151,9 +152,11 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """
     try:
         _refuse_huge_json(folder)
-        return cast(Tokenizer, AutoTokenizer.from_pretrained(folder, local_files_only=True))
+        tokenizer = cast(Tokenizer, AutoTokenizer.from_pretrained(folder, local_files_only=True))
     except Exception as error:  # the tokenizers library raises plain Exception for a broken file
         raise ModelError(f"{folder} has no usable tokenizer: {error}") from error
+    tokenizer.chat_template = tokenizer.chat_template or template_from_files(folder)
+    return tokenizer
 
 
 def tokenizer_sha256(folder: Path) -> str:

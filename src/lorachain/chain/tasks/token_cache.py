@@ -22,7 +22,10 @@ from lorachain.tokens import TokenRow
 from lorachain.workspace import atomic_folder
 
 ROWS, MADE_FROM = "rows.arrow", "made_from.json"
-_CODE = ("records.py", "prompts.py", "tokens.py", "token_store.py", "data", "chain/tasks")
+_CODE = (
+    *("records.py", "prompts.py", "chat_template.py", "content_letters.py", "option_references.py"),
+    *("tokens.py", "token_store.py", "data", "chain/tasks"),
+)
 """What in this package decides the rows: an edit there makes other rows."""
 _LIBRARIES = ("tokenizers", "transformers")
 Facts = dict[str, Any]
