@@ -25,6 +25,10 @@ class AdapterError(LorachainError):
     """A LoRA does not fit the model it is put on, or cannot be merged rightly."""
 
 
+class NonFiniteError(LorachainError):
+    """A loss, gradient, weight or logit is NaN or infinite."""
+
+
 class WorkspaceError(LorachainError):
     """The workspace lacks a parent stage, is locked by another run, or the disk is full."""
 
