@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lorachain.chain.debug_log import drop_steps_after
 from lorachain.chain.history import RunRecord
-from lorachain.training.checkpoints import CheckpointSearch, checkpoint_folder, newest_whole, why_not_whole
+from lorachain.training.checkpoints import CheckpointSearch, checkpoint_directory, newest_complete, reason_to_skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +23,17 @@ def find_resume_point(run: Path, record: RunRecord, protocol: str | None) -> Res
     `protocol` is given where the stage keeps its best epoch: that epoch's checkpoint must be whole as well, or the
     stage goes back to before it.
     """
-    passed_over: list[str] = []
+    skipped: list[str] = []
     before = None
     while True:
-        found = newest_whole(run, record.fingerprint, before=before)
-        passed_over += (reason for reason in found.passed_over if reason not in passed_over)
+        found = newest_complete(run, record.fingerprint, before=before)
+        skipped += (reason for reason in found.skipped if reason not in skipped)
         best = record.best(protocol, up_to=found.step) if protocol else None
-        reason = why_not_whole(checkpoint_folder(run, best.step), record.fingerprint) if best else None
+        reason = reason_to_skip(checkpoint_directory(run, best.step), record.fingerprint) if best else None
         if best is None or reason is None:
-            return ResumePoint(CheckpointSearch(found.folder, passed_over), best.step if best else None)
-        name = checkpoint_folder(run, best.step).name
-        passed_over.append(f"{name} holds the best epoch so far, which is redone: {reason}")
+            return ResumePoint(CheckpointSearch(found.directory, skipped), best.step if best else None)
+        name = checkpoint_directory(run, best.step).name
+        skipped.append(f"{name} holds the best epoch so far, which is redone: {reason}")
         before = best.step
 
 

@@ -21,7 +21,7 @@ from lorachain.provenance import SCHEMA_VERSION, TRAINING_INFO, git_commit, pack
 from lorachain.records import ExamQuestion
 from lorachain.tokens import TokenEncoder
 from lorachain.training.batch_schedule import BatchSchedule
-from lorachain.training.checkpoints import checkpoint_folder
+from lorachain.training.checkpoints import checkpoint_directory
 from lorachain.training.progress import Progress, TrainingSettings
 from lorachain.training.sharding import shard_layers
 from lorachain.training.trainer import train
@@ -121,7 +121,7 @@ class StageRun:
         progress, tensors = self._train(model)
         chosen = self.processes.broadcast(self._choose)
         if chosen.step < progress.step:
-            tensors = load_file(checkpoint_folder(self.run_folder, chosen.step) / ADAPTER_WEIGHTS)
+            tensors = load_file(checkpoint_directory(self.run_folder, chosen.step) / ADAPTER_WEIGHTS)
         set_adapter_tensors(model, tensors)
         after = self.processes.on_main(lambda: self.task.measure(model))
         if after is not None:
@@ -216,7 +216,7 @@ class StageRun:
                 on_epoch_end=on_epoch_end,
                 on_step=on_step,
                 on_message=context.reporter.message,
-                found=point.found,
+                checkpoint=point.found,
                 best_step=point.best_step,
                 processes=self.processes,
             )

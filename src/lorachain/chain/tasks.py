@@ -33,7 +33,7 @@ from lorachain.provenance import sha256_json
 from lorachain.records import ExamQuestion, Term
 from lorachain.token_store import StoredPacks, TokenStore
 from lorachain.tokens import TokenEncoder, TokenRow, pack, split_long
-from lorachain.training.batch_schedule import Line
+from lorachain.training.batch_schedule import Pack
 from lorachain.workspace import StageName
 
 Measure = dict[str, Any]
@@ -45,7 +45,7 @@ class StageTask(Protocol):
     sources: list[SourceInfo]
     counts: dict[str, int]
 
-    def packs_of_epoch(self, epoch: int) -> Sequence[Line]: ...
+    def packs_of_epoch(self, epoch: int) -> Sequence[Pack]: ...
 
     def measure(self, model: nn.Module) -> Measure:
         """What the stage should improve beyond the exam: held-out perplexity, recall, or nothing."""

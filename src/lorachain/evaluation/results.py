@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lorachain.errors import DataError
-from lorachain.evaluation.protocols.base import ExamProtocol, Row
+from lorachain.evaluation.protocols.base import ExamProtocol, QuestionResult
 from lorachain.evaluation.statistics import CHANCE, chance_summary, differs_from_chance, macro_interval, proportion
 from lorachain.evaluation.validation import question_set_hash
 from lorachain.provenance import load_json, package_versions, sha256_file, write_json
@@ -48,7 +48,7 @@ def rows_path(out: Path) -> Path:
 
 def summarize(
     questions: Sequence[ExamQuestion],
-    rows: Sequence[Row],
+    rows: Sequence[QuestionResult],
     protocol: ExamProtocol,
     *,
     model: dict[str, Any],
@@ -115,7 +115,7 @@ def baselines(questions: Sequence[ExamQuestion]) -> dict[str, Any]:
     }
 
 
-def write_results(out: Path, result: dict[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
+def write_results(out: Path, result: dict[str, Any], rows: Sequence[QuestionResult]) -> dict[str, Any]:
     """Writes the rows, then `out`, which names them by hash; returns the result as written."""
     table = pa.Table.from_pylist([_as_record(row) for row in rows], schema=_COLUMNS)
     target = rows_path(out)
@@ -129,7 +129,7 @@ def write_results(out: Path, result: dict[str, Any], rows: Sequence[Row]) -> dic
     return written
 
 
-def _as_record(row: Row) -> dict[str, Any]:
+def _as_record(row: QuestionResult) -> dict[str, Any]:
     return {
         "exam": row.exam,
         "id": row.id,

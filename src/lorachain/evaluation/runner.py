@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from lorachain.evaluation.journal import Journal
-from lorachain.evaluation.protocols.base import ExamProtocol, Row, batches
+from lorachain.evaluation.protocols.base import ExamProtocol, QuestionResult, batches
 from lorachain.evaluation.results import SCHEMA_VERSION, summarize, write_results
 from lorachain.evaluation.validation import check_questions, question_set_hash
 from lorachain.records import ExamQuestion
@@ -45,7 +45,7 @@ def run_evaluation(
         "protocol_version": protocol.version, "settings": protocol.settings, "split": split,
         "data_sha256": question_set_hash(questions),
     })  # fmt: skip
-    rows: dict[int, Row] = {}
+    rows: dict[int, QuestionResult] = {}
     seconds = 0.0
     finished = list(journal.read())
     groups = batches(questions, protocol.batch_questions)

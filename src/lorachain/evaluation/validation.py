@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from lorachain.errors import DataError
+from lorachain.evaluation.protocols.base import LETTERS_VERSION, OPTIONS_VERSION
 from lorachain.evaluation.scoring import QuestionScore, score_questions
 from lorachain.evaluation.statistics import (
     CHANCE,
@@ -24,7 +25,7 @@ from lorachain.records import LETTERS, ExamQuestion
 from lorachain.tokens import TokenEncoder
 
 SCHEMA_VERSION = 1
-PROTOCOL_VERSIONS = {"letters": 1, "options": 1}
+PROTOCOL_VERSIONS = {"letters": LETTERS_VERSION, "options": OPTIONS_VERSION}
 
 
 def question_set_hash(questions: Sequence[ExamQuestion]) -> str:
