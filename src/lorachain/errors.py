@@ -25,6 +25,10 @@ class AdapterError(LorachainError):
     """A LoRA does not fit its model, or cannot be merged correctly."""
 
 
+class NonFiniteError(LorachainError):
+    """A loss, gradient, weight or logit is NaN or infinite."""
+
+
 class WorkspaceError(LorachainError):
     """A file of the workspace is missing or damaged, the workspace is locked by another run, or the disk is full."""
 

@@ -1,13 +1,16 @@
+"""Perplexity equals cross entropy over full logits."""
+
 import math
 
 import pytest
 import torch
 
 from conftest import make_tokenizer
-from lorachain.errors import DataError
+from lorachain.errors import DataError, NonFiniteError
 from lorachain.evaluation.perplexity import perplexity
 from lorachain.prompts import Example, Prompt
 from lorachain.tokens import TokenEncoder
+from lorachain.weights.load import head_weight
 
 
 @pytest.mark.parametrize("budget", [1, 150, 10_000])
@@ -34,3 +37,13 @@ def test_equals_cross_entropy_over_full_logits(tiny_model, budget: int) -> None:
 def test_nothing_to_score_is_an_error(tiny_model) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(DataError, match="held-out slice is empty"):
         perplexity(tiny_model, [])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_logits_that_are_not_finite_are_never_a_perplexity(tiny_model, value: float) -> None:  # type: ignore[no-untyped-def]
+    encoder = TokenEncoder(make_tokenizer())
+    rows = [encoder.encode(Example(None, text)) for text in ("감기", "열")]
+    with torch.no_grad():
+        head_weight(tiny_model)[380] = value  # a row that no token of the text needs
+    with pytest.raises(NonFiniteError, match="perplexity of the held-out documents: the model's logits are NaN"):
+        perplexity(tiny_model, rows)

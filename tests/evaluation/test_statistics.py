@@ -1,4 +1,4 @@
-"""Against published and hand-computed values."""
+"""Statistics equal published and hand-computed values."""
 
 import math
 from fractions import Fraction
@@ -31,36 +31,36 @@ def test_mcnemar_exact(a_only: int, b_only: int, p: float) -> None:
 
 
 @pytest.mark.parametrize(("correct", "n"), [(201, 1059), (1, 1), (2, 2), (0, 20), (30, 100)])
-def test_against_chance(correct: int, n: int) -> None:
+def test_differs_from_chance(correct: int, n: int) -> None:
     """Two-sided: every outcome that is at most as probable as this one counts."""
     mass = [math.comb(n, k) * Fraction(1, 5) ** k * Fraction(4, 5) ** (n - k) for k in range(n + 1)]
-    wanted = float(sum(m for m in mass if m <= mass[correct]))
-    assert statistics.differs_from_chance(correct, n) == pytest.approx(wanted)
+    expected = float(sum(m for m in mass if m <= mass[correct]))
+    assert statistics.differs_from_chance(correct, n) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
-    ("correct", "n", "words"),
+    ("correct", "n", "summary"),
     [
-        (1, 1, "cannot be told from chance (p = 0.200)"),
+        (1, 1, "not significantly different from chance (p = 0.200)"),
         (2, 2, "above chance (p = 0.040)"),
         (0, 20, "below chance (p = 0.022)"),
         (100, 100, "above chance (p < 0.001)"),
     ],
 )
-def test_chance_words(correct: int, n: int, words: str) -> None:
-    assert statistics.chance_summary(correct, n) == words
+def test_chance_summary(correct: int, n: int, summary: str) -> None:
+    assert statistics.chance_summary(correct, n) == summary
 
 
 @pytest.mark.parametrize(
-    ("a_only", "b_only", "words"),
+    ("a_only", "b_only", "summary"),
     [
-        (5, 5, "cannot be told from the base (p = 1.000)"),
+        (5, 5, "not significantly different from the base (p = 1.000)"),
         (1, 9, "better than the base (p = 0.021)"),
         (40, 2, "worse than the base (p < 0.001)"),
     ],
 )
-def test_comparison_words(a_only: int, b_only: int, words: str) -> None:
-    assert statistics.comparison_summary(a_only, b_only, "the base") == words
+def test_comparison_summary(a_only: int, b_only: int, summary: str) -> None:
+    assert statistics.comparison_summary(a_only, b_only, "the base") == summary
 
 
 def test_discordant_pairs() -> None:
@@ -78,5 +78,5 @@ def test_paired_bootstrap_covers_the_difference_and_repeats() -> None:
     assert high - low == pytest.approx(2 * 1.96 * 0.06, rel=0.1)
     assert statistics.paired_bootstrap(a, b, seed=1) == (low, high)
     assert statistics.paired_bootstrap(a, a) == (0.0, 0.0)
-    with pytest.raises(ValueError, match="same length"):
+    with pytest.raises(ValueError, match="equally long"):
         statistics.paired_bootstrap([True], [True])

@@ -38,7 +38,7 @@ def test_validate_says_what_the_scores_say() -> None:
     stored = result.as_dict()
     assert set(stored["protocols"]) == {"letters", "options"}
     for name, part in stored["protocols"].items():
-        assert (part["protocol"], part["version"], part["split"], part["n"]) == (name, 1, "dev", 6)
+        assert (part["protocol"], part["version"], part["split"], part["n"]) == (name, "1", "dev", 6)
         assert part["wilson95"] == list(wilson(part["correct"], 6))
         assert part["accuracy"] == part["correct"] / 6
         assert sum(part["chosen_letters"].values()) == 6
@@ -57,7 +57,7 @@ def test_known_counts(result: ValidationResult) -> None:
     assert letters["chosen_letters"] == {"A": 10, "B": 0, "C": 0, "D": 0, "E": 0}
     assert options["per_subject"]["x"]["correct"] == 4
     assert options["per_subject"]["y"]["correct"] == 5
-    assert letters["words"].startswith("cannot be told from chance")
+    assert letters["words"].startswith("not significantly different from chance")
     assert options["words"].startswith("above chance")
     assert result.accuracy("options") == 0.9
 
@@ -68,7 +68,7 @@ def test_comparison_with_the_start(result: ValidationResult) -> None:
     assert (found["letters"]["gained"], found["letters"]["lost"]) == (8, 0)
     assert found["letters"]["mcnemar_p"] == pytest.approx(2 * 0.5**8)
     assert found["letters"]["words"].startswith("better than the start")
-    assert found["options"]["words"] == "cannot be told from the start (p = 1.000)"
+    assert found["options"]["words"] == "not significantly different from the start (p = 1.000)"
     assert later.better_than(result, "letters")
     assert not result.better_than(result, "letters")
 

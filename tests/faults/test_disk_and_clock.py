@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fault_making import Place, Undisturbed, kind
-from lorachain.training.checkpoints import MANIFEST, why_not_whole
+from lorachain.training.checkpoints import MANIFEST, reason_to_skip
 
 WRITES = ("write", "copy a tensor", "merge a tensor", "replace")
 
@@ -33,7 +33,8 @@ def test_a_full_disk_leaves_what_stood_and_says_so(undisturbed: Undisturbed, wha
     manifests = list(undisturbed.place.model.rglob(f"checkpoint-*/{MANIFEST}"))
     assert manifests
     for manifest in manifests:
-        assert "settings" in (why_not_whole(manifest.parent, "") or ""), "every checkpoint is whole, but of another run"
+        reason = reason_to_skip(manifest.parent, "")
+        assert "settings" in (reason or ""), "every checkpoint is complete, but of another run"
     undisturbed.finish()
 
 
@@ -68,8 +69,8 @@ def test_each_torn_file_of_a_checkpoint_makes_the_one_before_count(
     torn = newest / name
     torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
     done = undisturbed.finish()
-    reason = f"{MANIFEST} is missing or broken" if name == MANIFEST else f"{name} is not what {MANIFEST} says"
-    assert f"{newest.name} passed over: {reason}" in done.err
+    reason = f"{MANIFEST} is missing or broken" if name == MANIFEST else f"{name} does not match {MANIFEST}"
+    assert f"{newest.name} skipped: {reason}" in done.err
     assert f"resuming from checkpoint-{int(newest.name.split('-')[1]) - 1}" in done.err
 
 
@@ -78,7 +79,7 @@ def test_a_torn_checkpoint_of_the_best_epoch_is_made_again(undisturbed: Undistur
     best = undisturbed.place.model / "02_training" / "tiny" / "checkpoint-3"
     (best / "optimizer.pt").write_bytes(b"")
     done = undisturbed.finish()
-    assert "checkpoint-3 holds the best epoch so far, which is redone: optimizer.pt is not what" in done.err
+    assert "checkpoint-3 holds the best epoch so far, which is redone: optimizer.pt does not match" in done.err
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"fingerprint": 1}'])

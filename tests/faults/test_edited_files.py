@@ -17,7 +17,7 @@ from safetensors.torch import save
 from chain_making import FinishedChain, options_of, run_command_line
 from lorachain.chain.history import RunRecord
 from lorachain.errors import DataError, ModelError
-from lorachain.training.checkpoints import MANIFEST, why_not_whole
+from lorachain.training.checkpoints import MANIFEST, reason_to_skip
 from lorachain.weights.safetensors_io import read_shard
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -107,7 +107,7 @@ def test_any_manifest_and_any_record(tmp_path: Path, content: bytes) -> None:
     checkpoint = tmp_path / "checkpoint-1"
     checkpoint.mkdir(exist_ok=True)
     (checkpoint / MANIFEST).write_bytes(content)
-    assert why_not_whole(checkpoint, "fingerprint")  # none of them is whole
+    assert reason_to_skip(checkpoint, "fingerprint")  # none of them is whole
     run = tmp_path / "run"
     run.mkdir(exist_ok=True)
     (run / "run.json").write_bytes(content)

@@ -1,17 +1,20 @@
-"""Batched generation equals a loop over full logits without a cache, whatever shares the batch."""
+"""Batched generation equals a loop over full logits without a KV cache, whatever else is in the batch."""
 
 import pytest
 import torch
 
 from conftest import make_multimodal_model, make_text_model, make_tokenizer
+from lorachain.errors import NonFiniteError
 from lorachain.inference import generate as generate_module
 from lorachain.inference.generate import generate, generate_lines
+from lorachain.inference.kv_cache import KvCache
 from lorachain.prompts import Prompt
 from lorachain.tokens import TokenEncoder
+from lorachain.weights.load import head_weight
 
 TEXTS = ["열", "감기는 바이러스로 생긴다", "aspirin", "당뇨병의 합병증은 무엇인가 " * 3, "가나다라 마바사", "x", "yz"]
 LIMIT = 30
-ENDS = {1, 5}
+END_IDS = {1, 5}
 
 
 def argmax_loop(model, prompt: list[int], limit: int = LIMIT) -> list[int]:  # type: ignore[no-untyped-def]
@@ -19,7 +22,7 @@ def argmax_loop(model, prompt: list[int], limit: int = LIMIT) -> list[int]:  # t
     for _ in range(limit):
         with torch.no_grad():
             token = int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
-        if token in ENDS:
+        if token in END_IDS:
             break
         ids.append(token)
     return ids[len(prompt) :]
@@ -30,45 +33,50 @@ def prompts_of(encoder: TokenEncoder, common: str = "") -> list[list[int]]:
 
 
 @pytest.mark.parametrize("common", ["", "예시 " * 12])
-def test_equals_the_plain_loop(tiny_model, common: str) -> None:  # type: ignore[no-untyped-def]
-    """Prompts on both sides of the window of 16, continuations that cross it, with and without a common prefix that is
-    computed once, and with fewer places than prompts, so that they are refilled."""
+def test_generate_equals_the_plain_loop(tiny_model, common: str) -> None:  # type: ignore[no-untyped-def]
+    """With prompts shorter and longer than the window of 16, continuations that cross it, a cached common prefix or
+    none, and fewer slots than prompts, so that slots are refilled."""
     encoder = TokenEncoder(make_tokenizer())
     prompts = prompts_of(encoder, common)
-    wanted = [argmax_loop(tiny_model, prompt) for prompt in prompts]
-    assert len({tuple(ids) for ids in wanted}) > 3
-    texts = [encoder.tokenizer.decode(ids, skip_special_tokens=True) for ids in wanted]
+    expected = [argmax_loop(tiny_model, prompt) for prompt in prompts]
+    assert len({tuple(ids) for ids in expected}) > 3
+    texts = [encoder.tokenizer.decode(ids, skip_special_tokens=True) for ids in expected]
     for budget in (1, 300, 100_000):
-        heard: list[int] = []
-        found = generate(
+        progress: list[int] = []
+        generations = generate(
             tiny_model, encoder, prompts, stop=lambda text: False, max_new_tokens=LIMIT, token_budget=budget,
-            on_progress=heard.append,
+            on_progress=progress.append,
         )  # fmt: skip
-        assert [generation.text for generation in found] == texts
-        assert heard == list(range(1, len(prompts) + 1))
-        for ids, item in zip(wanted, found, strict=True):
-            assert item.ended == (len(ids) < LIMIT)
-            assert item.tokens == min(len(ids) + 1, LIMIT)
+        assert [generation.text for generation in generations] == texts
+        assert progress == list(range(1, len(prompts) + 1))
+        for ids, generation in zip(expected, generations, strict=True):
+            assert generation.ended == (len(ids) < LIMIT)
+            assert generation.tokens == min(len(ids) + 1, LIMIT)
 
 
 def test_eager_attention_gives_the_same() -> None:
     encoder, model = TokenEncoder(make_tokenizer()), make_text_model()
     prompts = prompts_of(encoder, "예시 " * 12)
-    wanted = generate(model, encoder, prompts, stop=lambda text: False, max_new_tokens=8)
+    expected = generate(model, encoder, prompts, stop=lambda text: False, max_new_tokens=8)
     model.set_attn_implementation("eager")
-    assert generate(model, encoder, prompts, stop=lambda text: False, max_new_tokens=8) == wanted
+    assert generate(model, encoder, prompts, stop=lambda text: False, max_new_tokens=8) == expected
 
 
-def test_places_are_refilled_and_ended_sequences_cost_no_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slots_are_refilled_and_finished_sequences_cost_no_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, model = TokenEncoder(make_tokenizer()), make_text_model()
     prompts = prompts_of(encoder) * 3
     widths: list[int] = []
-    real = generate_module._step
-    monkeypatch.setattr(generate_module, "_step", lambda cache, last: widths.append(len(last)) or real(cache, last))
-    monkeypatch.setattr(generate_module, "_MOST_SLOTS", 4)
-    found = generate(model, encoder, prompts, stop=lambda text: False, max_new_tokens=LIMIT)
-    # The prefill gives the first id; every other id is one place in one step, and no more.
-    assert sum(widths) == sum(item.tokens - 1 for item in found)
+    decode_step = generate_module._decode_step
+
+    def counted(cache: KvCache, last_ids: list[int]) -> torch.Tensor:
+        widths.append(len(last_ids))
+        return decode_step(cache, last_ids)
+
+    monkeypatch.setattr(generate_module, "_decode_step", counted)
+    monkeypatch.setattr(generate_module, "_MAX_SLOTS", 4)
+    generations = generate(model, encoder, prompts, stop=lambda text: False, max_new_tokens=LIMIT)
+    # The prefill gives the first id of a sequence; each other id takes one slot in one step.
+    assert sum(widths) == sum(generation.tokens - 1 for generation in generations)
     assert max(widths) == 4
 
 
@@ -77,10 +85,10 @@ def test_a_stop_ends_the_sequence() -> None:
     prompt = prompts_of(encoder)[0]
     free = argmax_loop(model, prompt)
     fourth = encoder.tokenizer.decode(free[:4])
-    (found,) = generate(model, encoder, [prompt], stop=lambda text: len(text) >= len(fourth), max_new_tokens=LIMIT)
-    assert found.ended
-    assert found.tokens <= 4 < len(free)
-    assert encoder.tokenizer.decode(free).startswith(found.text)
+    (generation,) = generate(model, encoder, [prompt], stop=lambda text: len(text) >= len(fourth), max_new_tokens=LIMIT)
+    assert generation.ended
+    assert generation.tokens <= 4 < len(free)
+    assert encoder.tokenizer.decode(free).startswith(generation.text)
 
 
 def test_lines_end_at_the_newline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,16 +102,16 @@ def test_lines_end_at_the_newline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("budget", [1, 300, 100_000])
-def test_draws_depend_on_the_seed_and_not_on_the_neighbours(budget: int) -> None:
+def test_a_draw_depends_on_its_seed_and_not_on_the_batch(budget: int) -> None:
     encoder, model = TokenEncoder(make_tokenizer()), make_multimodal_model()
     prompts = [prompts_of(encoder)[1]] * 6
 
     def draw(seeds: list[int], budget: int) -> list[str]:
-        found = generate(
+        generations = generate(
             model, encoder, prompts[: len(seeds)], stop=lambda text: False, max_new_tokens=8, token_budget=budget,
             temperature=1.0, seeds=seeds,
         )  # fmt: skip
-        return [item.text for item in found]
+        return [generation.text for generation in generations]
 
     alone = [draw([seed], 1)[0] for seed in range(6)]
     assert len(set(alone)) > 3
@@ -111,13 +119,33 @@ def test_draws_depend_on_the_seed_and_not_on_the_neighbours(budget: int) -> None
 
 
 @pytest.mark.parametrize("chat", [False, True])
-def test_special_tokens_never_reach_the_answer(chat: bool) -> None:
+def test_answers_hold_no_special_tokens(chat: bool) -> None:
     encoder = TokenEncoder(make_tokenizer(chat=chat))
-    found = generate_lines(make_text_model(), encoder, prompts_of(encoder), max_new_tokens=20)
-    assert len(found) == len(TEXTS)
-    assert not any(token in answer for answer in found for token in ("<eos>", "<end_of_turn>", "<pad>"))
+    answers = generate_lines(make_text_model(), encoder, prompts_of(encoder), max_new_tokens=20)
+    assert len(answers) == len(TEXTS)
+    assert not any(token in answer for answer in answers for token in ("<eos>", "<end_of_turn>", "<pad>"))
 
 
-def test_nothing_asked_is_nothing_answered() -> None:
+def test_no_prompts_give_no_generations() -> None:
     encoder = TokenEncoder(make_tokenizer())
     assert generate(make_text_model(), encoder, [], stop=lambda text: False, max_new_tokens=3) == []
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_an_error(temperature: float, value: float) -> None:
+    """One vocabulary row, so that the highest logit of the other rows is an ordinary number."""
+    encoder, model = TokenEncoder(make_tokenizer()), make_text_model()
+    prompts = prompts_of(encoder)
+
+    def run() -> list[generate_module.Generation]:
+        return generate(
+            model, encoder, prompts, stop=lambda text: False, max_new_tokens=3, temperature=temperature,
+            seeds=range(len(prompts)),
+        )  # fmt: skip
+
+    assert len(run()) == len(prompts)
+    with torch.no_grad():
+        head_weight(model)[380] = value
+    with pytest.raises(NonFiniteError, match=r"prompt \d, generated token 1: the model's logits are NaN or infinite"):
+        run()

@@ -1,49 +1,55 @@
-"""Only a whole checkpoint of the same run is resumed from, whatever lies in the folder."""
+"""Only a complete checkpoint of the same run is resumed from, whatever else is in the directory."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save
 
 from lorachain.errors import WorkspaceError
 from lorachain.training.checkpoints import (
     MANIFEST,
-    checkpoint_folder,
+    checkpoint_directory,
     keep_only,
-    newest_whole,
+    newest_complete,
+    reason_to_skip,
     save_checkpoint,
     steps_present,
-    why_not_whole,
 )
 
-FILES = {"adapter_model.safetensors": b"weights", "optimizer.pt": b"moments", "nested/rng_state.pth": b"dice"}
+FILES = {
+    "adapter_model.safetensors": save({"weight": torch.ones(3)}),
+    "optimizer.pt": b"moments",
+    "nested/rng_state.pth": b"random state",
+}
 
 
-def write(folder: Path) -> None:
+def write(directory: Path) -> None:
     for name, content in FILES.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(content)
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_bytes(content)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """Three whole checkpoints of the run `mine`."""
+    """Three complete checkpoints of the run `mine`."""
     for step in (2, 10, 9):
         save_checkpoint(tmp_path, step, "mine", write)
     return tmp_path
 
 
 def test_the_newest_by_number_is_found(run: Path) -> None:
-    found = newest_whole(run, "mine")
-    assert found.folder == checkpoint_folder(run, 10)
-    assert found.passed_over == []
+    search = newest_complete(run, "mine")
+    assert search.directory == checkpoint_directory(run, 10)
+    assert search.skipped == []
     assert steps_present(run) == [10, 9, 2]
 
 
-def test_an_empty_or_missing_folder_has_none(tmp_path: Path) -> None:
-    assert newest_whole(tmp_path, "mine").folder is None
-    assert newest_whole(tmp_path / "nowhere", "mine").folder is None
+def test_an_empty_or_missing_directory_has_none(tmp_path: Path) -> None:
+    assert newest_complete(tmp_path, "mine").directory is None
+    assert newest_complete(tmp_path / "nowhere", "mine").directory is None
 
 
 def remove(path: Path) -> None:
@@ -66,59 +72,59 @@ def flip(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [remove, cut, empty, flip])
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
-def test_each_file_damaged_in_turn_is_passed_over_with_the_reason(
+def test_a_checkpoint_with_a_damaged_file_is_skipped_with_the_reason(
     run: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
-    damage(checkpoint_folder(run, 10) / name)
-    found = newest_whole(run, "mine")
-    if name == MANIFEST and damage is cut:  # only the last line feed is gone: nothing is lost
-        assert found.folder == checkpoint_folder(run, 10)
+    damage(checkpoint_directory(run, 10) / name)
+    search = newest_complete(run, "mine")
+    if name == MANIFEST and damage is cut:  # only the final line feed is cut off
+        assert search.directory == checkpoint_directory(run, 10)
         return
-    assert found.folder == checkpoint_folder(run, 9)
-    (reason,) = found.passed_over
-    assert reason.startswith("checkpoint-10 passed over: ")
+    assert search.directory == checkpoint_directory(run, 9)
+    (reason,) = search.skipped
+    assert reason.startswith("checkpoint-10 skipped: ")
     assert name.split("/")[-1] in reason or MANIFEST in reason
 
 
-def test_the_manifest_cut_at_every_byte_is_never_taken_for_whole(run: Path) -> None:
-    path = checkpoint_folder(run, 10) / MANIFEST
-    whole = path.read_bytes()
-    for length in range(len(whole.rstrip())):
-        path.write_bytes(whole[:length])
-        assert why_not_whole(path.parent, "mine") is not None, length
+def test_a_manifest_cut_at_any_byte_is_never_complete(run: Path) -> None:
+    path = checkpoint_directory(run, 10) / MANIFEST
+    content = path.read_bytes()
+    for length in range(len(content.rstrip())):
+        path.write_bytes(content[:length])
+        assert reason_to_skip(path.parent, "mine") is not None, length
 
 
-def test_a_file_too_many_is_no_whole_checkpoint(run: Path) -> None:
-    (checkpoint_folder(run, 10) / "stranger.pt").write_bytes(b"x")
-    assert "stranger.pt" in (why_not_whole(checkpoint_folder(run, 10), "mine") or "")
+def test_a_checkpoint_with_an_additional_file_is_skipped(run: Path) -> None:
+    (checkpoint_directory(run, 10) / "stranger.pt").write_bytes(b"x")
+    assert "stranger.pt" in (reason_to_skip(checkpoint_directory(run, 10), "mine") or "")
 
 
 @pytest.mark.parametrize("manifest", ["[]", "null", '"text"', "{}", '{"files": null, "fingerprint": "mine"}', "\x00"])
-def test_a_manifest_of_another_shape_is_broken(run: Path, manifest: str) -> None:
-    (checkpoint_folder(run, 10) / MANIFEST).write_text(manifest)
-    assert "missing or broken" in (why_not_whole(checkpoint_folder(run, 10), "mine") or "")
+def test_a_manifest_with_other_content_is_broken(run: Path, manifest: str) -> None:
+    (checkpoint_directory(run, 10) / MANIFEST).write_text(manifest)
+    assert "missing or broken" in (reason_to_skip(checkpoint_directory(run, 10), "mine") or "")
 
 
 def test_a_checkpoint_of_other_settings_is_never_resumed(run: Path) -> None:
-    found = newest_whole(run, "another")
-    assert found.folder is None
-    assert len(found.passed_over) == 3
-    assert all("other settings or data" in reason for reason in found.passed_over)
+    search = newest_complete(run, "another")
+    assert search.directory is None
+    assert len(search.skipped) == 3
+    assert all("other settings or data" in reason for reason in search.skipped)
 
 
-def test_foreign_folders_and_files_are_not_looked_at(run: Path) -> None:
+def test_other_directories_and_files_are_ignored(run: Path) -> None:
     for name in ("checkpoint-", "checkpoint-12x", "checkpoint--5", "checkpoint-best", ".checkpoint-99.partial"):
         (run / name).mkdir()
     (run / "checkpoint-50").write_text("a file")
     assert steps_present(run) == [10, 9, 2]
-    assert newest_whole(run, "mine").folder == checkpoint_folder(run, 10)
+    assert newest_complete(run, "mine").directory == checkpoint_directory(run, 10)
 
 
-def test_a_failed_save_leaves_the_earlier_ones_and_nothing_half(run: Path) -> None:
+def test_a_failed_save_leaves_earlier_checkpoints_and_nothing_else(run: Path) -> None:
     before = sorted(run.rglob("*"))
 
-    def full(folder: Path) -> None:
-        write(folder)
+    def full(directory: Path) -> None:
+        write(directory)
         raise OSError(28, "No space left on device")
 
     with pytest.raises(WorkspaceError, match=r"no space left on the disk.*intact"):
@@ -127,10 +133,10 @@ def test_a_failed_save_leaves_the_earlier_ones_and_nothing_half(run: Path) -> No
 
 
 def test_saving_a_step_again_replaces_it(run: Path) -> None:
-    save_checkpoint(run, 10, "mine", lambda folder: (folder / "only").write_bytes(b"new") and None)
-    manifest = json.loads((checkpoint_folder(run, 10) / MANIFEST).read_text())
+    save_checkpoint(run, 10, "mine", lambda directory: (directory / "only").write_bytes(b"new") and None)
+    manifest = json.loads((checkpoint_directory(run, 10) / MANIFEST).read_text())
     assert manifest["files"].keys() == {"only"}
-    assert newest_whole(run, "mine").folder == checkpoint_folder(run, 10)
+    assert newest_complete(run, "mine").directory == checkpoint_directory(run, 10)
 
 
 def test_keep_only_removes_the_rest(run: Path) -> None:
@@ -138,3 +144,25 @@ def test_keep_only_removes_the_rest(run: Path) -> None:
     keep_only(run, [2, 10, 77])
     assert steps_present(run) == [10, 2]
     assert (run / "run.json").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_checkpoint_with_weights_that_are_not_finite_is_skipped(run: Path, value: float, dtype: torch.dtype) -> None:
+    """As an earlier version could write them: with a manifest that matches."""
+
+    def write_spoiled(directory: Path) -> None:
+        write(directory)
+        weights = {"a": torch.ones(2, dtype=dtype), "b": torch.tensor([1.0, value], dtype=dtype)}
+        (directory / "adapter_model.safetensors").write_bytes(save(weights))
+
+    save_checkpoint(run, 11, "mine", write_spoiled)
+    search = newest_complete(run, "mine")
+    assert search.directory == checkpoint_directory(run, 10)
+    assert search.skipped == ["checkpoint-11 skipped: adapter_model.safetensors: b is not finite (NaN or infinite)"]
+
+
+def test_a_checkpoint_whose_weights_cannot_be_read_is_skipped(run: Path) -> None:
+    save_checkpoint(run, 11, "mine", lambda directory: (directory / "x.safetensors").write_bytes(b"no") and None)
+    (reason,) = newest_complete(run, "mine").skipped
+    assert reason.startswith("checkpoint-11 skipped: x.safetensors cannot be read: ")

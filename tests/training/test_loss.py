@@ -1,4 +1,4 @@
-"""Loss and gradients equal the plain reference, full logits in float32 (design, section 3, line 9)."""
+"""Loss and gradients equal the plain reference: full logits in float32."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ TARGETS = ["q_proj", "v_proj", "o_proj", "down_proj"]
 
 
 def lora_model(kind: str = "text", dtype: torch.dtype = torch.float32) -> PeftModel:
-    """B away from zero, so that gradients reach A too; factors in the base's type, as in training."""
+    """A LoRA with B far from zero, so that gradients reach A too; factors in the base's type, as in training."""
     base = make_text_model(dtype=dtype) if kind == "text" else make_multimodal_model(dtype=dtype)
     model = add_new_lora(
         base, base_path="b", rank=4, alpha=8, dropout=0.0, use_rslora=False, target_modules=TARGETS, seed=0
@@ -41,14 +41,14 @@ def rows(count: int, seed: int = 5, prompt: int = 4) -> list[TokenRow]:
 
 
 def gradients(model: PeftModel) -> dict[str, Tensor]:
-    found = {n: p.grad.float().clone() for n, p in model.named_parameters() if p.requires_grad and p.grad is not None}
+    result = {n: p.grad.float().clone() for n, p in model.named_parameters() if p.requires_grad and p.grad is not None}
     model.zero_grad()
-    return found
+    return result
 
 
 def reference(model: PeftModel, documents: list[TokenRow]) -> tuple[float, dict[str, Tensor]]:
-    """Each row by itself through the whole model, cross entropy over all of its logits in float32."""
-    plain_model(model).set_attn_implementation("sdpa")  # training turned it to its own, as its norms and MLPs
+    """Each row by itself through the model, cross entropy over all of its logits in float32."""
+    plain_model(model).set_attn_implementation("sdpa")  # undoes what training changes: attention, norms, MLPs
     for module in model.modules():
         module.__dict__.pop("forward", None)
     total = torch.zeros(())
@@ -62,23 +62,23 @@ def reference(model: PeftModel, documents: list[TokenRow]) -> tuple[float, dict[
     return total.item(), gradients(model)
 
 
-def relative_error(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
+def relative_error(result: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     """Of all gradients as one vector."""
-    assert found.keys() == wanted.keys()
-    a, b = (torch.cat([side[name].flatten() for name in sorted(side)]) for side in (found, wanted))
+    assert result.keys() == expected.keys()
+    a, b = (torch.cat([side[name].flatten() for name in sorted(side)]) for side in (result, expected))
     assert b.norm() > 0
     return float((a - b).norm() / b.norm())
 
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks smaller than the data, so that several are walked through."""
+    """Blocks smaller than the data, so that there are several."""
     monkeypatch.setattr(loss_module, "ROW_BLOCK", 32)
     monkeypatch.setitem(loss_module.VOCABULARY_BLOCK, "cpu", 100)
 
 
 def ours(model: PeftModel, documents: list[TokenRow]) -> tuple[float, dict[str, Tensor]]:
-    """Packed into lines of different lengths, with padding."""
+    """Packs of different lengths, with padding."""
     batch = collate([documents[:2], documents[2:5], documents[5:]], 0)
     normalizer = torch.tensor(float(sum(row.supervised for row in documents)))
     loss = SupervisedLanguageModel(model)(**batch.as_inputs(), normalizer=normalizer)
@@ -90,39 +90,39 @@ def ours(model: PeftModel, documents: list[TokenRow]) -> tuple[float, dict[str, 
 @pytest.mark.parametrize("kind", ["text", "multimodal"])
 def test_loss_and_lora_gradients_equal_full_float32_logits(kind: str) -> None:
     model, documents = lora_model(kind), rows(6)
-    loss, found = ours(model, documents)
-    wanted_loss, wanted = reference(model, documents)
-    assert loss == pytest.approx(wanted_loss, rel=1e-5)
-    assert relative_error(found, wanted) <= 1e-5
+    loss, result = ours(model, documents)
+    expected_loss, expected = reference(model, documents)
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    assert relative_error(result, expected) <= 1e-5
 
 
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("kind", ["text", "multimodal"])
-def test_in_bf16_the_gradients_are_as_near_to_float32_as_full_logits_are(kind: str) -> None:
-    """A bf16 body is 2 to 3 % off by itself, whatever the loss does: ours adds nothing to that."""
+def test_bf16_gradients_are_as_close_to_float32_as_those_of_full_logits(kind: str) -> None:
+    """A bf16 model is 2 to 3 % off by itself; our loss adds nothing to that."""
     documents = rows(6)
-    loss, found = ours(lora_model(kind, torch.bfloat16), documents)
+    loss, result = ours(lora_model(kind, torch.bfloat16), documents)
     _, plain = reference(lora_model(kind, torch.bfloat16), documents)
-    wanted_loss, wanted = reference(lora_model(kind, torch.bfloat16).float(), documents)
-    assert loss == pytest.approx(wanted_loss, rel=2e-3)
-    assert relative_error(found, wanted) <= 1.15 * relative_error(plain, wanted)
-    assert relative_error(plain, wanted) < 5e-2
+    expected_loss, expected = reference(lora_model(kind, torch.bfloat16).float(), documents)
+    assert loss == pytest.approx(expected_loss, rel=2e-3)
+    assert relative_error(result, expected) <= 1.15 * relative_error(plain, expected)
+    assert relative_error(plain, expected) < 5e-2
 
 
 @pytest.mark.usefixtures("small_blocks")
 def test_the_head_in_bf16_is_within_one_percent_of_float32() -> None:
-    """The function by itself, from the same bf16 hidden states: what it is answerable for."""
+    """The function alone, from the same bf16 hidden states."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(100, 64, generator=generator).bfloat16().requires_grad_()
     weight = (0.2 * torch.randn(1000, 64, generator=generator)).bfloat16()
     targets = torch.randint(0, 1000, (100,), generator=generator)
     total = supervised_cross_entropy(hidden, weight, targets)
-    (found,) = torch.autograd.grad(total, hidden)
+    (gradient,) = torch.autograd.grad(total, hidden)
     exact = hidden.detach().float().requires_grad_()
     plain = F.cross_entropy(exact @ weight.float().T, targets, reduction="sum")
-    (wanted,) = torch.autograd.grad(plain, exact)
+    (expected,) = torch.autograd.grad(plain, exact)
     assert total.item() == pytest.approx(plain.item(), rel=1e-3)
-    assert (found.float() - wanted).norm() / wanted.norm() <= 1e-2
+    assert (gradient.float() - expected).norm() / expected.norm() <= 1e-2
 
 
 def test_the_gradient_of_micro_batches_is_that_of_one_large_batch() -> None:
@@ -130,7 +130,7 @@ def test_the_gradient_of_micro_batches_is_that_of_one_large_batch() -> None:
     model = lora_model()
 
     def gradient_of(micro_batch_tokens: int) -> tuple[int, dict[str, Tensor]]:
-        steps = BatchSchedule(
+        schedule = BatchSchedule(
             lambda epoch: [[row] for row in documents],
             epochs=1,
             batch_size=9,
@@ -138,32 +138,32 @@ def test_the_gradient_of_micro_batches_is_that_of_one_large_batch() -> None:
             pad_id=0,
             seed=0,
         )
-        step = steps[0]
+        step = schedule[0]
         for batch in step["micro_batches"]:
             SupervisedLanguageModel(model)(**batch, normalizer=step["normalizer"]).backward()
         return len(step["micro_batches"]), gradients(model)
 
-    one, whole = gradient_of(100_000)
-    many, parts = gradient_of(60)
+    one, expected = gradient_of(100_000)
+    many, result = gradient_of(60)
     assert one == 1
     assert many >= 4
-    assert relative_error(parts, whole) <= 1e-5
+    assert relative_error(result, expected) <= 1e-5
 
 
-def test_the_function_equals_torch_cross_entropy_also_for_extreme_logits() -> None:
+def test_the_function_equals_torch_cross_entropy_for_extreme_logits_too() -> None:
     generator = torch.Generator().manual_seed(0)
     hidden = (30 * torch.randn(300, 16, generator=generator)).requires_grad_()
     weight = 3 * torch.randn(1000, 16, generator=generator)
     targets = torch.randint(0, 1000, (300,), generator=generator)
     total = supervised_cross_entropy(hidden, weight, targets)
-    (found,) = torch.autograd.grad(total, hidden)
+    (gradient,) = torch.autograd.grad(total, hidden)
     plain = F.cross_entropy(hidden @ weight.T, targets, reduction="sum")
-    (wanted,) = torch.autograd.grad(plain, hidden)
+    (expected,) = torch.autograd.grad(plain, hidden)
     torch.testing.assert_close(total, plain, rtol=1e-5, atol=1e-3)
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_batch_that_supervises_nothing_costs_nothing() -> None:
+def test_a_batch_without_supervised_tokens_has_no_loss() -> None:
     hidden = torch.zeros(0, 8, requires_grad=True)
     total = supervised_cross_entropy(hidden, torch.randn(50, 8), torch.zeros(0, dtype=torch.int64))
     total.backward()

@@ -1,9 +1,10 @@
-"""AdamW on float32 masters: torch's own AdamW, with nothing lost in bf16."""
+"""AdamW on float32 masters equals torch's AdamW, and loses no update in bf16."""
 
 import pytest
 import torch
 from torch import nn
 
+from lorachain.errors import NonFiniteError
 from lorachain.training.optimizer import MasterWeightAdamW, master_tensors
 
 SETTINGS = {"lr": 1e-3, "weight_decay": 0.1}
@@ -33,8 +34,7 @@ def test_in_float32_it_is_torch_adamw_bit_for_bit() -> None:
 
 
 def test_updates_smaller_than_an_ulp_add_up_in_bf16() -> None:
-    """At 1.0 a bf16 ulp is 2⁻⁷ = 0.0078; forty steps of 0.0005 move a parameter by 0.02 or, without masters, not at
-    all."""
+    """At 1.0 a bf16 ulp is 2⁻⁷ = 0.0078. Forty steps of 0.0005 add up to 0.02, and without masters to nothing."""
     parameter = nn.Parameter(torch.ones(4))
     optimizer = MasterWeightAdamW([parameter], compute_dtype=torch.bfloat16, lr=5e-4, weight_decay=0.0)
     lost = nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
@@ -51,7 +51,7 @@ def test_updates_smaller_than_an_ulp_add_up_in_bf16() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_state_dict_round_trip_goes_on_bit_for_bit(dtype: torch.dtype, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_loaded_state_dict_continues_bit_for_bit(dtype: torch.dtype, tmp_path) -> None:  # type: ignore[no-untyped-def]
     ours = parameters()
     optimizer = MasterWeightAdamW(ours, compute_dtype=dtype, **SETTINGS)
     for step in range(5):
@@ -64,14 +64,14 @@ def test_state_dict_round_trip_goes_on_bit_for_bit(dtype: torch.dtype, tmp_path)
     resumed.load_state_dict(torch.load(tmp_path / "optimizer.pt", weights_only=True))
     assert all(torch.equal(a, b) for a, b in zip(ours, again, strict=True))
     for step in range(5, 10):
-        for target, walker in ((ours, optimizer), (again, resumed)):
+        for target, stepping in ((ours, optimizer), (again, resumed)):
             set_gradients(target, step)
-            walker.step()
+            stepping.step()
     assert all(torch.equal(a, b) for a, b in zip(optimizer.masters, resumed.masters, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(ours, again, strict=True))
 
 
-def test_gradients_are_let_go_after_a_step_and_names_go_with_masters() -> None:
+def test_gradients_are_freed_after_a_step_and_masters_have_names() -> None:
     ours = parameters()
     optimizer = MasterWeightAdamW(ours, compute_dtype=torch.bfloat16, **SETTINGS)
     set_gradients(ours, 0)
@@ -83,3 +83,20 @@ def test_gradients_are_let_go_after_a_step_and_names_go_with_masters() -> None:
     assert {name: tensor.dtype for name, tensor in named.items()} == {"a": torch.float32, "b": torch.float32}
     with pytest.raises(ValueError, match="zip"):
         master_tensors(optimizer, ["a"])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("spoiled", ["masters", "exp_avg", "exp_avg_sq"])
+def test_a_state_that_is_not_finite_is_refused(spoiled: str, value: float) -> None:
+    ours = parameters()
+    optimizer = MasterWeightAdamW(ours, compute_dtype=torch.bfloat16, **SETTINGS)
+    set_gradients(ours, 0)
+    optimizer.step()
+    assert optimizer.is_finite()
+    state = optimizer.state_dict()
+    tensor = state["masters"][1] if spoiled == "masters" else state["state"][1][spoiled]
+    tensor[0] = value
+    assert not optimizer.is_finite()
+    other = MasterWeightAdamW(parameters(), compute_dtype=torch.bfloat16, **SETTINGS)
+    with pytest.raises(NonFiniteError, match="delete that checkpoint"):
+        other.load_state_dict(state)

@@ -1,5 +1,6 @@
-"""Norms and gated products that keep less: the same bits forward, the same gradients, fewer bytes."""
+"""Norms and gated MLPs that keep less: the same bits forward, the same gradients, fewer bytes."""
 
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -9,8 +10,8 @@ from transformers import PreTrainedModel
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 
 from conftest import make_text_model
+from lorachain.training.activations import recompute_activations
 from lorachain.training.recompute_layers import gated_down, rms_norm, use_recompute_layers
-from lorachain.weights.load import plain_model
 from lorachain.weights.lora import PeftModel, add_new_lora
 
 TARGETS = ["q_proj", "gate_proj", "up_proj", "down_proj"]
@@ -32,61 +33,66 @@ def adapted(model: PreTrainedModel, targets: list[str] = TARGETS, dropout: float
 
 
 def gradients(model: PeftModel) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits and the gradients of their squares' mean."""
+    """Logits, and the gradients of the mean of their squares."""
     ids = torch.randint(6, 380, (2, 37), generator=torch.Generator().manual_seed(2))
     logits = model(input_ids=ids).logits
     logits.float().square().mean().backward()
-    found = {n: p.grad.float().clone() for n, p in model.named_parameters() if p.grad is not None}
+    result = {n: p.grad.float().clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    return logits.detach(), found
+    return logits.detach(), result
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("targets", [TARGETS, ["down_proj"], ["q_proj"]], ids=lambda t: "+".join(t))
 def test_logits_have_the_same_bits_and_gradients_agree(dtype: torch.dtype, targets: list[str]) -> None:
     model = adapted(make_text_model(dtype=dtype), targets)
-    wanted_logits, wanted = gradients(model)
+    expected_logits, expected = gradients(model)
     use_recompute_layers(model)
     with torch.no_grad():
-        assert torch.equal(model(input_ids=torch.arange(6, 26)[None]).logits, _untouched(dtype, targets))
-    logits, found = gradients(model)
-    assert torch.equal(logits, wanted_logits)
-    assert found.keys() == wanted.keys()
-    for name in wanted:
-        error = (found[name] - wanted[name]).norm() / wanted[name].norm()
+        assert torch.equal(model(input_ids=torch.arange(6, 26)[None]).logits, _unpatched_logits(dtype, targets))
+    logits, result = gradients(model)
+    assert torch.equal(logits, expected_logits)
+    assert result.keys() == expected.keys()
+    for name in expected:
+        error = (result[name] - expected[name]).norm() / expected[name].norm()
         assert error < (1e-5 if dtype == torch.float32 else 2e-2), name
 
 
-def _untouched(dtype: torch.dtype, targets: list[str]) -> Tensor:
+def _unpatched_logits(dtype: torch.dtype, targets: list[str]) -> Tensor:
     with torch.no_grad():
         return adapted(make_text_model(dtype=dtype), targets)(input_ids=torch.arange(6, 26)[None]).logits
 
 
-def test_a_layer_computed_again_has_the_same_gradients_bit_for_bit() -> None:
-    kept, again = (adapted(make_text_model(dtype=torch.bfloat16)).train() for _ in range(2))
-    for model in (kept, again):
+def test_recomputed_layers_have_the_same_gradients_bit_for_bit() -> None:
+    kept, recomputed = (adapted(make_text_model(dtype=torch.bfloat16)).train() for _ in range(2))
+    for model in (kept, recomputed):
         use_recompute_layers(model)
-    inner = plain_model(again)
-    inner.gradient_checkpointing_enable({"use_reentrant": False})
-    inner.enable_input_require_grads()
-    (logits, wanted), (logits_again, found) = gradients(kept), gradients(again)
-    assert torch.equal(logits, logits_again)
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    recompute_activations(recomputed)
+    (expected_logits, expected), (logits, result) = gradients(kept), gradients(recomputed)
+    assert torch.equal(logits, expected_logits)
+    assert all(torch.equal(result[name], expected[name]) for name in expected)
 
 
-def test_dropout_before_the_lora_is_left_as_it_is() -> None:
-    plain, lean = (adapted(make_text_model(), dropout=0.3).train() for _ in range(2))
-    use_recompute_layers(lean)
+def test_switching_recomputation_on_warns_of_nothing() -> None:
+    model = adapted(make_text_model())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        recompute_activations(model)
+
+
+def test_dropout_before_the_lora_is_unchanged() -> None:
+    plain, patched = (adapted(make_text_model(), dropout=0.3).train() for _ in range(2))
+    use_recompute_layers(patched)
     torch.manual_seed(3)
-    _, wanted = gradients(plain)
+    _, expected = gradients(plain)
     torch.manual_seed(3)
-    _, found = gradients(lean)
-    for name in wanted:
-        torch.testing.assert_close(found[name], wanted[name], rtol=1e-4, atol=1e-6)
+    _, result = gradients(patched)
+    for name in expected:
+        torch.testing.assert_close(result[name], expected[name], rtol=1e-4, atol=1e-6)
 
 
-def kept_bytes(forward: Callable[[], Tensor], but: set[int]) -> int:
-    """What autograd keeps, each storage once, but for the storages named."""
+def kept_bytes(forward: Callable[[], Tensor]) -> int:
+    """Bytes that autograd keeps, each storage once."""
     storages: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -97,21 +103,20 @@ def kept_bytes(forward: Callable[[], Tensor], but: set[int]) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = forward()
     assert result.requires_grad
-    return sum(size for address, size in storages.items() if address not in but)
+    return sum(storages.values())
 
 
-def test_a_norm_keeps_its_input_in_its_own_type_and_one_number_a_row() -> None:
+def test_a_norm_keeps_its_input_in_its_own_type_and_one_number_per_token() -> None:
     norm = Gemma3RMSNorm(256).bfloat16().requires_grad_(False)
     hidden = torch.randn(4, 50, 256, dtype=torch.bfloat16, requires_grad=True)
     tokens, gain = 4 * 50, 256 * 4
-    ours = kept_bytes(lambda: rms_norm(hidden, norm.weight, norm.eps), set())
+    ours = kept_bytes(lambda: rms_norm(hidden, norm.weight, norm.eps))
     assert ours == tokens * 256 * 2 + tokens * 4 + gain
-    assert kept_bytes(lambda: norm(hidden), set()) > 1.9 * ours
+    assert kept_bytes(lambda: norm(hidden)) > 1.9 * ours
 
 
-def test_of_the_gated_product_only_gate_and_up_are_kept() -> None:
-    """The down projection's hooks hide the product from an outer count, so living tensors are counted: a product that
-    was kept would be found by its shape."""
+def test_of_the_gated_mlp_only_gate_and_up_are_kept() -> None:
+    """Counts living tensors of the product's size: the hooks of the down projection hide it from other hooks."""
     import gc
 
     class Down(nn.Module):
@@ -135,5 +140,5 @@ def test_of_the_gated_product_only_gate_and_up_are_kept() -> None:
     result.square().sum().backward()
     product = (nn.functional.gelu(gate, approximate="tanh") * up).detach()
     assert down.weight.grad is not None
-    wanted = 2 * (product @ down.weight.detach().T).flatten(0, 1).T @ product.flatten(0, 1)
-    torch.testing.assert_close(down.weight.grad, wanted)
+    expected = 2 * (product @ down.weight.detach().T).flatten(0, 1).T @ product.flatten(0, 1)
+    torch.testing.assert_close(down.weight.grad, expected)

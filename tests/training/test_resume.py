@@ -1,4 +1,4 @@
-"""A run that was killed and resumed is the run that was not (design, section 3, line 5)."""
+"""A run that was killed and resumed equals the run that was not."""
 
 import json
 import os
@@ -18,18 +18,18 @@ from chain_making import make_workspace, options_of, run_command_line
 from conftest import make_multimodal_model, make_text_model
 from lorachain.tokens import TokenRow
 from lorachain.training.batch_schedule import BatchSchedule
-from lorachain.training.checkpoints import checkpoint_folder, steps_present
+from lorachain.training.checkpoints import checkpoint_directory, steps_present
 from lorachain.training.progress import Progress, TrainingSettings
 from lorachain.training.trainer import train
 from lorachain.weights.load import load_model
 from lorachain.weights.lora import PeftModel, add_new_lora
 
-EPOCHS, LINES, BATCH = 3, 10, 4  # three steps an epoch, nine in all
+EPOCHS, PACKS, BATCH = 3, 10, 4  # three steps an epoch, nine in all
 TIMES = {"seconds", "at", "finished", "tokens_per_second", "peak_memory_bytes", "git_commit"}
 
 
 class Killed(BaseException):
-    """As sudden as SIGKILL: nothing of lorachain catches it."""
+    """As abrupt as SIGKILL: nothing in lorachain catches it."""
 
 
 def lora_model(kind: str, dropout: float, quantization: Any, folder: Path) -> PeftModel:
@@ -51,7 +51,7 @@ def lora_model(kind: str, dropout: float, quantization: Any, folder: Path) -> Pe
 
 def packs_of_epoch(epoch: int) -> list[list[TokenRow]]:
     generator = torch.Generator().manual_seed(epoch)
-    return [[TokenRow([2, *torch.randint(6, 300, (12,), generator=generator).tolist()], 4)] for _ in range(LINES)]
+    return [[TokenRow([2, *torch.randint(6, 300, (12,), generator=generator).tolist()], 4)] for _ in range(PACKS)]
 
 
 def go(
@@ -62,10 +62,10 @@ def go(
     *,
     quantization: str = "none",
 ) -> tuple[Progress, dict[str, Tensor], list[int], list[str]]:
-    """One start of the run: (what was done, the adapter, epochs that ended in this start, messages)."""
+    """One start of the run: (progress, adapter, epochs that ended in this start, messages)."""
     ended: list[int] = []
     messages: list[str] = []
-    steps = BatchSchedule(packs_of_epoch, epochs=EPOCHS, batch_size=BATCH, micro_batch_tokens=30, pad_id=0, seed=0)
+    schedule = BatchSchedule(packs_of_epoch, epochs=EPOCHS, batch_size=BATCH, micro_batch_tokens=30, pad_id=0, seed=0)
 
     def on_epoch_end(epoch: int, step: int) -> bool:
         ended.append(epoch)
@@ -84,7 +84,7 @@ def go(
     )
     progress, tensors = train(
         lora_model(kind, dropout, quantization, run.with_name("base")),
-        steps,
+        schedule,
         settings,
         run=run,
         fingerprint="f",
@@ -102,13 +102,13 @@ def go(
         *[("text", 0.3, "nf4"), ("multimodal", 0.0, "nf4"), ("text", 0.0, "int8"), ("multimodal", 0.0, "int8")],
     ],
 )
-def test_killed_after_any_step_and_resumed_equals_the_undisturbed_run(
+def test_a_run_killed_after_any_step_and_resumed_equals_the_uninterrupted_run(
     tmp_path: Path, kind: str, dropout: float, quantization: str
 ) -> None:
     """Killed three times: in the first step, within an epoch, and at an epoch's end before its checkpoint."""
-    whole, wanted, _, _ = go(tmp_path / "whole", kind, dropout, quantization=quantization)
-    assert whole.losses[-1] < whole.losses[0]
-    torch.rand(7)  # another state of the dice than the first run found
+    uninterrupted, expected, _, _ = go(tmp_path / "uninterrupted", kind, dropout, quantization=quantization)
+    assert uninterrupted.losses[-1] < uninterrupted.losses[0]
+    torch.rand(7)  # the resumed run starts from another random state
 
     def kill_at(step: int) -> Callable[[Progress], None]:
         def on_step(progress: Progress) -> None:
@@ -120,45 +120,46 @@ def test_killed_after_any_step_and_resumed_equals_the_undisturbed_run(
     for step in (1, 5, 6):
         with pytest.raises(Killed):
             go(tmp_path / "killed", kind, dropout, kill_at(step), quantization=quantization)
-    done, found, ended, messages = go(tmp_path / "killed", kind, dropout, quantization=quantization)
+    progress, result, ended, messages = go(tmp_path / "killed", kind, dropout, quantization=quantization)
     assert messages == ["resuming from checkpoint-5"]
     assert ended == [2, 3]
-    assert done.losses == whole.losses
-    assert (done.step, done.tokens, done.supervised_tokens) == (whole.step, whole.tokens, whole.supervised_tokens)
-    assert found.keys() == wanted.keys()
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert progress.losses == uninterrupted.losses
+    assert (progress.step, progress.tokens) == (uninterrupted.step, uninterrupted.tokens)
+    assert progress.supervised_tokens == uninterrupted.supervised_tokens
+    assert result.keys() == expected.keys()
+    assert all(torch.equal(result[name], expected[name]) for name in expected)
     for name in ("adapter_model.safetensors", "adapter_config.json"):
-        a, b = (checkpoint_folder(tmp_path / run, 9) / name for run in ("whole", "killed"))
+        a, b = (checkpoint_directory(tmp_path / run, 9) / name for run in ("uninterrupted", "killed"))
         assert a.read_bytes() == b.read_bytes()
 
 
-def test_a_spoilt_newest_checkpoint_costs_only_the_steps_since_the_one_before(tmp_path: Path) -> None:
-    whole, wanted, _, _ = go(tmp_path / "run", "text", 0.0)
+def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(tmp_path: Path) -> None:
+    uninterrupted, expected, _, _ = go(tmp_path / "run", "text", 0.0)
     newest, older = steps_present(tmp_path / "run")[:2]
-    spoilt = checkpoint_folder(tmp_path / "run", newest) / "optimizer.pt"
-    spoilt.write_bytes(spoilt.read_bytes()[:-100])
-    done, found, _, messages = go(tmp_path / "run", "text", 0.0)
+    damaged = checkpoint_directory(tmp_path / "run", newest) / "optimizer.pt"
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    progress, result, _, messages = go(tmp_path / "run", "text", 0.0)
     assert messages == [
-        f"checkpoint-{newest} passed over: optimizer.pt is not what manifest.json says",
+        f"checkpoint-{newest} skipped: optimizer.pt does not match manifest.json",
         f"resuming from checkpoint-{older}",
     ]
-    assert done.losses == whole.losses
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert progress.losses == uninterrupted.losses
+    assert all(torch.equal(result[name], expected[name]) for name in expected)
 
 
-def test_the_best_epochs_checkpoint_is_kept_beside_the_newest(tmp_path: Path) -> None:
+def test_the_checkpoint_of_the_best_epoch_is_kept_with_the_newest(tmp_path: Path) -> None:
     go(tmp_path, "text", 0.0)
     assert steps_present(tmp_path) == [9, 8, 3]
 
 
-def test_the_end_of_the_warmup_and_of_the_schedule_are_part_of_the_state(tmp_path: Path) -> None:
+def test_the_learning_rate_schedule_is_part_of_the_state(tmp_path: Path) -> None:
     go(tmp_path, "text", 0.0)
-    stored = torch.load(checkpoint_folder(tmp_path, 9) / "scheduler.pt", weights_only=True)
+    stored = torch.load(checkpoint_directory(tmp_path, 9) / "scheduler.pt", weights_only=True)
     assert stored["last_epoch"] == 9
     assert stored["_last_lr"][0] == pytest.approx(0, abs=1e-9)
 
 
-# ---- the chain's own command, in a process of its own ----------------------------------------------------------------
+# ---- the command line, in a process of its own -----------------------------------------------------------------------
 
 
 def without_times(value: Any) -> Any:
@@ -167,14 +168,14 @@ def without_times(value: Any) -> Any:
     return [without_times(inner) for inner in value] if isinstance(value, list) else value
 
 
-def test_sigterm_saves_and_the_same_command_goes_on_to_the_same_files(
+def test_sigterm_saves_and_the_same_command_resumes_to_the_same_files(
     tmp_path: Path, save_tiny: Callable[..., Path]
 ) -> None:
     base = save_tiny("text")
-    roots = [make_workspace(tmp_path / name, base) for name in ("whole", "killed")]
+    roots = [make_workspace(tmp_path / name, base) for name in ("uninterrupted", "killed")]
     for root in roots:
         assert run_command_line("init", *options_of(root))[0] == 0
-    # The ablation's path: stage 02 alone, with validation after each of its two epochs.
+    # Stage 02 alone, with validation after each of its two epochs.
     command = ("train", "02", "--from-base", "--save-every", "1e-9")
     assert run_command_line(*command, *options_of(roots[0]))[0] == 0
 
@@ -190,21 +191,21 @@ def test_sigterm_saves_and_the_same_command_goes_on_to_the_same_files(
     while process.poll() is None and not list(checkpoints.glob("checkpoint-*")):
         time.sleep(0.005)
     process.send_signal(signal.SIGTERM)
-    _, words = process.communicate(timeout=200)
-    assert process.returncode == 143, words
-    assert "is saved" in words
-    assert "go on with: lorachain train 02" in words
-    assert "Traceback" not in words
+    _, messages = process.communicate(timeout=200)
+    assert process.returncode == 143, messages
+    assert "is saved" in messages
+    assert "go on with: lorachain train 02" in messages
+    assert "Traceback" not in messages
     assert not (roots[1] / "model" / "02_trained").exists()
 
-    code, _, words = run_command_line(*command, *options_of(roots[1]))
+    code, _, messages = run_command_line(*command, *options_of(roots[1]))
     assert code == 0
-    assert "resuming from checkpoint-" in words
-    whole, killed = (root / "model" / "02_trained" / "tiny" for root in roots)
+    assert "resuming from checkpoint-" in messages
+    uninterrupted, killed = (root / "model" / "02_trained" / "tiny" for root in roots)
     for name in ("adapter_model.safetensors", "adapter_config.json"):
-        assert (whole / name).read_bytes() == (killed / name).read_bytes()
+        assert (uninterrupted / name).read_bytes() == (killed / name).read_bytes()
     for name in ("kormedmcqa_validation_results.json", "training_info.json"):
-        read = [without_times(json.loads((folder / name).read_text())) for folder in (whole, killed)]
+        read = [without_times(json.loads((folder / name).read_text())) for folder in (uninterrupted, killed)]
         for info in read:
             info.get("configuration", {}).pop("training", None)
         assert read[0] == read[1], name

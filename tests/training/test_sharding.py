@@ -1,4 +1,4 @@
-"""Layers sharded by FSDP2 compute what whole layers do. One process here; `faults/test_two_processes.py` has two."""
+"""Layers sharded by FSDP2 compute the same. In one process here; `faults/test_two_processes.py` uses two."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,14 +18,14 @@ from lorachain.weights.lora import PeftModel, adapter_tensors, add_new_lora, che
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Iterator[None]:
-    """A group of one process."""
+    """A process group of one process."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
     yield
     torch.distributed.destroy_process_group()
 
 
 def with_lora(base: PreTrainedModel) -> PeftModel:
-    """B away from zero, so that gradients reach A too."""
+    """A LoRA with B far from zero, so that gradients reach A too."""
     model = add_new_lora(
         base,
         base_path="b",
@@ -55,9 +55,9 @@ def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def test_loss_gradients_and_adapter_are_those_of_whole_layers(alone: None, tiny_model: PreTrainedModel) -> None:
+def test_loss_gradients_and_adapter_equal_those_of_unsharded_layers(alone: None, tiny_model: PreTrainedModel) -> None:
     model = with_lora(tiny_model)
-    whole = gradients(model)
+    expected = gradients(model)
     tensors = {name: tensor.clone() for name, tensor in adapter_tensors(model).items()}
     model.zero_grad()
     assert not is_sharded(model)
@@ -72,12 +72,12 @@ def test_loss_gradients_and_adapter_are_those_of_whole_layers(alone: None, tiny_
     }
     assert not isinstance(head_weight(model), DTensor)
 
-    # Read before it is trained, as a stage does: what is gathered then must serve training too.
+    # Evaluated before it is trained, as in a stage: the gathered buffers must serve training too.
     with eval_mode(model):
         read = loss_of(model).item()
     sharded = gradients(model)
-    assert sharded.keys() == whole.keys()
-    assert all(torch.equal(sharded[name], whole[name]) for name in whole)
+    assert sharded.keys() == expected.keys()
+    assert all(torch.equal(sharded[name], expected[name]) for name in expected)
     assert read == loss_of(model).item()
 
     check_trainable(model)

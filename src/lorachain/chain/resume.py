@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lorachain.chain.debug_log import drop_steps_after
 from lorachain.chain.run_record import RunRecord
-from lorachain.training.checkpoints import CheckpointSearch, checkpoint_folder, newest_whole, why_not_whole
+from lorachain.training.checkpoints import CheckpointSearch, checkpoint_directory, newest_complete, reason_to_skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +26,13 @@ def find_resume_point(run: Path, record: RunRecord, protocol: str | None) -> Res
     skipped: list[str] = []
     before = None
     while True:
-        search = newest_whole(run, record.fingerprint, before=before)
-        skipped += (reason for reason in search.passed_over if reason not in skipped)
+        search = newest_complete(run, record.fingerprint, before=before)
+        skipped += (reason for reason in search.skipped if reason not in skipped)
         best = record.best(protocol, up_to=search.step) if protocol else None
-        reason = why_not_whole(checkpoint_folder(run, best.step), record.fingerprint) if best else None
+        reason = reason_to_skip(checkpoint_directory(run, best.step), record.fingerprint) if best else None
         if best is None or reason is None:
-            return ResumePoint(CheckpointSearch(search.folder, skipped), best.step if best else None)
-        name = checkpoint_folder(run, best.step).name
+            return ResumePoint(CheckpointSearch(search.directory, skipped), best.step if best else None)
+        name = checkpoint_directory(run, best.step).name
         skipped.append(f"{name} has the best epoch so far, which is repeated: {reason}")
         before = best.step
 

@@ -40,7 +40,7 @@ from lorachain.memory import peak, reset_peak
 from lorachain.provenance import ADAPTER_WEIGHTS, adapter_sha256, git_commit, package_versions, sha256_json
 from lorachain.tokens import TokenEncoder
 from lorachain.training.batch_schedule import BatchSchedule
-from lorachain.training.checkpoints import checkpoint_folder
+from lorachain.training.checkpoints import checkpoint_directory
 from lorachain.training.progress import Progress, TrainingSettings
 from lorachain.training.sharding import shard_layers
 from lorachain.training.trainer import train
@@ -108,7 +108,7 @@ def train_stage(context: ChainContext, runtime: Runtime, stage: Stage) -> None:
     progress, tensors = fit(run, model)
     kept = runtime.processes.broadcast(lambda: select(run))
     if kept.step < progress.step:
-        tensors = load_file(checkpoint_folder(run.folder, kept.step) / ADAPTER_WEIGHTS)
+        tensors = load_file(checkpoint_directory(run.folder, kept.step) / ADAPTER_WEIGHTS)
     set_adapter_tensors(model, tensors)
     after = runtime.processes.on_main(lambda: inputs.task.measure(model))
     if after is not None:
@@ -244,7 +244,7 @@ def fit(run: StageRun, model: PeftModel) -> tuple[Progress, dict[str, Tensor]]:
             on_epoch_end=on_epoch_end,
             on_step=on_step,
             on_message=context.reporter.message,
-            found=point.search,
+            checkpoint=point.search,
             best_step=point.best_step,
             processes=processes,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorachain.errors import DataError
-from lorachain.evaluation.protocols.base import Row
+from lorachain.evaluation.protocols.base import QuestionResult
 from lorachain.workspace import disk_full_as_error
 
 JOURNAL_VERSION = 2
@@ -22,7 +22,7 @@ class Journal:
         # As it comes back from the file: tuples become lists.
         self.identity = json.loads(json.dumps(identity))
 
-    def read(self) -> Iterator[tuple[list[Row], float]]:
+    def read(self) -> Iterator[tuple[list[QuestionResult], float]]:
         """Batches in order. A last line that was cut off by the interruption is dropped from the file.
 
         Raises:
@@ -43,9 +43,9 @@ class Journal:
             self.path.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
         for line in whole[1:]:
             batch = json.loads(line)
-            yield [_row_from_json(row) for row in batch["rows"]], batch["seconds"]
+            yield [_result_from_json(row) for row in batch["rows"]], batch["seconds"]
 
-    def append(self, rows: Sequence[Row], seconds: float) -> None:
+    def append(self, rows: Sequence[QuestionResult], seconds: float) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with disk_full_as_error(self.path), self.path.open("a", encoding="utf-8") as file:
             if file.tell() == 0:
@@ -59,6 +59,6 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
 
-def _row_from_json(stored: dict[str, Any]) -> Row:
+def _result_from_json(stored: dict[str, Any]) -> QuestionResult:
     logprobs = stored["logprobs"]
-    return Row(**{**stored, "logprobs": None if logprobs is None else tuple(logprobs)})
+    return QuestionResult(**{**stored, "logprobs": None if logprobs is None else tuple(logprobs)})

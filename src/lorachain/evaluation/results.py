@@ -29,7 +29,7 @@ from lorachain.records import LETTERS, ExamQuestion
 from lorachain.workspace import disk_full_as_error
 
 if TYPE_CHECKING:
-    from lorachain.evaluation.protocols.base import ExamProtocol, Row
+    from lorachain.evaluation.protocols.base import ExamProtocol, QuestionResult
 
 _COLUMNS = pa.schema(
     [
@@ -71,7 +71,7 @@ def check_output(out: Path) -> None:
 
 def summarize(
     questions: Sequence[ExamQuestion],
-    rows: "Sequence[Row]",
+    rows: "Sequence[QuestionResult]",
     protocol: "ExamProtocol",
     *,
     out: Path,
@@ -141,7 +141,7 @@ def baselines(questions: Sequence[ExamQuestion]) -> Baselines:
     )
 
 
-def _write_rows(target: Path, rows: "Sequence[Row]") -> RowsFile:
+def _write_rows(target: Path, rows: "Sequence[QuestionResult]") -> RowsFile:
     table = pa.Table.from_pylist([_as_record(row) for row in rows], schema=_COLUMNS)
     staging = target.with_name(f".{target.name}.partial")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def _write_rows(target: Path, rows: "Sequence[Row]") -> RowsFile:
     return RowsFile(file=target.name, sha256=sha256_file(target))
 
 
-def _as_record(row: "Row") -> dict[str, Any]:
+def _as_record(row: "QuestionResult") -> dict[str, Any]:
     return {
         "exam": row.exam,
         "id": row.id,

@@ -9,7 +9,7 @@ from torch import nn
 
 from lorachain.artifacts.evaluation import EvalResult, ScoredModelIdentity
 from lorachain.evaluation.journal import JOURNAL_VERSION, Journal
-from lorachain.evaluation.protocols.base import ExamProtocol, Row, batches
+from lorachain.evaluation.protocols.base import ExamProtocol, QuestionResult, batches
 from lorachain.evaluation.questions import check_questions, question_set_hash
 from lorachain.evaluation.results import check_output, summarize
 from lorachain.records import ExamQuestion
@@ -47,7 +47,7 @@ def run_evaluation(
         "protocol_version": protocol.version, "settings": protocol.settings, "split": split,
         "data_sha256": question_set_hash(questions),
     })  # fmt: skip
-    rows: dict[int, Row] = {}
+    rows: dict[int, QuestionResult] = {}
     seconds = 0.0
     finished = list(journal.read())
     groups = batches(questions, protocol.batch_questions)

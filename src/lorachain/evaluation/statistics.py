@@ -1,4 +1,4 @@
-"""Intervals and tests of exam scores, all of them scipy's, and the words in which they are told."""
+"""Intervals and tests of exam scores, all of them scipy's, and their summaries in words. Imports no torch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from scipy.stats import binomtest, bootstrap
 
 SIGNIFICANCE = 0.05
 CHANCE = 0.2
-"""Blind guessing among five options."""
+"""Accuracy of guessing among five options."""
 
 
 def wilson(correct: int, n: int) -> tuple[float, float]:
@@ -22,7 +22,7 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
 
 
 def proportion(correct: int, n: int) -> dict[str, Any]:
-    """An accuracy that never stands without its n and interval."""
+    """An accuracy with its n and its interval, without which it is never reported."""
     return {"n": n, "correct": correct, "accuracy": correct / n, "wilson95": list(wilson(correct, n))}
 
 
@@ -56,10 +56,10 @@ def paired_bootstrap(
     """95 % percentile bootstrap interval of accuracy(b) - accuracy(a), questions resampled in pairs.
 
     Raises:
-        ValueError: the two differ in length, or hold fewer than two questions.
+        ValueError: the two differ in length, or have fewer than two questions.
     """
     if len(a) != len(b) or len(a) < 2:
-        raise ValueError(f"two vectors of the same length of at least 2 are needed, got {len(a)} and {len(b)}")
+        raise ValueError(f"a paired bootstrap needs two equally long sequences of 2 or more, got {len(a)} and {len(b)}")
     difference = np.asarray(b, dtype=np.int8) - np.asarray(a, dtype=np.int8)
     result = bootstrap(
         (difference,), np.mean, n_resamples=resamples, method="percentile", rng=np.random.default_rng(seed), batch=500
@@ -90,16 +90,16 @@ def p_text(p: float) -> str:
 
 
 def chance_summary(correct: int, n: int, chance: float = CHANCE) -> str:
-    """Whether an accuracy can be told from guessing, in words, with its p."""
+    """Whether an accuracy differs significantly from guessing, with its p."""
     p = differs_from_chance(correct, n, chance)
     if p >= SIGNIFICANCE:
-        return f"cannot be told from chance ({p_text(p)})"
+        return f"not significantly different from chance ({p_text(p)})"
     return f"{'above' if correct > chance * n else 'below'} chance ({p_text(p)})"
 
 
-def comparison_summary(a_only: int, b_only: int, other: str) -> str:
-    """Whether b can be told from a, which is called `other` ("the start", "the base"), in words, with McNemar's p."""
+def comparison_summary(a_only: int, b_only: int, a_name: str) -> str:
+    """Whether b differs significantly from a, which is called `a_name` ("the start", "the base"), with McNemar's p."""
     p = mcnemar_exact(a_only, b_only)
     if p >= SIGNIFICANCE:
-        return f"cannot be told from {other} ({p_text(p)})"
-    return f"{'better' if b_only > a_only else 'worse'} than {other} ({p_text(p)})"
+        return f"not significantly different from {a_name} ({p_text(p)})"
+    return f"{'better' if b_only > a_only else 'worse'} than {a_name} ({p_text(p)})"

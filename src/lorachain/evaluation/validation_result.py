@@ -9,6 +9,7 @@ from lorachain.artifacts.validation import (
     ProtocolResult,
     ValidationResult,
 )
+from lorachain.evaluation.protocols.base import LETTERS_VERSION, OPTIONS_VERSION
 from lorachain.evaluation.questions import question_set_hash
 from lorachain.evaluation.statistics import (
     CHANCE,
@@ -21,7 +22,7 @@ from lorachain.evaluation.statistics import (
 )
 from lorachain.records import LETTERS, ExamQuestion
 
-PROTOCOL_VERSIONS = {"letters": "1", "options": "1"}
+PROTOCOL_VERSIONS = {"letters": LETTERS_VERSION, "options": OPTIONS_VERSION}
 
 
 def summarize_validation(

@@ -1,1 +1,1 @@
-"""A model read without gradients: forward passes over shared prefixes, generation, log-probabilities."""
+"""Inference without gradients: forward passes over shared prefixes, generation, log-probabilities."""

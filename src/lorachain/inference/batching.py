@@ -10,27 +10,30 @@ from lorachain.weights.attention import takes_packed_rows
 from lorachain.weights.load import text_decoder
 
 CPU_TOKENS = 1024
-"""On a CPU a larger batch is slower: its activations fall out of the caches, and matrix products of this size fill the
-machine already (gemma-3-270m in bf16 on one core, 6,416 tokens: 5.7 s at 1,024, 6.3 at 2,048, 7.8 at 4,096)."""
+"""Larger batches are slower on a CPU: their activations no longer fit in its caches, and matrix products of this size
+already use all of it (gemma-3-270m in bf16 on one core, 6,416 tokens: 5.7 s at 1,024, 6.3 at 2,048, 7.8 at 4,096)."""
 
 
-def packs(decoder: nn.Module, prefix_cache: PrefixCache | None) -> bool:
-    """Whether sequences share a batch row: where attention isolates them, and there is no cached prefix, behind which
-    packing was slower than padding (docs/benchmarks.md)."""
+def packs_sequences(decoder: nn.Module, prefix_cache: PrefixCache | None) -> bool:
+    """Whether sequences share a batch row.
+
+    They do where the attention keeps them apart and there is no prefix cache: with one, packing was slower than padding
+    (docs/benchmarks.md).
+    """
     return prefix_cache is None and takes_packed_rows(decoder)
 
 
 def forward_groups(
     model: nn.Module, lengths: Sequence[int], token_budget: int, prefix_cache: PrefixCache | None = None
 ) -> list[list[int]]:
-    """Indices, longest first, in groups of at most `token_budget` tokens, on a CPU of at most CPU_TOKENS.
+    """Indices of sequences, longest first, in groups of at most `token_budget` tokens (on a CPU at most CPU_TOKENS).
 
-    Where sequences get a line each, padding counts. One that is longer than the budget stands alone.
+    Padding counts where each sequence has its own batch row. A sequence longer than the budget is a group by itself.
     """
     decoder = text_decoder(model)
     on_cpu = next(decoder.parameters()).device.type == "cpu"
     budget = min(token_budget, CPU_TOKENS) if on_cpu else token_budget
-    if not packs(decoder, prefix_cache):
+    if not packs_sequences(decoder, prefix_cache):
         return token_budget_groups(lengths, budget)
     groups: list[list[int]] = []
     used = 0

@@ -1,4 +1,4 @@
-"""The state in which a model is read."""
+"""Evaluation mode, restored afterwards."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,15 +11,16 @@ from lorachain.weights.load import is_sharded
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's own mode is put back, so that training goes on as it was.
+    """Evaluation mode without gradients; afterwards every module has the mode it had before.
 
-    The layers that FSDP2 gathers keep their buffers, which training could not save were they made in inference mode.
+    A model sharded by FSDP2 runs under `no_grad` rather than `inference_mode`: FSDP2 keeps the buffers that it gathers
+    layers into, and autograd cannot save inference tensors in the training that follows.
     """
-    training = [module for module in model.modules() if module.training]
+    in_training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         with torch.no_grad() if is_sharded(model) else torch.inference_mode():
             yield
     finally:
-        for module in training:
+        for module in in_training:
             module.training = True

@@ -1,33 +1,38 @@
-"""Log-probabilities of given tokens, without ever holding a row of the vocabulary for every position."""
+"""Log-probabilities of given tokens, without holding (N, V) logits."""
+
+import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-ROWS = 256
-COLUMNS = 8192
-"""A block of logits of this size stays in a processor's cache: on a CPU the normalizer then costs no more time than its
-matrix product alone, where whole rows of 262,144 columns cost three times as much."""
+from lorachain.errors import NonFiniteError
+
+ROW_BLOCK = 256
+VOCABULARY_BLOCK = 8192
+"""A block of logits of this size stays in a CPU's cache: the normalizer then takes no longer than its matrix product
+alone, where whole rows of 262,144 logits take three times as long."""
 
 
 def log_normalizer(hidden: Tensor, weight: Tensor) -> Tensor:
-    """log Σ_v exp(h·w_v) of each row: hidden (N, H), weight (V, H) -> (N,) float32.
+    """log Σ_v exp(h·w_v) per row: hidden (N, H), weight (V, H) -> (N,) float32.
 
-    Products are in the weights' type, as the model's own head computes them; their statistics in float32. At most
-    ROWS x COLUMNS logits exist at a time.
+    Products are in the weights' type, as the model's own head computes them, and statistics in float32. At most
+    ROW_BLOCK x VOCABULARY_BLOCK logits exist at a time.
     """
     totals: list[Tensor] = []
-    for rows in torch.split(hidden, ROWS):
-        partial = [torch.logsumexp((rows @ block.T).float(), dim=-1) for block in torch.split(weight, COLUMNS)]
+    for rows in torch.split(hidden, ROW_BLOCK):
+        partial = [torch.logsumexp((rows @ block.T).float(), dim=-1) for block in torch.split(weight, VOCABULARY_BLOCK)]
         totals.append(torch.logsumexp(torch.stack(partial), dim=0))
     return torch.cat(totals) if totals else hidden.new_empty(0, dtype=torch.float32)
 
 
 def target_logits(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """The logit of one token a row: hidden (N, H), weight (V, H), targets (N,) int64 -> (N,) float32."""
-    found: list[Tensor] = []
-    for rows, ids in zip(torch.split(hidden, ROWS), torch.split(targets, ROWS), strict=True):
-        found.append((rows.float() * weight[ids].float()).sum(dim=-1))
-    return torch.cat(found) if found else hidden.new_empty(0, dtype=torch.float32)
+    """The logit of one token per row: hidden (N, H), weight (V, H), targets (N,) int64 -> (N,) float32."""
+    logits: list[Tensor] = []
+    for rows, ids in zip(torch.split(hidden, ROW_BLOCK), torch.split(targets, ROW_BLOCK), strict=True):
+        logits.append((rows.float() * weight[ids].float()).sum(dim=-1))
+    return torch.cat(logits) if logits else hidden.new_empty(0, dtype=torch.float32)
 
 
 def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -35,13 +40,32 @@ def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return target_logits(hidden, weight, targets) - log_normalizer(hidden, weight)
 
 
-def most_likely(hidden: Tensor, weight: Tensor) -> Tensor:
-    """The token with the highest logit of each row, the first of equals: hidden (N, H), weight (V, H) -> (N,) int64."""
+def greedy_tokens(hidden: Tensor, weight: Tensor) -> Tensor:
+    """The token with the highest logit per row, of equals the first: hidden (N, H), weight (V, H) -> (N,) int64.
+
+    -1 for a row whose highest logit is not finite.
+    """
     best = hidden.new_full((len(hidden),), float("-inf"))
-    chosen = torch.zeros(len(hidden), dtype=torch.int64, device=hidden.device)
-    for number, block in enumerate(torch.split(weight, COLUMNS)):
-        value, index = (hidden @ block.T).max(dim=-1)
-        better = value > best
-        best = torch.where(better, value, best)
-        chosen = torch.where(better, index + number * COLUMNS, chosen)
-    return chosen
+    tokens = torch.zeros(len(hidden), dtype=torch.int64, device=hidden.device)
+    for number, block in enumerate(torch.split(weight, VOCABULARY_BLOCK)):
+        value, index = (hidden @ block.T).max(dim=-1)  # NaN where a logit of the block is
+        tokens = torch.where(value > best, index + number * VOCABULARY_BLOCK, tokens)
+        best = torch.maximum(best, value)
+    return tokens.masked_fill(~best.isfinite(), -1)
+
+
+def require_finite(values: Iterable[float], subject: str) -> None:
+    """Checks numbers computed from logits; `subject` ("question 7") is what they were computed for.
+
+    Raises:
+        NonFiniteError: one is NaN or infinite.
+    """
+    if not all(map(math.isfinite, values)):
+        raise non_finite_logits(subject)
+
+
+def non_finite_logits(subject: str) -> NonFiniteError:
+    return NonFiniteError(
+        f"{subject}: the model's logits are NaN or infinite, so there is no result. Check the weights of the base and "
+        "of the adapter for damage, and the type that the model computes in (Gemma 3 overflows float16)"
+    )

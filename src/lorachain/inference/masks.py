@@ -1,4 +1,4 @@
-"""Attention masks in the form that a decoder's attention takes."""
+"""Attention masks in the form that a decoder's attention implementation takes."""
 
 from typing import cast
 
@@ -7,26 +7,29 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 
-def as_attention_mask(decoder: nn.Module, seen: Tensor) -> Tensor:
-    """A mask (B, 1, query, key) that is True for "seen", in the decoder's form."""
+def as_attention_mask(decoder: nn.Module, allowed: Tensor) -> Tensor:
+    """The mask `allowed` (B, 1, Q, K), True where a query attends to a key, in the decoder's form."""
     if _takes_booleans(decoder):
-        return seen
+        return allowed
     # Eager attention adds its mask to the scores.
     dtype = next(decoder.parameters()).dtype
-    return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+    return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
 
 
 def causal_masks(decoder: nn.Module, length: int, device: torch.device) -> dict[str, Tensor | None]:
-    """Masks (1, 1, T, T) by kind of layer for lines without branches; None where the attention is causal by itself."""
+    """Causal masks (1, 1, T, T) by layer type, for one sequence per batch row.
+
+    None where the attention needs none because it is causal itself.
+    """
     window = cast(PretrainedConfig, decoder.config).sliding_window
-    place = torch.arange(length, device=device)
-    distance = place[:, None] - place
-    full = distance >= 0
+    position = torch.arange(length, device=device)
+    distance = position[:, None] - position
+    causal = distance >= 0
     masks: dict[str, Tensor | None] = {"full_attention": None, "sliding_attention": None}
     if not _takes_booleans(decoder):
-        masks["full_attention"] = as_attention_mask(decoder, full[None, None])
+        masks["full_attention"] = as_attention_mask(decoder, causal[None, None])
     if length > window or not _takes_booleans(decoder):
-        masks["sliding_attention"] = as_attention_mask(decoder, (full & (distance < window))[None, None])
+        masks["sliding_attention"] = as_attention_mask(decoder, (causal & (distance < window))[None, None])
     return masks
 
 

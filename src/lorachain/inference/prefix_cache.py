@@ -1,7 +1,7 @@
-"""Keys and values of what many prompts begin with, computed once.
+"""Keys and values of a prefix that many prompts share, computed once.
 
-Five worked examples before a question are the same 1,500 tokens for every question of a profession: each question then
-costs its own tokens only.
+The five worked examples before a question are the same 1,500 tokens for every question of a subject. With their keys
+and values cached, each question costs only its own tokens.
 """
 
 from collections.abc import Sequence
@@ -15,28 +15,30 @@ from transformers import PretrainedConfig
 from lorachain.inference.masks import causal_masks
 from lorachain.weights.load import text_decoder
 
-WORTH_SHARING = 32
-"""Fewer common tokens are computed anew: a line without a prefix needs no mask, which is cheaper."""
+MIN_PREFIX_TOKENS = 32
+"""Shorter prefixes are not cached: without a prefix the attention needs no mask, which saves more."""
 
 
-def common_prefix(rows: Sequence[list[int]]) -> int:
-    """How many ids all rows begin with, leaving each row at least one of its own."""
-    first, last = min(rows), max(rows)  # in lexicographic order: what these two share, all share
-    limit = min(map(len, rows)) - 1
+def common_prefix(sequences: Sequence[list[int]]) -> int:
+    """How many leading ids all sequences share, at most one less than the shortest has."""
+    first, last = min(sequences), max(sequences)  # in lexicographic order: all share what these two share
+    limit = min(map(len, sequences)) - 1
     return next((i for i in range(limit) if first[i] != last[i]), max(limit, 0))
 
 
 class KeyValues:
-    """What a decoder's attention layers are handed as `past_key_values`: puts a prefix before each line's own keys and
-    values, and keeps the line's own."""
+    """The keys and values of one forward pass, given to the decoder as `past_key_values`.
+
+    Each layer attends to the cached prefix, where there is one, and to the new keys and values, which are kept.
+    """
 
     def __init__(self, prefix_cache: "PrefixCache | None" = None) -> None:
         self.prefix_cache = prefix_cache
-        self.own: list[tuple[Tensor, Tensor]] = []  # per layer, each (B, kv heads, T, head size)
-        self.begins: list[tuple[int, int]] = []  # where in (B, T) each sequence begins
+        self.layers: list[tuple[Tensor, Tensor]] = []  # keys and values without the prefix, (B, kv heads, T, head size)
+        self.offsets: list[tuple[int, int]] = []  # per sequence: its batch row and its first index there
 
     def update(self, key: Tensor, value: Tensor, layer: int, *_: object) -> tuple[Tensor, Tensor]:
-        self.own.append((key, value))
+        self.layers.append((key, value))
         if self.prefix_cache is None:
             return key, value
         past_key, past_value = self.prefix_cache.layers[layer]
@@ -49,36 +51,36 @@ class KeyValues:
 
 @dataclass(frozen=True, slots=True)
 class PrefixCache:
-    """A prefix of `length` ids; per layer its keys and values (1, kv heads, P', head size).
+    """A prefix of `length` ids, with keys and values (1, kv heads, P', head size) per layer.
 
-    P' is the whole prefix in a layer of full attention, and the last window - 1 ids in a sliding one: no later token
-    sees further back.
+    P' is the length of the prefix in a layer with full attention and at most window - 1 in a layer with sliding
+    attention: no later token attends further back.
     """
 
     length: int
     layers: list[tuple[Tensor, Tensor]]
-    first: dict[str, int]
-    """By kind of layer, the position of the first id that is kept."""
+    first_position: dict[str, int]
+    """By layer type, the position of the first cached id."""
 
 
 def compute_prefix_cache(model: nn.Module, ids: Sequence[int]) -> PrefixCache | None:
-    """Runs the decoder over `ids` once; None where they are too few to be worth it. Run it within `eval_mode`."""
-    if len(ids) < WORTH_SHARING:
+    """Runs the decoder over `ids` once; None for fewer than MIN_PREFIX_TOKENS. Call it within `eval_mode`."""
+    if len(ids) < MIN_PREFIX_TOKENS:
         return None
     decoder = text_decoder(model)
     config = cast(PretrainedConfig, decoder.config)
-    store = KeyValues()
+    key_values = KeyValues()
     device = next(decoder.parameters()).device
     decoder(
         input_ids=torch.tensor([list(ids)], device=device),
         attention_mask=causal_masks(decoder, len(ids), device),
         position_ids=torch.arange(len(ids), device=device)[None],
-        past_key_values=store,
+        past_key_values=key_values,
         use_cache=False,
     )
     first = {"full_attention": 0, "sliding_attention": max(0, len(ids) - config.sliding_window + 1)}
     layers = [
         (key[:, :, first[kind] :].contiguous(), value[:, :, first[kind] :].contiguous())
-        for kind, (key, value) in zip(config.layer_types, store.own, strict=True)
+        for kind, (key, value) in zip(config.layer_types, key_values.layers, strict=True)
     ]
     return PrefixCache(len(ids), layers, first)

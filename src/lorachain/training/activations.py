@@ -1,6 +1,6 @@
-"""Whether a micro-batch's activations fit beside the weights, or have to be computed twice."""
+"""Whether a micro-batch's activations fit in memory next to the weights, or are recomputed in the backward pass."""
 
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import torch
@@ -8,15 +8,16 @@ from torch import nn
 
 from lorachain.weights.load import plain_model, text_decoder
 
-_MARGIN = 0.85
-"""Of what is free: the loss, the allocator and the attention's own buffers need the rest."""
+_USABLE_SHARE = 0.85
+"""Of the free memory; the loss, the allocator and the attention's buffers need the rest."""
 
 
 def activation_bytes(model: nn.Module, tokens: int) -> int:
-    """How much the backward pass of `tokens` tokens needs to have kept, with a LoRA on all linear layers.
+    """Bytes that the backward pass of `tokens` tokens keeps, with a LoRA on all linear layers.
 
     Per token and layer: the inputs of the four norms and of the projections after two of them (6 H); queries and keys
-    before their norms, and what attention keeps and gives (3 heads' widths of queries and of keys); gate and up (2 I).
+    before their norms, and what attention keeps and returns (3 times the width of all queries and keys); gate and up
+    (2 I).
     """
     config: Any = text_decoder(model).config
     heads = (config.num_attention_heads + config.num_key_value_heads) * config.head_dim
@@ -24,12 +25,21 @@ def activation_bytes(model: nn.Module, tokens: int) -> int:
     return int(tokens * config.num_hidden_layers * kept * plain_model(model).dtype.itemsize)
 
 
-def needs_checkpointing(model: nn.Module, tokens: int) -> bool:
-    """Whether layers have to be computed again in the backward pass (Chen et al. 2016, arXiv 1604.06174).
+def needs_recomputation(model: nn.Module, tokens: int) -> bool:
+    """Whether the backward pass has to recompute the layers (Chen et al. 2016, arXiv 1604.06174).
 
-    The weights are on their device already, so what is free there is what activations may take. The gradients are the
-    same either way; only time and memory differ.
+    The weights are on their device already, so activations may take what is free there. Recomputation costs time and
+    changes no gradient.
     """
     device = plain_model(model).device
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return activation_bytes(model, tokens) > _MARGIN * free
+    return activation_bytes(model, tokens) > _USABLE_SHARE * free
+
+
+def recompute_activations(model: nn.Module) -> None:
+    """Recomputes each decoder layer in the backward pass instead of keeping its activations."""
+    inner = cast(Any, plain_model(model))
+    # transformers 5.17 has the old name only; later versions warn about it.
+    enable = getattr(inner, "activation_checkpointing_enable", None) or inner.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    inner.enable_input_require_grads()

@@ -1,7 +1,7 @@
-"""Which rows each optimizer step sees.
+"""Which packs each optimizer step trains on.
 
-A step is a pure function of (data, seed, step number): resuming needs no more than the number, and processes share a
-step by taking every world-th micro-batch of it.
+A step is a pure function of (data, seed, step number). Resuming needs only the number, and processes share a step by
+taking every world-th micro-batch of it.
 """
 
 import random
@@ -16,11 +16,11 @@ from torch.utils.data import Dataset
 from lorachain.token_store import StoredPacks
 from lorachain.tokens import IGNORE_INDEX, TokenRow, collate, token_budget_groups
 
-Line = Sequence[TokenRow]
-"""One line of a batch: a single row, or several packed ones."""
+Pack = Sequence[TokenRow]
+"""A row of a training batch: one sequence, or several that do not attend to each other."""
 
 BUCKET_STEPS = 16
-"""Lines are sorted by length within this many steps' worth: padding shrinks, order stays random at large."""
+"""Packs are sorted by length within so many steps: less padding, and still a random order over the epoch."""
 
 
 class StepInputs(TypedDict):
@@ -28,7 +28,7 @@ class StepInputs(TypedDict):
 
     micro_batches: list[dict[str, Tensor]]
     normalizer: Tensor  # () float32, supervised tokens of the whole step over all processes
-    tokens: int  # ids of the whole step over all processes, padding not counted
+    tokens: int  # ids of the whole step over all processes, without padding
     supervised: int
 
 
@@ -41,19 +41,19 @@ class Share:
 
 
 class BatchSchedule(Dataset[StepInputs]):
-    """Optimizer steps of all epochs, by number.
+    """The optimizer steps of all epochs, by number. Packs are loaded when their epoch is first needed.
 
     Args:
-        packs_of_epoch: the lines of an epoch (0-based); their count is the same for every epoch, their content may
-            differ (options are shuffled anew).
-        batch_size: lines an optimizer step.
-        micro_batch_tokens: padded tokens that go through the model at a time; a step is split into as many
-            micro-batches as that takes, with gradients equal to those of the whole.
+        packs_of_epoch: the packs of an epoch (0-based). Every epoch has equally many; their content may differ (options
+            are shuffled in each).
+        batch_size: packs per optimizer step.
+        micro_batch_tokens: tokens that go through the model at a time, padding included. A step is split into as many
+            micro-batches as that takes; the gradients are those of the whole step.
     """
 
     def __init__(
         self,
-        packs_of_epoch: Callable[[int], Sequence[Line]],
+        packs_of_epoch: Callable[[int], Sequence[Pack]],
         *,
         epochs: int,
         batch_size: int,
@@ -69,21 +69,33 @@ class BatchSchedule(Dataset[StepInputs]):
         self.pad_id = pad_id
         self.seed = seed
         self.share = share or Share()
-        self._epoch = 0
-        self._lines = packs_of_epoch(0)
-        self._order = self._step_lines(0)
-        self.steps_per_epoch = len(self._order)
+        self._epoch: int | None = None  # the epoch that is loaded
+        self._packs: Sequence[Pack] = []
+        self._order: list[list[int]] = []  # the indices of each step's packs
+        self._steps_per_epoch: int | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        if self._steps_per_epoch is None:
+            self._load_epoch(0)
+            self._steps_per_epoch = len(self._order)
+        return self._steps_per_epoch
 
     def __len__(self) -> int:
         return self.epochs * self.steps_per_epoch
 
-    def _step_lines(self, epoch: int) -> list[list[int]]:
-        """Line numbers of each step of an epoch: shuffled, length-sorted within buckets, steps shuffled again."""
+    def _load_epoch(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            self._epoch, self._packs = epoch, self.packs_of_epoch(epoch)
+            self._order = self._step_order(epoch)
+
+    def _step_order(self, epoch: int) -> list[list[int]]:
+        """Indices of each step's packs: shuffled, sorted by length within buckets, and the steps shuffled again."""
         rng = random.Random(f"{self.seed}:{epoch}")
-        order = list(range(len(self._lines)))
+        order = list(range(len(self._packs)))
         rng.shuffle(order)
         bucket = self.batch_size * BUCKET_STEPS
-        lengths = _pack_lengths(self._lines)
+        lengths = _pack_lengths(self._packs)
         steps: list[list[int]] = []
         for start in range(0, len(order), bucket):
             chunk = sorted(order[start : start + bucket], key=lambda i: lengths[i])
@@ -91,29 +103,27 @@ class BatchSchedule(Dataset[StepInputs]):
         rng.shuffle(steps)
         return steps
 
-    def packs_of_step(self, step: int) -> list[Line]:
-        """The lines that the step trains on, over all processes."""
+    def packs_of_step(self, step: int) -> list[Pack]:
+        """The packs that the step (0-based) trains on, over all processes."""
         epoch, index = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._lines = epoch, self.packs_of_epoch(epoch)
-            self._order = self._step_lines(epoch)
-        return [self._lines[i] for i in self._order[index]]
+        self._load_epoch(epoch)
+        return [self._packs[i] for i in self._order[index]]
 
     def __getitem__(self, step: int) -> StepInputs:
-        lines = self.packs_of_step(step)
-        lengths = [sum(map(len, line)) for line in lines]
+        packs = self.packs_of_step(step)
+        lengths = [sum(map(len, pack)) for pack in packs]
         groups = token_budget_groups(lengths, self.micro_batch_tokens)
-        # Every process runs equally many micro-batches, or the gradient exchange would wait for ever.
+        # Every process runs equally many micro-batches, otherwise the gradient exchange would wait forever.
         while len(groups) % self.share.world and max(map(len, groups)) > 1:
             largest = max(range(len(groups)), key=lambda g: len(groups[g]))
             half = len(groups[largest]) // 2
             groups[largest : largest + 1] = [groups[largest][:half], groups[largest][half:]]
         mine = groups[self.share.rank :: self.share.world]
-        batches = [collate([lines[i] for i in group], self.pad_id).as_inputs() for group in mine]
-        if len(mine) < -(-len(groups) // self.share.world):  # fewer lines than processes: one without a loss
-            spare = collate([lines[groups[0][0]]], self.pad_id).as_inputs()
+        batches = [collate([packs[i] for i in group], self.pad_id).as_inputs() for group in mine]
+        if len(mine) < -(-len(groups) // self.share.world):  # fewer packs than processes: one that has no loss
+            spare = collate([packs[groups[0][0]]], self.pad_id).as_inputs()
             batches.append({**spare, "labels": torch.full_like(spare["labels"], IGNORE_INDEX)})
-        supervised = sum(row.supervised for line in lines for row in line)
+        supervised = sum(row.supervised for pack in packs for row in pack)
         return StepInputs(
             micro_batches=batches,
             normalizer=torch.tensor(float(supervised)),
@@ -122,6 +132,6 @@ class BatchSchedule(Dataset[StepInputs]):
         )
 
 
-def _pack_lengths(lines: Sequence[Line]) -> list[int]:
-    """Tokens of each line; lines on disk know theirs without being read."""
-    return lines.lengths if isinstance(lines, StoredPacks) else [sum(map(len, line)) for line in lines]
+def _pack_lengths(packs: Sequence[Pack]) -> list[int]:
+    """Tokens of each pack; packs on disk have their lengths without being read."""
+    return packs.lengths if isinstance(packs, StoredPacks) else [sum(map(len, pack)) for pack in packs]

@@ -1,13 +1,15 @@
-"""Checkpoints that are whole or absent, and the search for the newest whole one.
+"""Checkpoints that are complete or absent, and the search for the newest complete one.
 
-transformers' `get_last_checkpoint` takes the highest number, complete or not. Here every checkpoint carries a manifest
-with the SHA-256 of each of its files, written last, and only one whose manifest holds is resumed from.
+transformers' `get_last_checkpoint` takes the highest number, complete or not. Here each checkpoint has a manifest with
+the SHA-256 of each of its files, written last, and a run resumes only from a checkpoint that matches its manifest.
 """
 
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
 
 from lorachain.provenance import load_json, sha256_files, write_json
 from lorachain.workspace import atomic_folder
@@ -18,30 +20,31 @@ PREFIX = "checkpoint-"
 
 @dataclass(frozen=True, slots=True)
 class CheckpointSearch:
-    """The newest whole checkpoint, and those that were passed over with the reason."""
+    """The newest complete checkpoint, and why newer ones were skipped."""
 
-    folder: Path | None
-    passed_over: list[str]
+    directory: Path | None
+    skipped: list[str]
+    """A message per skipped checkpoint."""
 
     @property
     def step(self) -> int:
         """Optimizer steps done; 0 without a checkpoint."""
-        return int(self.folder.name.removeprefix(PREFIX)) if self.folder else 0
+        return int(self.directory.name.removeprefix(PREFIX)) if self.directory else 0
 
 
-def checkpoint_folder(run: Path, step: int) -> Path:
+def checkpoint_directory(run: Path, step: int) -> Path:
     return run / f"{PREFIX}{step}"
 
 
 def save_checkpoint(run: Path, step: int, fingerprint: str, write: Callable[[Path], None]) -> Path:
-    """`write` fills the folder; it appears under its name only once it is complete and flushed.
+    """Lets `write` fill a directory, which appears under its name when it is complete and flushed.
 
-    `fingerprint` names what the run was started with: a checkpoint of another configuration is never resumed.
+    `fingerprint` identifies the settings and data of the run: a checkpoint of other ones is never resumed.
 
     Raises:
         WorkspaceError: the disk is full; earlier checkpoints are untouched.
     """
-    final = checkpoint_folder(run, step)
+    final = checkpoint_directory(run, step)
     with atomic_folder(final) as staging:
         write(staging)
         files = sha256_files(staging)
@@ -50,48 +53,59 @@ def save_checkpoint(run: Path, step: int, fingerprint: str, write: Callable[[Pat
 
 
 def steps_present(run: Path) -> list[int]:
-    """Step numbers of the checkpoint folders, newest first, whole or not."""
+    """Step numbers of the checkpoint directories, newest first, complete or not."""
     names = (path.name.removeprefix(PREFIX) for path in run.glob(f"{PREFIX}*") if path.is_dir())
     return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
 
-def newest_whole(run: Path, fingerprint: str, *, before: int | None = None) -> CheckpointSearch:
-    """The newest whole checkpoint of the run `fingerprint`; with `before`, the newest of an earlier step than that."""
-    passed_over: list[str] = []
+def newest_complete(run: Path, fingerprint: str, *, before: int | None = None) -> CheckpointSearch:
+    """The newest complete checkpoint of the run `fingerprint`; with `before`, of the steps before that one."""
+    skipped: list[str] = []
     for step in steps_present(run):
         if before is not None and step >= before:
             continue
-        folder = checkpoint_folder(run, step)
-        reason = why_not_whole(folder, fingerprint)
+        directory = checkpoint_directory(run, step)
+        reason = reason_to_skip(directory, fingerprint)
         if reason is None:
-            return CheckpointSearch(folder, passed_over)
-        passed_over.append(f"{folder.name} passed over: {reason}")
-    return CheckpointSearch(None, passed_over)
+            return CheckpointSearch(directory, skipped)
+        skipped.append(f"{directory.name} skipped: {reason}")
+    return CheckpointSearch(None, skipped)
 
 
-def why_not_whole(folder: Path, fingerprint: str) -> str | None:
-    """None where the manifest holds for every file, otherwise what is wrong."""
+def reason_to_skip(directory: Path, fingerprint: str) -> str | None:
+    """Why a checkpoint must not be resumed from; None where it is complete and of the run `fingerprint`."""
     try:
-        manifest = load_json(folder / MANIFEST)
+        manifest = load_json(directory / MANIFEST)
         expected = dict(manifest["files"])
         stored_fingerprint = manifest["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):
         return f"{MANIFEST} is missing or broken"
-    found = sha256_files(folder)
-    found.pop(MANIFEST, None)
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            return f"{name} is not what {MANIFEST} says"
+    present = sha256_files(directory)
+    present.pop(MANIFEST, None)
+    for name in sorted(expected.keys() | present.keys()):
+        if expected.get(name) != present.get(name):
+            return f"{name} does not match {MANIFEST}"
     if stored_fingerprint != fingerprint:
         return "it belongs to a run with other settings or data"
+    return next(filter(None, map(_unusable_weights, sorted(directory.glob("*.safetensors")))), None)
+
+
+def _unusable_weights(path: Path) -> str | None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                if not file.get_tensor(name).isfinite().all():
+                    return f"{path.name}: {name} is not finite (NaN or infinite)"
+    except (OSError, SafetensorError) as error:
+        return f"{path.name} cannot be read: {error}"
     return None
 
 
-def keep_only(run: Path, keep: Iterable[int]) -> None:
-    """Removes the checkpoints of all other steps, and what a killed write left beside them."""
-    wanted = set(keep)
+def keep_only(run: Path, steps: Iterable[int]) -> None:
+    """Removes the checkpoints of all other steps, and leftovers of interrupted writes."""
+    kept = set(steps)
     for leftover in run.glob(f".{PREFIX}*"):
         shutil.rmtree(leftover)
     for step in steps_present(run):
-        if step not in wanted:
-            shutil.rmtree(checkpoint_folder(run, step))
+        if step not in kept:
+            shutil.rmtree(checkpoint_directory(run, step))

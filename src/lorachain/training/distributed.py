@@ -1,7 +1,7 @@
-"""The processes that train one stage together: who writes, who waits, and what one decides for all.
+"""The processes that train a stage together: what the main one decides, writes and reports for all.
 
-Launchers (`torchrun`, `accelerate launch`) say in the environment how many there are; without one there is one process
-and nothing here talks to anybody.
+Launchers (`torchrun`, `accelerate launch`) set the number of processes in the environment. Without a launcher there is
+one process, and nothing here communicates.
 """
 
 import os
@@ -15,11 +15,11 @@ from accelerate import PartialState
 
 from lorachain.errors import ConfigError
 from lorachain.training.batch_schedule import Share
-from lorachain.training.sharding import sharding_wanted
+from lorachain.training.sharding import take_sharding_request
 
 T = TypeVar("T")
-# The others wait while the main process validates, merges or writes: hours for a large model.
-_PATIENCE = timedelta(days=2)
+# The others wait while the main process validates, merges or writes, which takes hours for a large model.
+_TIMEOUT = timedelta(days=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,11 @@ class Processes:
     rank: int = 0
     world: int = 1
     sharded: bool = False
-    """Each has a part of the model only (`training/sharding.py`)."""
+    """Each process holds only a part of the model (training/sharding.py)."""
 
     @property
     def main(self) -> bool:
-        """Whether this is the one that writes files and speaks."""
+        """Whether this process writes files and prints messages."""
         return self.rank == 0
 
     @property
@@ -41,25 +41,30 @@ class Processes:
         return Share(self.rank, self.world)
 
     def wait(self) -> None:
-        """Returns when every process has come here."""
+        """Blocks until every process has reached this call."""
         if self.world > 1:
             torch.distributed.barrier()
 
     def broadcast(self, decide: Callable[[], T]) -> T:
-        """What the main process finds, for all: another might read the disk or its clock otherwise."""
-        found: list[Any] = [decide() if self.main else None]
+        """The result of `decide` in the main process, in all processes.
+
+        For decisions that depend on files or clocks, which another process could read differently.
+        """
+        decision: list[Any] = [decide() if self.main else None]
         if self.world > 1:
-            torch.distributed.broadcast_object_list(found, src=0)
-        return cast(T, found[0])
+            torch.distributed.broadcast_object_list(decision, src=0)
+        return cast(T, decision[0])
 
     def on_main(self, compute: Callable[[], T]) -> T | None:
-        """What the main process computes with the model; None for the others, which compute along where they hold a
-        part of it."""
-        found = compute() if self.main or self.sharded else None
-        return found if self.main else None
+        """The result of `compute`, which uses the model, in the main process; None in the others.
+
+        The others run `compute` too where they hold a part of the model.
+        """
+        result = compute() if self.main or self.sharded else None
+        return result if self.main else None
 
     def all_gather(self, value: T) -> list[T]:
-        """The value of each process, by rank, known to all."""
+        """The value of each process by rank, in all processes."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
@@ -68,19 +73,20 @@ class Processes:
 
 
 def join_processes(device: torch.device, *, quantized: bool = False) -> tuple[Processes, torch.device]:
-    """Meets the other processes, where a launcher started several; and the device of this one.
+    """Connects to the other processes, if a launcher started several; returns them and this process's device.
 
     Raises:
-        ConfigError: the launcher was told to shard in a way that lorachain does not know, or a `quantized` model.
+        ConfigError: the launcher requests a kind of sharding that lorachain does not support, or sharding of a
+            `quantized` model.
     """
-    sharded = sharding_wanted()
+    sharded = take_sharding_request()
     if sharded and quantized:
         raise ConfigError(
-            "FSDP2 was asked for and 'quantization' is set: the bytes of quantized layers are not sharded. "
+            "FSDP2 is requested and 'quantization' is set: quantized layers cannot be sharded. "
             'Launch without --use_fsdp, or set quantization = "none"'
         )
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Processes(), device
     cpu = device.type == "cpu"
-    state = PartialState(cpu=cpu, timeout=_PATIENCE)
+    state = PartialState(cpu=cpu, timeout=_TIMEOUT)
     return Processes(state.process_index, state.num_processes, sharded), device if cpu else state.device

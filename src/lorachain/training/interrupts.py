@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl+C: finish the step, save, leave with 143 or 130. A second Ctrl+C leaves at once."""
+"""SIGTERM and Ctrl+C: finish the step, save, exit with 143 or 130. A second Ctrl+C exits at once."""
 
 import signal
 from collections.abc import Iterator
@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class TrainingInterrupted(Exception):  # noqa: N818 - an interruption is no error
-    """Training stopped on a signal after a checkpoint was written."""
+class TrainingInterrupted(Exception):  # noqa: N818 - an interruption is not an error
+    """Training stopped on a signal, after it saved a checkpoint."""
 
     def __init__(self, signal_number: int, step: int) -> None:
         super().__init__(f"interrupted at step {step}, which is saved")
@@ -16,7 +16,7 @@ class TrainingInterrupted(Exception):  # noqa: N818 - an interruption is no erro
 
 
 class SignalFlag:
-    """Holds the first signal's number until the step in hand is done."""
+    """Holds the number of the first signal until the current step is done."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -28,19 +28,19 @@ class SignalFlag:
 
 
 class Terminated(BaseException):
-    """SIGTERM outside of training: what is being written is taken back, what stands is kept."""
+    """SIGTERM outside of training: the directory being written is removed, complete ones are kept."""
 
 
 @contextmanager
 def terminated_as_exception() -> Iterator[None]:
-    """Within the block SIGTERM raises `Terminated` (main thread only), so that half-written folders are removed."""
+    """Within the block SIGTERM raises `Terminated` (main thread only), so that half-written directories are removed."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         raise Terminated
 
     try:
         before = signal.signal(signal.SIGTERM, handle)
-    except ValueError:  # not the main thread: the embedding program owns the signals
+    except ValueError:  # not the main thread: the embedding program handles signals
         yield
         return
     try:
@@ -51,11 +51,11 @@ def terminated_as_exception() -> Iterator[None]:
 
 @contextmanager
 def signals_finish_the_step() -> Iterator[SignalFlag]:
-    """Installs the handlers for the block (main thread only, as Python allows) and restores the old ones."""
+    """Installs handlers for the block (main thread only, as Python requires) and restores the previous ones."""
     flag = SignalFlag()
     try:
         before = {number: signal.signal(number, flag.handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: the embedding program owns the signals
+    except ValueError:  # not the main thread: the embedding program handles signals
         yield flag
         return
     try:

@@ -1,11 +1,11 @@
-"""Cross entropy of supervised rows against 262,144 vocabulary rows, without ever keeping a (N, V) tensor.
+"""Cross entropy of supervised tokens against 262,144 vocabulary rows, without an (N, V) tensor.
 
-The gradient of a row's loss with respect to its hidden state h is  softmax(h Wᵀ) W − W[target]:  attention with the
-head as both keys and values. So it is formed as flash attention forms its output (Dao et al. 2022, arXiv 2205.14135):
-blocks of the vocabulary pass once, with an online softmax (Milakov & Gimelshein 2018, arXiv 1805.02867), and each
-block's logits stay in the processor's cache. The head is frozen (and tied), so it needs no gradient of its own and
-nothing is computed twice. Products run in the weights' type, statistics in float32. Liger (arXiv 2410.10989) and Cut
-Cross-Entropy (arXiv 2411.09009) have the same aim and need Triton; this runs everywhere.
+The gradient of a token's loss with respect to its hidden state h is  softmax(h Wᵀ) W − W[target]:  attention with the
+head as both keys and values. It is computed as flash attention computes its output (Dao et al. 2022, arXiv 2205.14135):
+one pass over blocks of the vocabulary with an online softmax (Milakov & Gimelshein 2018, arXiv 1805.02867), with each
+block's logits in the CPU's cache. The head is frozen (and tied), so it needs no gradient and nothing is computed twice.
+Products are in the weights' type, statistics in float32. Liger (arXiv 2410.10989) and Cut Cross-Entropy (arXiv
+2411.09009) have the same aim and need Triton; this needs only PyTorch.
 """
 
 from typing import Any, cast
@@ -21,7 +21,7 @@ from lorachain.weights.load import head_weight, is_sharded, plain_model, text_de
 
 ROW_BLOCK = 256
 VOCABULARY_BLOCK = {"cpu": 8_192, "cuda": 65_536}
-"""Measured (docs/benchmarks.md): on the CPU a block of 256 x 8,192 logits stays in the shared cache."""
+"""By device type, as measured (docs/benchmarks.md): a block of 256 x 8,192 logits stays in a CPU's shared cache."""
 
 
 class _SupervisedCrossEntropy(torch.autograd.Function):
@@ -71,9 +71,9 @@ def supervised_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) ->
     """Sum of the negative log-likelihoods, in nats, as a float32 scalar.
 
     Args:
-        hidden: (N, H) hidden states that predict, in the weights' type.
+        hidden: (N, H) hidden states, in the weights' type.
         weight: (V, H) frozen head.
-        targets: (N,) ids to predict.
+        targets: (N,) int64, the id that each hidden state is to predict.
     """
     return cast(Tensor, _SupervisedCrossEntropy.apply(hidden, weight, targets))  # type: ignore[no-untyped-call]
 
@@ -81,8 +81,8 @@ def supervised_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) ->
 class SupervisedLanguageModel(nn.Module):
     """A causal language model whose forward pass is its training loss.
 
-    The decoder runs on whole rows, the head on supervised positions only. It is the module that the Trainer calls, and
-    so what DDP wraps.
+    The decoder runs on all positions, the head on supervised ones only. The Trainer calls this module, so it is what
+    DDP wraps. Construction switches `model` to this project's attention (on a CPU), norms and MLPs.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -93,13 +93,16 @@ class SupervisedLanguageModel(nn.Module):
 
     @property
     def is_distributed_loading_by_transformers(self) -> bool:
-        """Trainer asks under this name whether the model sees to its own sharding."""
+        """The name under which Trainer looks up whether the model is sharded already."""
         return is_sharded(self.model)
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor, normalizer: Tensor) -> Tensor:
-        """Loss summed over (B, T) `labels` that are not IGNORE_INDEX, divided by `normalizer` (a scalar).
+        """The loss summed over the labels that are not IGNORE_INDEX, divided by `normalizer`.
 
-        Labels are shifted already (`tokens.collate`).
+        Args:
+            input_ids, position_ids: (B, T) int64.
+            labels: (B, T) int64, already shifted (`tokens.collate`).
+            normalizer: () float32.
         """
         decoder = text_decoder(self.model)
         states = decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state  # (B, T, H)

@@ -1,8 +1,8 @@
 """AdamW on float32 masters of low-precision parameters.
 
-float32 LoRA factors inside a bf16 body cast every activation twice and leave the bf16 units idle; bf16 factors alone
-lose updates smaller than half an ulp. So the model computes with bf16 factors and the optimizer keeps float32 masters
-(mixed precision as in Micikevicius et al. 2018, arXiv 1710.03740).
+With float32 LoRA factors in a bf16 model, every activation is cast twice and no bf16 unit is used for the LoRA. With
+bf16 factors alone, updates smaller than half an ulp are lost. So the model computes with bf16 factors, and the
+optimizer keeps float32 masters (mixed precision as in Micikevicius et al. 2018, arXiv 1710.03740).
 """
 
 from collections.abc import Callable, Iterable
@@ -11,11 +11,13 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
+from lorachain.errors import NonFiniteError
+
 
 class MasterWeightAdamW(torch.optim.AdamW):
-    """`torch.optim.AdamW` over float32 copies; after each step the copies are rounded into the model's parameters.
+    """`torch.optim.AdamW` over float32 copies, which are rounded into the model's parameters after each step.
 
-    Construction turns each parameter to `compute_dtype` in place. With float32 as `compute_dtype` it is plain AdamW.
+    Construction converts each parameter to `compute_dtype` in place. With float32 it is plain AdamW.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class MasterWeightAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def copy_to_model(self) -> None:
-        """Rounds the masters into the model."""
+        """Rounds the masters into the model's parameters."""
         for parameter, master in zip(self.model_parameters, self.masters, strict=True):
             parameter.copy_(master)
 
@@ -56,13 +58,28 @@ class MasterWeightAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As of `torch.optim.AdamW`, with the masters.
+
+        Raises:
+            NonFiniteError: a tensor is NaN or infinite.
+        """
         state_dict = dict(state_dict)
         for master, stored in zip(self.masters, state_dict.pop("masters"), strict=True):
             master.copy_(stored)
         super().load_state_dict(state_dict)
+        if not self.is_finite():
+            raise NonFiniteError(
+                "the optimizer state of the checkpoint is not finite (NaN or infinite); delete that checkpoint, and "
+                "the run resumes from the one before it"
+            )
         self.copy_to_model()
+
+    def is_finite(self) -> bool:
+        """Whether all masters and all of AdamW's moments are finite."""
+        moments = (value for state in self.state.values() for value in state.values() if isinstance(value, Tensor))
+        return all(bool(tensor.isfinite().all()) for tensor in (*self.masters, *moments))
 
 
 def master_tensors(optimizer: MasterWeightAdamW, names: Iterable[str]) -> dict[str, Tensor]:
-    """Names to float32 masters on the CPU, in the order in which the parameters were given."""
+    """The float32 masters on the CPU by name; `names` are in the order in which the parameters were given."""
     return {name: m.detach().cpu().contiguous() for name, m in zip(names, optimizer.masters, strict=True)}

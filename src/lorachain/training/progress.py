@@ -1,4 +1,4 @@
-"""What a training run was asked for, and how far it has come."""
+"""The settings of a training run, and its progress."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """How to walk; what to walk over is `BatchSchedule`."""
+    """How to train; what to train on is `BatchSchedule`."""
 
     learning_rate: float
     warmup_ratio: float
@@ -15,11 +15,11 @@ class TrainingSettings:
     max_grad_norm: float
     seed: int
     gradient_checkpointing: bool | Literal["auto"]
-    """`auto`: where a micro-batch's activations would not fit."""
+    """Whether the backward pass recomputes the activations; `auto`: where a micro-batch's would not fit in memory."""
     save_every_minutes: float
     keep_checkpoints: int
     save_every_steps: int = 0
-    """0: by time and at the end of an epoch only."""
+    """0: by time and at the end of each epoch only."""
 
 
 @dataclass(slots=True)
@@ -31,4 +31,4 @@ class Progress:
     supervised_tokens: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
-    """Mean negative log-likelihood of a supervised token, in nats, one a step."""
+    """Per step: mean negative log-likelihood of a supervised token, in nats."""

@@ -1,9 +1,9 @@
-"""Gemma's norms and gated products, keeping less for the backward pass than autograd would by itself.
+"""Gemma's norms and gated MLPs, keeping less for the backward pass than autograd does.
 
-Per token and layer, autograd keeps each norm's input in float32, and in the MLP the gate, its activation, the other
-half and their product. Two of those four follow from the other two, and a norm's input lies there in bf16 already:
-recomputing them costs a few elementwise operations. Nothing is kept in a smaller type than it was computed in, and the
-forward pass has the bits of transformers' own.
+Per token and layer, autograd keeps the input of each norm in float32, and of the MLP the gate, its activation, the
+other half and their product. The activation and the product follow from the other two, and a norm's input is in memory
+in bf16 anyway: recomputing them costs a few elementwise operations. Nothing is kept in a smaller type than it was
+computed in, and the forward pass has the same bits as that of transformers.
 """
 
 from types import MethodType
@@ -17,7 +17,7 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3MLP, Gemma3RMSNorm
 
 
 def use_recompute_layers(model: nn.Module) -> None:
-    """Turns the language model's norms and MLPs to those of this module. Without gradients they stay as they were."""
+    """Switches the language model's norms and MLPs to those of this module; without gradients nothing changes."""
     for module in model.modules():
         patched: Any = module
         if isinstance(module, Gemma3RMSNorm):
@@ -39,9 +39,9 @@ def _mlp_forward(mlp: Gemma3MLP, hidden: Tensor) -> Tensor:
 
 
 def rms_norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x²) + eps) · (1 + weight) over the last dimension, in float32, as the type of `hidden`.
+    """x / sqrt(mean(x²) + eps) · (1 + weight) over the last dimension (Zhang & Sennrich 2019, arXiv 1910.07467).
 
-    Zhang & Sennrich 2019, arXiv 1910.07467; Gemma's weights are stored less one.
+    Computed in float32, returned in the type of `hidden`. Gemma stores its weights minus one.
     """
     return cast(Tensor, _RmsNorm.apply(hidden, weight, eps))  # type: ignore[no-untyped-call]
 
@@ -66,14 +66,13 @@ class _RmsNorm(torch.autograd.Function):
 
 
 def gated_down(gate: Tensor, up: Tensor, down_proj: nn.Module) -> Tensor:
-    """`down_proj(gelu(gate) * up)`, of which only `gate` and `up`, each (B, T, I), are kept.
+    """`down_proj(gelu(gate) * up)`, keeping only `gate` and `up`, each (B, T, I), for the backward pass.
 
-    Where `down_proj` wants its input kept (its LoRA does), that is computed again when the backward pass asks, from
-    what the product's own node has kept.
+    Where `down_proj` saves its input (its LoRA does), the backward pass recomputes that input from `gate` and `up`.
     """
     product = cast(Tensor, _GatedProduct.apply(gate, up))  # type: ignore[no-untyped-call]
     node: Any = product.grad_fn
-    if node is None:  # nothing below is trained: gate and up are not kept, the product has to be
+    if node is None:  # nothing below is trained: gate and up are not kept, so the product has to be
         return cast(Tensor, down_proj(product))
     address, size = product.data_ptr(), product.numel()
 
@@ -82,21 +81,21 @@ def gated_down(gate: Tensor, up: Tensor, down_proj: nn.Module) -> Tensor:
         return tensor.shape if is_product else tensor
 
     def unpack(stored: Tensor | torch.Size) -> Tensor:
-        return stored if isinstance(stored, Tensor) else _product(*_kept_by(node)).view(stored)
+        return stored if isinstance(stored, Tensor) else _gated_product(*_saved_gate_and_up(node)).view(stored)
 
     with saved_tensors_hooks(pack, unpack):
         return cast(Tensor, down_proj(product))
 
 
-def _kept_by(node: Any) -> tuple[Tensor, Tensor]:
-    """Gate and up. Asked for twice in a backward pass, unpacked once: where a layer is computed again, PyTorch refuses
-    a second time."""
+def _saved_gate_and_up(node: Any) -> tuple[Tensor, Tensor]:
+    """Gate and up. Needed twice in a backward pass and unpacked once: of a recomputed layer, PyTorch allows no second
+    unpacking."""
     if not hasattr(node, "unpacked"):
         node.unpacked = node.saved_tensors
     return cast(tuple[Tensor, Tensor], node.unpacked)
 
 
-def _product(gate: Tensor, up: Tensor) -> Tensor:
+def _gated_product(gate: Tensor, up: Tensor) -> Tensor:
     return nn.functional.gelu(gate, approximate="tanh").mul_(up)
 
 
@@ -104,12 +103,12 @@ class _GatedProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return _product(gate, up)
+        return _gated_product(gate, up)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor]:
-        gate, up = _kept_by(ctx)
+        gate, up = _saved_gate_and_up(ctx)
         del ctx.unpacked
-        of_up = nn.functional.gelu(gate, approximate="tanh").mul_(upstream)
-        return torch.ops.aten.gelu_backward(upstream * up, gate, approximate="tanh"), of_up
+        up_gradient = nn.functional.gelu(gate, approximate="tanh").mul_(upstream)
+        return torch.ops.aten.gelu_backward(upstream * up, gate, approximate="tanh"), up_gradient

@@ -1,10 +1,10 @@
-"""FSDP2: the frozen weights of the decoder's layers lie in parts, one part a process.
+"""FSDP2: each process holds a part of the frozen weights of the decoder's layers.
 
-`torch.distributed.fsdp.fully_shard` gathers a layer when it runs and gives it up afterwards. What is small, or read by
-itself, stays whole everywhere: the LoRA with its float32 masters (so the optimizer and checkpoints are those of DDP,
-and a run may go on either way), the embeddings that are the head, the norms outside the layers, the vision tower.
-Trainer knows this arrangement as a model "sharded at load time": it wraps nothing and averages the gradients of the
-replicated LoRA. accelerate's own FSDP2 would shard the LoRA as well, and knows no optimizer with masters.
+`torch.distributed.fsdp.fully_shard` gathers a layer before it runs and frees it afterwards. What is small or read by
+itself is replicated: the LoRA with its float32 masters, the embeddings that are also the head, the norms outside the
+layers, and the vision tower. So the optimizer and the checkpoints are those of DDP, and a run can be resumed with
+either. Trainer treats such a model as "sharded at load time": it wraps nothing and averages the gradients of the
+replicated LoRA. accelerate's own FSDP2 would shard the LoRA too, and has no optimizer with masters.
 """
 
 import os
@@ -20,38 +20,43 @@ from lorachain.errors import ConfigError
 from lorachain.weights.load import plain_model, text_decoder
 
 
-def sharding_wanted() -> bool:
-    """Whether the launcher was told to shard the model (`accelerate launch --use_fsdp --fsdp_version 2`).
+def take_sharding_request() -> bool:
+    """Whether the launcher requests sharding (`accelerate launch --use_fsdp --fsdp_version 2`).
 
-    Takes the request out of the environment: accelerate would answer it in its own way.
+    Removes the request from the environment, or accelerate would shard the model its own way.
 
     Raises:
-        ConfigError: it was told to in a way that lorachain does not know.
+        ConfigError: it requests a kind of sharding that lorachain does not support.
     """
     for variable in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM"):
-        if _set(variable):
-            raise ConfigError(f"{variable} is set; lorachain shards with FSDP2 (--use_fsdp --fsdp_version 2) or not")
-    if not _set("ACCELERATE_USE_FSDP"):
+        if _is_set(variable):
+            raise ConfigError(
+                f"{variable} is set; lorachain shards with FSDP2 only. Launch with --use_fsdp --fsdp_version 2, or "
+                "without sharding"
+            )
+    if not _is_set("ACCELERATE_USE_FSDP"):
         return False
     version = os.environ.get("FSDP_VERSION", "1")
     if version != "2":
         raise ConfigError(f"FSDP_VERSION is {version!r}; allowed: 2. Launch with --use_fsdp --fsdp_version 2")
-    if _set("FSDP_OFFLOAD_PARAMS"):
+    if _is_set("FSDP_OFFLOAD_PARAMS"):
         raise ConfigError("FSDP_OFFLOAD_PARAMS is set; lorachain does not offload. Launch without it")
     del os.environ["ACCELERATE_USE_FSDP"]
     return True
 
 
-def _set(variable: str) -> bool:
+def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "false").lower() == "true"
 
 
 def shard_layers(model: nn.Module) -> None:
-    """Leaves this process its part of each decoder layer's frozen weights. The model then computes only while all
-    processes do."""
+    """Keeps only this process's part of the frozen weights of each decoder layer.
+
+    Afterwards the model computes only while all processes do.
+    """
     decoder: Any = text_decoder(model)
     mesh = init_device_mesh(plain_model(model).device.type, (torch.distributed.get_world_size(),))
     for layer in decoder.layers:
         fully_shard(layer, mesh=mesh, ignored_params={p for p in layer.parameters() if p.requires_grad})
-    whole = {p for p in decoder.parameters() if not isinstance(p, DTensor)}
-    fully_shard(decoder, mesh=mesh, ignored_params=whole)
+    replicated = {p for p in decoder.parameters() if not isinstance(p, DTensor)}
+    fully_shard(decoder, mesh=mesh, ignored_params=replicated)

@@ -1,7 +1,8 @@
-"""`transformers.Trainer` with our loss, our steps, and checkpoints that can be trusted.
+"""`transformers.Trainer` with our loss, batch schedule and checkpoints.
 
-What is changed: a step's micro-batches share one normalizer, checkpoints are written beside and renamed, the adapter's
-float32 masters are what is saved, and each epoch's end calls back to the stage (which validates).
+What differs: the micro-batches of a step share one normalizer, a loss or gradient that is not finite stops the run,
+checkpoints are complete or absent and hold the adapter's float32 masters, and the end of each epoch calls back to the
+stage (which validates).
 """
 
 import json
@@ -11,7 +12,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -20,10 +21,11 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from lorachain.training.activations import needs_checkpointing
+from lorachain.training.activations import needs_recomputation, recompute_activations
 from lorachain.training.batch_schedule import BatchSchedule, StepInputs
-from lorachain.training.checkpoints import CheckpointSearch, keep_only, newest_whole, save_checkpoint, steps_present
+from lorachain.training.checkpoints import CheckpointSearch, keep_only, newest_complete, save_checkpoint, steps_present
 from lorachain.training.distributed import Processes
+from lorachain.training.finite import check_finite, non_finite
 from lorachain.training.interrupts import SignalFlag, TrainingInterrupted, signals_finish_the_step
 from lorachain.training.loss import SupervisedLanguageModel
 from lorachain.training.optimizer import MasterWeightAdamW, master_tensors
@@ -41,7 +43,7 @@ from lorachain.weights.lora import (
 PROGRESS = "progress.json"
 
 EpochEnd = Callable[[int, int], bool]
-"""(epoch from 1, step) -> whether this epoch's adapter is the best so far, and is to be kept."""
+"""(epoch from 1, step) -> whether this epoch's adapter is the best so far, whose checkpoint is kept."""
 
 
 class _ChainTrainer(Trainer):
@@ -50,14 +52,14 @@ class _ChainTrainer(Trainer):
     def __init__(
         self,
         model: PeftModel,
-        steps: BatchSchedule,
+        schedule: BatchSchedule,
         settings: TrainingSettings,
         processes: Processes,
         run: Path,
         fingerprint: str,
     ) -> None:
         self.peft_model = model
-        self.steps = steps
+        self.schedule = schedule
         self.settings = settings
         self.processes = processes
         self.run = run
@@ -66,15 +68,15 @@ class _ChainTrainer(Trainer):
         self.kept_steps: set[int] = set()
         arguments = TrainingArguments(
             output_dir=str(run),
-            max_steps=len(steps),
+            max_steps=len(schedule),
             per_device_train_batch_size=1,  # one item of BatchSchedule is one optimizer step
             learning_rate=settings.learning_rate,
             lr_scheduler_type=settings.scheduler,
-            warmup_steps=round(settings.warmup_ratio * len(steps)),
+            warmup_steps=round(settings.warmup_ratio * len(schedule)),
             max_grad_norm=settings.max_grad_norm,
             seed=settings.seed,
             use_cpu=plain_model(model).device.type == "cpu",
-            save_strategy="no",  # the callback below asks for checkpoints
+            save_strategy="no",  # _StepCallback requests checkpoints
             logging_strategy="no",
             report_to=[],
             disable_tqdm=True,
@@ -82,12 +84,12 @@ class _ChainTrainer(Trainer):
             ddp_find_unused_parameters=False,
             ddp_broadcast_buffers=False,
         )
-        super().__init__(model=SupervisedLanguageModel(model), args=arguments, train_dataset=steps)
+        super().__init__(model=SupervisedLanguageModel(model), args=arguments, train_dataset=schedule)
         self.remove_callback(PrinterCallback)
 
     def get_train_dataloader(self) -> DataLoader[StepInputs]:
         # Not prepared by accelerate: `BatchSchedule` already gives each process its share of a step.
-        return DataLoader(self.steps, batch_size=1, shuffle=False, collate_fn=lambda items: items[0])
+        return DataLoader(self.schedule, batch_size=1, shuffle=False, collate_fn=lambda items: items[0])
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -103,7 +105,13 @@ class _ChainTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """All micro-batches of a step; their losses share the step's count of supervised tokens over all processes."""
+        """Forward and backward pass of all micro-batches of a step, and their summed loss.
+
+        Losses are divided by the step's supervised tokens over all processes.
+
+        Raises:
+            NonFiniteError: the loss is NaN or infinite.
+        """
         started = time.perf_counter()
         model.train()
         world = self.accelerator.num_processes
@@ -113,24 +121,40 @@ class _ChainTrainer(Trainer):
         batches = inputs["micro_batches"]
         for number, batch in enumerate(batches):
             last = number == len(batches) - 1
-            self.accelerator.sync_gradients = last  # where Trainer itself averages a sharded model's LoRA gradients
+            self.accelerator.sync_gradients = last  # read where Trainer averages a sharded model's LoRA gradients
             on_device = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
             with nullcontext() if last else self.accelerator.no_sync(model):
                 micro_loss = model(**on_device, normalizer=normalizer)
                 self.accelerator.backward(micro_loss)
             loss += micro_loss.detach()
         loss = self.accelerator.reduce(loss / world, reduction="sum") if world > 1 else loss
-        self.progress.losses.append(loss.item())
+        value = loss.item()
+        check_finite(f"loss {self._where(inputs)}", value, self.peft_model, self.settings)
+        self.progress.losses.append(value)
         self.progress.tokens += inputs["tokens"]
         self.progress.supervised_tokens += inputs["supervised"]
         self.progress.seconds += time.perf_counter() - started
         return loss
 
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float:
+        """The norm that Trainer computes before each optimizer step.
+
+        Raises:
+            NonFiniteError: it is NaN or infinite.
+        """
+        norm: Tensor | float = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
+        check_finite(f"gradient norm {self._where()}", float(norm), self.peft_model, self.settings)
+        return norm
+
+    def _where(self, inputs: dict[str, Any] | None = None) -> str:
+        size = f" ({inputs['tokens']:,} tokens, {inputs['supervised']:,} supervised)" if inputs else ""
+        return f"of step {self.state.global_step + 1} of {len(self.schedule)}{size}"
+
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        return 0  # transformers' estimate would count the embeddings as computed and knows nothing of LoRA
+        return 0  # transformers' estimate counts the embeddings as computed and ignores LoRA
 
     def tensors_to_save(self) -> dict[str, Tensor]:
-        """The adapter's float32 masters under PEFT's names; before the first step, the adapter as it stands."""
+        """The adapter's float32 masters under PEFT's names; before the first step, the adapter itself."""
         stored = adapter_tensors(self.peft_model)
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
         if not isinstance(optimizer, MasterWeightAdamW):
@@ -140,48 +164,54 @@ class _ChainTrainer(Trainer):
         masters = master_tensors(optimizer, names)
         if masters.keys() != stored.keys():
             raise RuntimeError("the optimizer's masters are not the adapter's tensors")
+        if not optimizer.is_finite():
+            where = f"after step {self.state.global_step}"
+            raise non_finite(
+                f"the adapter or the optimizer state is NaN or infinite {where}", self.peft_model, self.settings
+            )
         return masters
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self.progress.step = self.state.global_step
+        tensors = self.tensors_to_save()  # in every process: where they are not finite, all of them stop
         random_states = self.processes.all_gather(self._random_state())
         if self.processes.main:
-            self._write_checkpoint(dict(random_states))
+            self._write_checkpoint(tensors, dict(random_states))
         self.processes.wait()
 
     def _random_state(self) -> tuple[str, bytes]:
-        """Name and content of the file that Trainer would write of this process' generators."""
+        """Name and content of the file in which Trainer saves the state of this process's random generators."""
         with TemporaryDirectory() as scratch:
             self._save_rng_state(scratch)
             (path,) = Path(scratch).iterdir()
             return path.name, path.read_bytes()
 
-    def _write_checkpoint(self, random_states: dict[str, bytes]) -> None:
-        def write(folder: Path) -> None:
-            save_adapter(self.peft_model, folder, self.tensors_to_save())
-            self._save_optimizer_and_scheduler(str(folder))
+    def _write_checkpoint(self, tensors: dict[str, Tensor], random_states: dict[str, bytes]) -> None:
+        def write(directory: Path) -> None:
+            save_adapter(self.peft_model, directory, tensors)
+            self._save_optimizer_and_scheduler(str(directory))
             for name, content in random_states.items():
-                (folder / name).write_bytes(content)
-            self.state.save_to_json(str(folder / "trainer_state.json"))
-            (folder / PROGRESS).write_text(json.dumps(asdict(self.progress)), encoding="utf-8")
+                (directory / name).write_bytes(content)
+            self.state.save_to_json(str(directory / "trainer_state.json"))
+            (directory / PROGRESS).write_text(json.dumps(asdict(self.progress)), encoding="utf-8")
 
         save_checkpoint(self.run, self.state.global_step, self.fingerprint, write)
         self.keep_newest(self.state.global_step)
 
     def keep_newest(self, step: int) -> None:
-        """Removes old checkpoints, and those after `step`, where the run stands: they are not whole."""
+        """Removes old checkpoints, and those after `step`, which is where the run is: they are incomplete."""
         newest = [s for s in steps_present(self.run) if s <= step][: self.settings.keep_checkpoints]
         keep_only(self.run, {step, *newest, *self.kept_steps})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """The adapter and the progress; the optimizer's masters, loaded after this, overwrite the rounded factors."""
-        folder = Path(resume_from_checkpoint)
-        set_adapter_tensors(self.peft_model, load_file(folder / ADAPTER_WEIGHTS))
-        self.progress = Progress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
+        """Loads the adapter and the progress; Trainer then loads the optimizer, whose masters replace the factors."""
+        directory = Path(resume_from_checkpoint)
+        set_adapter_tensors(self.peft_model, load_file(directory / ADAPTER_WEIGHTS))
+        self.progress = Progress(**json.loads((directory / PROGRESS).read_text(encoding="utf-8")))
 
 
-class _Pace(TrainerCallback):
-    """Decides after each step: epoch end, checkpoint, interruption, progress bar."""
+class _StepCallback(TrainerCallback):
+    """After each step: progress bar, end of the epoch, checkpoint, interruption."""
 
     def __init__(
         self,
@@ -199,7 +229,7 @@ class _Pace(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        steps_per_epoch = self.trainer.steps.steps_per_epoch
+        steps_per_epoch = self.trainer.schedule.steps_per_epoch
         settings = self.trainer.settings
         self.trainer.progress.step = state.global_step
         self.call_step(self.trainer.progress)
@@ -210,7 +240,7 @@ class _Pace(TrainerCallback):
             control.should_save = True
         if settings.save_every_steps and state.global_step % settings.save_every_steps == 0:
             control.should_save = True
-        # One process' clock decides, and a signal that reached one of them stops all: they go in step.
+        # All processes do the same: the main process's clock decides, and a signal to any of them stops all.
         overdue = time.monotonic() - self.saved_at > 60 * settings.save_every_minutes
         everyone = self.trainer.processes.all_gather((overdue, self.flag.received))
         if everyone[0][0]:
@@ -226,7 +256,7 @@ class _Pace(TrainerCallback):
 
 def train(
     model: PeftModel,
-    steps: BatchSchedule,
+    schedule: BatchSchedule,
     settings: TrainingSettings,
     *,
     run: Path,
@@ -234,54 +264,50 @@ def train(
     on_epoch_end: EpochEnd,
     on_step: Callable[[Progress], None],
     on_message: Callable[[str], None],
-    found: CheckpointSearch | None = None,
+    checkpoint: CheckpointSearch | None = None,
     best_step: int | None = None,
     processes: Processes | None = None,
 ) -> tuple[Progress, dict[str, Tensor]]:
-    """Trains the adapter, going on from the newest whole checkpoint of the same fingerprint in `run`.
+    """Trains the adapter; resumes from the newest complete checkpoint of the same fingerprint in `run`.
 
     Args:
-        run: the folder of checkpoints.
-        fingerprint: what settings and data the run was started with; goes into each checkpoint's manifest.
-        found: the checkpoint to go on from, where the caller has looked already.
-        best_step: step of the best epoch so far, where validation before an interruption found one: its checkpoint
-            is kept.
-        processes: those that share each step; `steps` must be this one's share.
+        schedule: this process's share of each step.
+        run: the directory of checkpoints.
+        fingerprint: identifies the settings and data of the run; written to each checkpoint's manifest.
+        on_epoch_end: called after the last step of each epoch, before its checkpoint is saved.
+        checkpoint: the checkpoint to resume from, where the caller has searched already.
+        best_step: the step of the best epoch before an interruption, whose checkpoint is kept.
+        processes: the processes that share each step.
 
     Returns:
-        What was done, and the adapter's tensors (float32, PEFT's names).
+        The progress, and the adapter's tensors (float32, PEFT's names).
 
     Raises:
         TrainingInterrupted: on SIGTERM or Ctrl+C, after saving.
+        NonFiniteError: a loss, a gradient or a trained weight is NaN or infinite; nothing of that step is saved.
         WorkspaceError: the disk is full.
         AdapterError: something other than the LoRA would be trained.
     """
     check_trainable(model)
     processes = processes or Processes()
-    wanted = settings.gradient_checkpointing
-    if wanted == "auto":  # one decides: sharded layers are gathered for all or for none
-        wanted = processes.broadcast(lambda: needs_checkpointing(model, steps.micro_batch_tokens))
-    if wanted:
-        _recompute_layers(model)
-    found = found or newest_whole(run, fingerprint)
-    for message in found.passed_over:
+    recompute = settings.gradient_checkpointing
+    if recompute == "auto":  # the same in all processes: sharded layers are gathered for all of them or for none
+        recompute = processes.broadcast(lambda: needs_recomputation(model, schedule.micro_batch_tokens))
+    if recompute:
+        recompute_activations(model)
+    checkpoint = checkpoint or newest_complete(run, fingerprint)
+    for message in checkpoint.skipped:
         on_message(message)
-    trainer = _ChainTrainer(model, steps, settings, processes, run, fingerprint)
+    trainer = _ChainTrainer(model, schedule, settings, processes, run, fingerprint)
     trainer.kept_steps = {best_step} if best_step is not None else set()
     if trainer.processes.main:
-        trainer.keep_newest(found.step)
+        trainer.keep_newest(checkpoint.step)
     with signals_finish_the_step() as flag:
-        trainer.add_callback(_Pace(trainer, flag, on_epoch_end, on_step))
-        if found.folder is not None:
-            on_message(f"resuming from {found.folder.name}")
-        trainer.train(resume_from_checkpoint=str(found.folder) if found.folder else None)
+        trainer.add_callback(_StepCallback(trainer, flag, on_epoch_end, on_step))
+        if checkpoint.directory is not None:
+            on_message(f"resuming from {checkpoint.directory.name}")
+        trainer.train(resume_from_checkpoint=str(checkpoint.directory) if checkpoint.directory else None)
         step = trainer.state.global_step
-        if flag.received is not None and step < len(steps):
+        if flag.received is not None and step < len(schedule):
             raise TrainingInterrupted(flag.received, step)
     return trainer.progress, trainer.tensors_to_save()
-
-
-def _recompute_layers(model: PeftModel) -> None:
-    inner = cast(Any, plain_model(model))
-    inner.gradient_checkpointing_enable({"use_reentrant": False})
-    inner.enable_input_require_grads()

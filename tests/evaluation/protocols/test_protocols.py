@@ -1,4 +1,4 @@
-"""Every protocol on tiny models against a plain reading of its definition."""
+"""Each protocol on tiny models equals a plain computation of its definition."""
 
 import math
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from conftest import make_multimodal_model, make_text_model, make_tokenizer
-from lorachain.errors import ConfigError, DataError
+from lorachain.errors import ConfigError, DataError, NonFiniteError
 from lorachain.evaluation.protocols import kormedeval, lm_eval, reasoning
-from lorachain.evaluation.protocols.base import Row, batches
+from lorachain.evaluation.protocols.base import QuestionResult, batches
 from lorachain.evaluation.protocols.kormedeval import KorMedEval, kormedeval_prompt
 from lorachain.evaluation.protocols.letters import Letters
 from lorachain.evaluation.protocols.lm_eval import LmEval, lm_eval_prompt
@@ -34,8 +34,8 @@ def letter_logits(model, encoder: TokenEncoder, prompt: Prompt) -> list[float]: 
     letters = letter_tokens(encoder)
     ids = [*encoder.prompt_ids(prompt), *letters.shared]
     with torch.no_grad():
-        found: list[float] = model(input_ids=torch.tensor([ids])).logits[0, -1][letters.ids].tolist()
-    return found
+        logits: list[float] = model(input_ids=torch.tensor([ids])).logits[0, -1][letters.ids].tolist()
+    return logits
 
 
 @pytest.mark.parametrize("chat", [False, True])
@@ -43,45 +43,45 @@ def letter_logits(model, encoder: TokenEncoder, prompt: Prompt) -> list[float]: 
 @pytest.mark.parametrize("budget", [1, 8192])
 def test_letters_with_worked_examples(tiny_model, chat: bool, shots: int, budget: int) -> None:  # type: ignore[no-untyped-def]
     encoder = TokenEncoder(make_tokenizer(chat=chat))
-    rows = Letters(shots, examples=SHOTS, token_budget=budget).score(tiny_model, encoder, QUESTIONS)
+    results = Letters(shots, examples=SHOTS, token_budget=budget).score(tiny_model, encoder, QUESTIONS)
     examples = "".join(f"{question_block(s)}\n정답： {s.answer_letter}\n\n" for s in SHOTS["doctor"][:shots])
-    for question, row in zip(QUESTIONS, rows, strict=True):
-        wanted = letter_logits(tiny_model, encoder, Prompt(examples + question_block(question), "정답："))
-        assert row.logprobs == pytest.approx(torch.tensor(wanted).log_softmax(-1).tolist(), abs=1e-4)
-        assert row.chosen == wanted.index(max(wanted))
-        assert (row.id, row.gold) == (question.id, question.answer)
+    for question, result in zip(QUESTIONS, results, strict=True):
+        logits = letter_logits(tiny_model, encoder, Prompt(examples + question_block(question), "정답："))
+        assert result.logprobs == pytest.approx(torch.tensor(logits).log_softmax(-1).tolist(), abs=1e-4)
+        assert result.chosen == logits.index(max(logits))
+        assert (result.id, result.gold) == (question.id, question.answer)
 
 
 @pytest.mark.parametrize("shots", [0, 5])
 def test_rotations_average_over_the_five_orders(tiny_model, shots: int) -> None:  # type: ignore[no-untyped-def]
     encoder = TokenEncoder(make_tokenizer())
     protocol = Letters(shots, 5, SHOTS)
-    rows = protocol.score(tiny_model, encoder, QUESTIONS)
+    results = protocol.score(tiny_model, encoder, QUESTIONS)
     examples = "".join(f"{question_block(s)}\n정답： {s.answer_letter}\n\n" for s in SHOTS["doctor"][:shots])
-    for question, row in zip(QUESTIONS, rows, strict=True):
+    for question, result in zip(QUESTIONS, results, strict=True):
         total, shown = dict.fromkeys(question.options, 0.0), []
-        for turned in rotations(question):
-            logits = letter_logits(tiny_model, encoder, Prompt(examples + question_block(turned), "정답："))
-            for text, p in zip(turned.options, torch.tensor(logits).softmax(-1).tolist(), strict=True):
+        for rotated in rotations(question):
+            logits = letter_logits(tiny_model, encoder, Prompt(examples + question_block(rotated), "정답："))
+            for text, p in zip(rotated.options, torch.tensor(logits).softmax(-1).tolist(), strict=True):
                 total[text] += p / 5
             shown.append(logits.index(max(logits)))
-        assert row.detail["shown"] == shown
-        assert row.logprobs == pytest.approx([math.log(total[text]) for text in question.options], abs=1e-4)
+        assert result.detail["shown"] == shown
+        assert result.logprobs == pytest.approx([math.log(total[text]) for text in question.options], abs=1e-4)
 
 
-def test_position_bias_is_told_by_the_letter_that_was_shown() -> None:
-    """A model that always says A: every option gets its turn, no two orders agree, and only gold at A is right."""
-    rows = [Row(f"q{i}", "", "s", gold=i, chosen=0, detail={"shown": [0] * 5}) for i in range(5)]
-    told = Letters(orders=5).report(rows)
-    assert told["chosen_letters"] == {"A": 25, "B": 0, "C": 0, "D": 0, "E": 0}
-    assert told["accuracy_by_gold_letter"]["A"] == {"n": 5, "correct": 5, "accuracy": 1.0}
-    assert told["accuracy_by_gold_letter"]["C"] == {"n": 5, "correct": 0, "accuracy": 0.0}
-    assert told["agreement"] == {"n": 5, "all_orders_agree": 0, "mean_share_of_most_named": 0.2}
-    # One that always knows the text: option 2 stands under C, B, A, E, D.
-    knows = [Row("q", "", "s", gold=2, chosen=2, detail={"shown": [2, 1, 0, 4, 3]})]
-    told = Letters(orders=5).report(knows)
-    assert told["agreement"]["all_orders_agree"] == 1
-    assert all(told["accuracy_by_gold_letter"][letter]["accuracy"] == 1.0 for letter in LETTERS)
+def test_the_report_counts_by_the_letter_that_an_option_had() -> None:
+    """Of a model that always answers A no two orders agree, and it is right where the gold option has the letter A."""
+    results = [QuestionResult(f"q{i}", "", "s", gold=i, chosen=0, detail={"shown": [0] * 5}) for i in range(5)]
+    report = Letters(orders=5).report(results)
+    assert report["chosen_letters"] == {"A": 25, "B": 0, "C": 0, "D": 0, "E": 0}
+    assert report["accuracy_by_gold_letter"]["A"] == {"n": 5, "correct": 5, "accuracy": 1.0}
+    assert report["accuracy_by_gold_letter"]["C"] == {"n": 5, "correct": 0, "accuracy": 0.0}
+    assert report["agreement"] == {"n": 5, "all_orders_agree": 0, "mean_share_of_most_named": 0.2}
+    # A model that always chooses option 2, whose letters are C, B, A, E, D.
+    always_right = QuestionResult("q", "", "s", gold=2, chosen=2, detail={"shown": [2, 1, 0, 4, 3]})
+    report = Letters(orders=5).report([always_right])
+    assert report["agreement"]["all_orders_agree"] == 1
+    assert all(report["accuracy_by_gold_letter"][letter]["accuracy"] == 1.0 for letter in LETTERS)
 
 
 def test_missing_worked_examples_are_named() -> None:
@@ -91,14 +91,14 @@ def test_missing_worked_examples_are_named() -> None:
 
 def test_options_choose_by_the_sum(tiny_model) -> None:  # type: ignore[no-untyped-def]
     encoder = TokenEncoder(make_tokenizer())
-    rows = Options().score(tiny_model, encoder, QUESTIONS)
-    for row, score in zip(rows, score_questions(tiny_model, encoder, QUESTIONS), strict=True):
-        assert row.logprobs == pytest.approx(score.option_logprobs, abs=1e-3)
-        assert row.chosen == score.chosen_option == row.detail["sum"]
-        mean = [total / chars for total, chars in zip(row.logprobs or (), score.option_chars, strict=True)]
-        assert row.detail["per_character"] == mean.index(max(mean))
-    readings = Options().report(rows)["readings"]
-    assert readings["sum"]["correct"] == sum(row.correct for row in rows)
+    results = Options().score(tiny_model, encoder, QUESTIONS)
+    for result, score in zip(results, score_questions(tiny_model, encoder, QUESTIONS), strict=True):
+        assert result.logprobs == pytest.approx(score.option_logprobs, abs=1e-3)
+        assert result.chosen == score.chosen_option == result.detail["sum"]
+        mean = [total / chars for total, chars in zip(result.logprobs or (), score.option_chars, strict=True)]
+        assert result.detail["per_character"] == mean.index(max(mean))
+    readings = Options().report(results)["readings"]
+    assert readings["sum"]["correct"] == sum(result.correct for result in results)
     assert readings["per_character"]["n"] == 5
 
 
@@ -111,54 +111,54 @@ def test_cloze_hides_the_options(tiny_model) -> None:  # type: ignore[no-untyped
             logprobs = tiny_model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0].log_softmax(-1)
         return sum(logprobs[len(prompt) - 1 + i, token].item() for i, token in enumerate(ids))
 
-    for question, row in zip(QUESTIONS, Cloze().score(tiny_model, encoder, QUESTIONS), strict=True):
+    for question, result in zip(QUESTIONS, Cloze().score(tiny_model, encoder, QUESTIONS), strict=True):
         sums = [likelihood(question.question.strip(), text) for text in question.options]
         pmi = [a - likelihood("", text) for a, text in zip(sums, question.options, strict=True)]
-        assert row.logprobs == pytest.approx(sums, rel=1e-5, abs=1e-3)
-        assert row.detail["pmi"] == pmi.index(max(pmi))
+        assert result.logprobs == pytest.approx(sums, rel=1e-5, abs=1e-3)
+        assert result.detail["pmi"] == pmi.index(max(pmi))
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, module: object, answers: Sequence[str]) -> list[dict[str, object]]:
-    """Generation that says `answers`; returns what it was asked with."""
-    asked: list[dict[str, object]] = []
+    """Makes generation return `answers`; returns the arguments of its calls."""
+    calls: list[dict[str, object]] = []
 
     def generate(model, encoder, prompts, **settings):  # type: ignore[no-untyped-def]
         texts = [encoder.tokenizer.decode(ids[1:]) for ids in prompts]
-        asked.append({"prompts": texts, **settings})
+        calls.append({"prompts": texts, **settings})
         return [Generation(text, 7, not text.endswith("…")) for text in answers]
 
     monkeypatch.setattr(module, "generate", generate)
-    return asked
+    return calls
 
 
 def test_lm_eval_reads_the_text_before_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = scripted(monkeypatch, lm_eval, [" A\n\nB", " 정답: C. D", " 모름", " b", "…"])
+    calls = scripted(monkeypatch, lm_eval, [" A\n\nB", " 정답: C. D", " 모름", " b", "…"])
     protocol = LmEval(shots=2, examples=SHOTS)
-    rows = protocol.score(make_text_model(), TokenEncoder(make_tokenizer()), QUESTIONS)
-    assert [row.chosen for row in rows] == [0, 2, None, 1, None]
-    assert asked[0]["prompts"] == [lm_eval_prompt(q, SHOTS["doctor"][:2]) for q in QUESTIONS]
+    results = protocol.score(make_text_model(), TokenEncoder(make_tokenizer()), QUESTIONS)
+    assert [result.chosen for result in results] == [0, 2, None, 1, None]
+    assert calls[0]["prompts"] == [lm_eval_prompt(q, SHOTS["doctor"][:2]) for q in QUESTIONS]
     assert lm_eval_prompt(QUESTIONS[0], SHOTS["doctor"][:1]) == (
         "보기 0?\nA. 열\nB. 마른 기침\nC. 두통이 심함\nD. 구토\nE. 발진 또는 가려움\n정답： A\n\n"
         "증상 0은 무엇인가?\nA. 열\nB. 마른 기침\nC. 두통이 심함\nD. 구토\nE. 발진 또는 가려움\n정답："
     )
-    report = protocol.report(rows)
+    report = protocol.report(results)
     assert report["unparsed"] == {"n": 5, "count": 2, "rate": 0.4}
     assert report["cut_at_limit"]["count"] == 1
     assert report["generated_tokens_per_question"] == 7
 
 
-def test_the_published_prompt_is_the_trained_one() -> None:
+def test_the_harness_prompt_equals_the_trained_prompt() -> None:
     encoder = TokenEncoder(make_tokenizer())
     published = [encoder.bos_id, *encoder.text_ids(lm_eval_prompt(QUESTIONS[0], []))]
     assert published == encoder.prompt_ids(answer_prompt(QUESTIONS[0]))
 
 
 def test_kormedeval(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = scripted(monkeypatch, kormedeval, ['{"정답": "B"}', "B", "\\boxed{C}", '{"answer":"E"}', ""])
-    rows = KorMedEval().score(make_text_model(), TokenEncoder(make_tokenizer()), QUESTIONS)
-    assert [row.chosen for row in rows] == [1, None, 2, 4, None]
-    assert KorMedEval().report(rows)["unparsed"]["count"] == 2
-    assert asked[0]["prompts"][1].startswith(  # type: ignore[index]
+    calls = scripted(monkeypatch, kormedeval, ['{"정답": "B"}', "B", "\\boxed{C}", '{"answer":"E"}', ""])
+    results = KorMedEval().score(make_text_model(), TokenEncoder(make_tokenizer()), QUESTIONS)
+    assert [result.chosen for result in results] == [1, None, 2, 4, None]
+    assert KorMedEval().report(results)["unparsed"]["count"] == 2
+    assert calls[0]["prompts"][1].startswith(  # type: ignore[index]
         "질문:  증상 1은 무엇인가?  증상 1은 무엇인가? \n\nA. 마른 기침\nB. 두통이 심함\n"
     )
     assert kormedeval_prompt(QUESTIONS[0]).user.endswith("E. 발진 또는 가려움\n\n" + kormedeval.INSTRUCTION)
@@ -166,26 +166,26 @@ def test_kormedeval(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_reasoning_votes(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = ["정답： B", "정답： A", "정답： B"] + ["모름"] * 3 + ["정답： C", "모름", "정답： D"] + ["정답： A"] * 6
-    asked = scripted(monkeypatch, reasoning, answers)
+    calls = scripted(monkeypatch, reasoning, answers)
     protocol = Reasoning(samples=3)
-    rows = protocol.score(make_text_model(), TokenEncoder(make_tokenizer()), QUESTIONS)
-    assert [row.chosen for row in rows] == [1, None, 2, 0, 0]
-    assert rows[0].generated_tokens == 21
-    report = protocol.report(rows)
+    results = protocol.score(make_text_model(), TokenEncoder(make_tokenizer()), QUESTIONS)
+    assert [result.chosen for result in results] == [1, None, 2, 0, 0]
+    assert results[0].generated_tokens == 21
+    report = protocol.report(results)
     assert report["unparsed"]["count"] == 1
     assert report["unparsed_samples"] == {"n": 15, "count": 4, "rate": 4 / 15}
-    assert asked[0]["temperature"] == 0.7
-    seeds = asked[0]["seeds"]
+    assert calls[0]["temperature"] == 0.7
+    seeds = calls[0]["seeds"]
     assert isinstance(seeds, list)
     assert len(set(seeds)) == 15
-    assert all("풀이：" in prompt for prompt in asked[0]["prompts"])  # type: ignore[attr-defined]
+    assert all("풀이：" in prompt for prompt in calls[0]["prompts"])  # type: ignore[attr-defined]
 
 
 def test_reasoning_is_greedy_with_one_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = scripted(monkeypatch, reasoning, ["정답： A"] * 5)
+    calls = scripted(monkeypatch, reasoning, ["정답： A"] * 5)
     Reasoning().score(make_text_model(), TokenEncoder(make_tokenizer()), QUESTIONS)
-    assert asked[0]["temperature"] == 0.0
-    assert asked[0]["seeds"] is None
+    assert calls[0]["temperature"] == 0.0
+    assert calls[0]["seeds"] is None
 
 
 @pytest.mark.parametrize(
@@ -197,18 +197,18 @@ def test_majority(votes: list[int | None], winner: int | None) -> None:
 
 @pytest.mark.parametrize("name", ["lm-eval-3.0", "kormedeval", "reasoning"])
 @pytest.mark.parametrize("make_model", [make_text_model, make_multimodal_model])
-def test_written_protocols_run_for_real(name: str, make_model) -> None:  # type: ignore[no-untyped-def]
+def test_generating_protocols_run_on_a_model(name: str, make_model) -> None:  # type: ignore[no-untyped-def]
     settings = {} if name == "lm-eval-3.0" else {"max_new_tokens": 12}
     protocol = make_protocol(name, examples=SHOTS, **settings)  # type: ignore[arg-type]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lm_eval, "MAX_NEW_TOKENS", 12)
-        rows = protocol.score(make_model(), TokenEncoder(make_tokenizer()), QUESTIONS)
-    assert [row.id for row in rows] == [question.id for question in QUESTIONS]
-    assert all(0 < row.generated_tokens <= 12 for row in rows)
+        results = protocol.score(make_model(), TokenEncoder(make_tokenizer()), QUESTIONS)
+    assert [result.id for result in results] == [question.id for question in QUESTIONS]
+    assert all(0 < result.generated_tokens <= 12 for result in results)
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_every_protocol_by_its_name(name: str) -> None:
+def test_every_protocol_has_its_name(name: str) -> None:
     assert make_protocol(name).name == name
 
 
@@ -230,10 +230,19 @@ def test_wrong_settings_are_refused(name: str, settings: dict[str, int], message
 
 def test_batches_are_of_one_subject_and_cover_every_question_once() -> None:
     mixed = [ExamQuestion(f"q{i}", "ab"[i % 2], "문" * (i % 7), TEXTS, 0) for i in range(23)]
-    made = batches(mixed, 4)
-    assert sorted(i for batch in made for i in batch) == list(range(23))
-    for batch in made:
+    groups = batches(mixed, 4)
+    assert sorted(i for batch in groups for i in batch) == list(range(23))
+    for batch in groups:
         assert len({mixed[i].subject for i in batch}) == 1
         assert len(batch) <= 4
         lengths = [len(mixed[i].question) for i in batch]
         assert lengths == sorted(lengths, reverse=True)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_model_with_nan_has_no_score(name: str) -> None:
+    model = make_text_model()
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match="the model's logits are NaN or infinite"):
+        make_protocol(name, examples=SHOTS).score(model, TokenEncoder(make_tokenizer()), QUESTIONS)

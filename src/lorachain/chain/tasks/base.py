@@ -16,7 +16,7 @@ from lorachain.prompts import AnswerStyle
 from lorachain.records import ExamQuestion
 from lorachain.token_store import StoredPacks, TokenStore
 from lorachain.tokens import TokenEncoder
-from lorachain.training.batch_schedule import Line
+from lorachain.training.batch_schedule import Pack
 
 Measures = dict[str, Measure]
 
@@ -32,7 +32,7 @@ class StageTask(Protocol):
         """What was read, used and left out, for people."""
         ...
 
-    def packs_of_epoch(self, epoch: int) -> Sequence[Line]:
+    def packs_of_epoch(self, epoch: int) -> Sequence[Pack]:
         """The packs (rows of a batch) of an epoch, counted from 0. Their number is the same for every epoch."""
         ...
 

@@ -1,1 +1,1 @@
-"""The ways in which an exam is put to a model, each with a name and a version that stand in every result."""
+"""Evaluation protocols: ways to score a model on an exam. Each result carries its protocol's name and version."""

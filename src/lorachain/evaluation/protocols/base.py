@@ -1,36 +1,45 @@
-"""What a protocol is, and what it says about one question."""
+"""What an evaluation protocol is, and its result for one question. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lorachain.errors import DataError
 from lorachain.prompts import ANSWER_CUE, question_block
 from lorachain.records import ExamQuestion
-from lorachain.tokens import TokenEncoder
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lorachain.tokens import TokenEncoder
+
+LETTERS_VERSION = "1"
+OPTIONS_VERSION = "1"
+"""Versions of `letters` and `options`: the same in the validation of an epoch and in `lorachain eval`, which share one
+implementation (evaluation/scoring.py). Raise one wherever a score of the same model on the same questions changes."""
 
 Shots = Mapping[str, Sequence[ExamQuestion]]
 """Worked examples by subject, in their published order."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One question's answer. `chosen` is None where the generation could not be parsed: that counts as wrong."""
+class QuestionResult:
+    """The result for one question."""
 
     id: str
     exam: str
     subject: str
     gold: int
+    """Index of the right option."""
     chosen: int | None
+    """Index of the chosen option; None where the generated answer could not be parsed, which counts as wrong."""
     logprobs: tuple[float, ...] | None = None
-    """The five scores by which it was chosen, in the order of the question's options."""
+    """The five scores that the choice is made by, in the order of the question's options."""
     generation: str | None = None
     prompt_tokens: int = 0
     generated_tokens: int = 0
     detail: dict[str, Any] = field(default_factory=dict)
-    """What only this protocol has, JSON-able."""
+    """What only this protocol reports, as JSON values."""
 
     @property
     def correct(self) -> bool:
@@ -38,7 +47,7 @@ class Row:
 
 
 class ExamProtocol(Protocol):
-    """One way of asking."""
+    """One way to score a model on exam questions."""
 
     @property
     def name(self) -> str: ...
@@ -46,7 +55,7 @@ class ExamProtocol(Protocol):
     def version(self) -> str: ...
     @property
     def batch_questions(self) -> int:
-        """How many questions are asked at a time; an interrupted evaluation goes on behind the last finished batch."""
+        """How many questions are scored at a time; an interrupted evaluation resumes after the last complete batch."""
         ...
 
     @property
@@ -54,26 +63,31 @@ class ExamProtocol(Protocol):
         """Everything beyond name and version that changes a score."""
         ...
 
-    def score(self, model: nn.Module, encoder: TokenEncoder, questions: Sequence[ExamQuestion]) -> list[Row]:
-        """A row for each question, in the given order; all questions are of one subject."""
+    def score(
+        self, model: "nn.Module", encoder: "TokenEncoder", questions: Sequence[ExamQuestion]
+    ) -> list[QuestionResult]:
+        """A result per question, in the order of the questions, which are all of one subject."""
         ...
 
-    def report(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """What this protocol tells beyond accuracy, from all rows."""
+    def report(self, results: Sequence[QuestionResult]) -> dict[str, Any]:
+        """What this protocol reports beyond accuracy, from the results of all questions."""
         ...
 
 
 def batches(questions: Sequence[ExamQuestion], size: int) -> list[list[int]]:
-    """Indices in batches of one subject and like length, the longest first. The same questions always give the same
-    batches, so that an evaluation that was interrupted ends with the very numbers of one that was not."""
+    """Indices in batches of one subject and similar length, longest first.
+
+    The same questions always give the same batches, so an evaluation that was interrupted and resumed ends with exactly
+    the numbers of one that was not.
+    """
     by_subject: dict[str, list[int]] = {}
     for index, question in enumerate(questions):
         by_subject.setdefault(question.subject, []).append(index)
-    made: list[list[int]] = []
+    groups: list[list[int]] = []
     for _, members in sorted(by_subject.items()):
         members.sort(key=lambda i: (-len(question_block(questions[i])), i))
-        made += [members[i : i + size] for i in range(0, len(members), size)]
-    return made
+        groups += [members[i : i + size] for i in range(0, len(members), size)]
+    return groups
 
 
 def subject_shots(shots: Shots, subject: str, count: int) -> list[ExamQuestion]:
@@ -82,13 +96,13 @@ def subject_shots(shots: Shots, subject: str, count: int) -> list[ExamQuestion]:
     Raises:
         DataError: the exam has fewer.
     """
-    found = list(shots.get(subject, ()))[:count]
-    if len(found) < count:
+    examples = list(shots.get(subject, ()))[:count]
+    if len(examples) < count:
         raise DataError(
-            f"{count} worked examples are asked for, but the exam's few-shot split has {len(found)} for subject "
-            f"{subject!r}; use --shots 0, or an exam whose folder holds a few-shot file"
+            f"{count} worked examples are needed, but the exam's few-shot split has {len(examples)} for subject "
+            f"{subject!r}; use --shots 0, or an exam directory with a few-shot file"
         )
-    return found
+    return examples
 
 
 def shots_text(shots: Sequence[ExamQuestion]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from lorachain.evaluation.protocols.base import Row
+from lorachain.evaluation.protocols.base import QuestionResult
 from lorachain.records import ExamQuestion
 
 
@@ -16,9 +16,9 @@ def written_row(
     generated_tokens: int,
     ended: bool,
     **detail: Any,
-) -> Row:
+) -> QuestionResult:
     """A row from one generation; `ended` is False where it was cut at the token limit."""
-    return Row(
+    return QuestionResult(
         id=question.id,
         exam=question.exam,
         subject=question.subject,
@@ -31,7 +31,7 @@ def written_row(
     )
 
 
-def written_report(rows: Sequence[Row]) -> dict[str, Any]:
+def written_report(rows: Sequence[QuestionResult]) -> dict[str, Any]:
     """How many answers could not be parsed or were cut at the limit, and how long they were."""
     n = len(rows)
     unparsed = sum(row.chosen is None for row in rows)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from lorachain.evaluation.extraction import kormedeval_choice
-from lorachain.evaluation.protocols.base import Row
+from lorachain.evaluation.protocols.base import QuestionResult
 from lorachain.evaluation.protocols.generated import written_report, written_row
 from lorachain.inference.generate import generate
 from lorachain.prompts import Prompt
@@ -46,7 +46,7 @@ class KorMedEval:
     def settings(self) -> dict[str, Any]:
         return {"max_new_tokens": self.max_new_tokens}
 
-    def score(self, model: nn.Module, encoder: TokenEncoder, questions: Sequence[ExamQuestion]) -> list[Row]:
+    def score(self, model: nn.Module, encoder: TokenEncoder, questions: Sequence[ExamQuestion]) -> list[QuestionResult]:
         prompts = [encoder.prompt_ids(kormedeval_prompt(question)) for question in questions]
         generations = generate(
             model,
@@ -68,5 +68,5 @@ class KorMedEval:
             for question, prompt, generation in zip(questions, prompts, generations, strict=True)
         ]
 
-    def report(self, rows: Sequence[Row]) -> dict[str, Any]:
+    def report(self, rows: Sequence[QuestionResult]) -> dict[str, Any]:
         return written_report(rows)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from lorachain.evaluation.extraction import lm_eval_choice
-from lorachain.evaluation.protocols.base import Row, Shots, shots_text, subject_shots
+from lorachain.evaluation.protocols.base import QuestionResult, Shots, shots_text, subject_shots
 from lorachain.evaluation.protocols.generated import written_report, written_row
 from lorachain.inference.generate import generate
 from lorachain.prompts import ANSWER_CUE, question_block
@@ -42,7 +42,7 @@ class LmEval:
     def settings(self) -> dict[str, Any]:
         return {"shots": self.shots, "max_new_tokens": MAX_NEW_TOKENS}
 
-    def score(self, model: nn.Module, encoder: TokenEncoder, questions: Sequence[ExamQuestion]) -> list[Row]:
+    def score(self, model: nn.Module, encoder: TokenEncoder, questions: Sequence[ExamQuestion]) -> list[QuestionResult]:
         if not questions:
             return []
         shots = subject_shots(self.examples, questions[0].subject, self.shots)
@@ -72,7 +72,7 @@ class LmEval:
             )
         return rows
 
-    def report(self, rows: Sequence[Row]) -> dict[str, Any]:
+    def report(self, rows: Sequence[QuestionResult]) -> dict[str, Any]:
         return written_report(rows)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from lorachain.evaluation.protocols.base import Row
+from lorachain.evaluation.protocols.base import OPTIONS_VERSION, QuestionResult
 from lorachain.evaluation.scoring import QuestionScore, first_argmax, score_questions
 from lorachain.evaluation.statistics import proportion
 from lorachain.prompts import ANSWER_CUE, Prompt
@@ -24,9 +24,9 @@ def _per_character(score: QuestionScore) -> list[float]:
     return [total / chars for total, chars in zip(_sums(score), score.option_chars, strict=True)]
 
 
-def _row(question: ExamQuestion, score: QuestionScore, readings: dict[str, list[float]]) -> Row:
-    """The sum decides; every other reading's choice stands in `detail`."""
-    return Row(
+def _result(question: ExamQuestion, score: QuestionScore, readings: dict[str, list[float]]) -> QuestionResult:
+    """The sum decides; the choice of each reading is in `detail`."""
+    return QuestionResult(
         id=question.id,
         exam=question.exam,
         subject=question.subject,
@@ -38,36 +38,42 @@ def _row(question: ExamQuestion, score: QuestionScore, readings: dict[str, list[
     )
 
 
-def _readings(rows: Sequence[Row]) -> dict[str, Any]:
-    """Accuracy by every reading of the same likelihoods."""
-    names = list(rows[0].detail) if rows else []
+def _readings(results: Sequence[QuestionResult]) -> dict[str, Any]:
+    """Accuracy by each reading of the same likelihoods."""
+    names = list(results[0].detail) if results else []
+    n = len(results)
     return {
-        "readings": {name: proportion(sum(row.detail[name] == row.gold for row in rows), len(rows)) for name in names}
+        "readings": {
+            name: proportion(sum(result.detail[name] == result.gold for result in results), n) for name in names
+        }
     }
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Log-likelihood of each option's text after the question with its options shown, summed over its tokens."""
+    """Log-likelihood of each option's text after the question with its options shown, summed over its tokens.
+
+    It is what validation scores.
+    """
 
     token_budget: int = 8192
     name: str = "options"
-    version: str = "1"
+    version: str = OPTIONS_VERSION
     batch_questions: int = 64
 
     @property
     def settings(self) -> dict[str, Any]:
         return {}
 
-    def score(self, model: nn.Module, encoder: TokenEncoder, questions: Sequence[ExamQuestion]) -> list[Row]:
+    def score(self, model: nn.Module, encoder: TokenEncoder, questions: Sequence[ExamQuestion]) -> list[QuestionResult]:
         scores = score_questions(model, encoder, questions, token_budget=self.token_budget)
         return [
-            _row(question, score, {"sum": _sums(score), "per_character": _per_character(score)})
+            _result(question, score, {"sum": _sums(score), "per_character": _per_character(score)})
             for question, score in zip(questions, scores, strict=True)
         ]
 
-    def report(self, rows: Sequence[Row]) -> dict[str, Any]:
-        return _readings(rows)
+    def report(self, results: Sequence[QuestionResult]) -> dict[str, Any]:
+        return _readings(results)
 
 
 def _cloze_prompt(question: ExamQuestion) -> Prompt:
@@ -80,7 +86,7 @@ def _bare_prompt(question: ExamQuestion) -> Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Cloze:
-    """The same without showing the options: by sum, per character, and PMI.
+    """Log-likelihood of each option's text after the question alone: by sum, per character, and PMI.
 
     PMI = log p(option | question) - log p(option | answer cue alone): Holtzman et al. 2021, arXiv 2104.08315.
     """
@@ -94,15 +100,17 @@ class Cloze:
     def settings(self) -> dict[str, Any]:
         return {}
 
-    def score(self, model: nn.Module, encoder: TokenEncoder, questions: Sequence[ExamQuestion]) -> list[Row]:
-        given = score_questions(model, encoder, questions, token_budget=self.token_budget, prompt=_cloze_prompt)
-        alone = score_questions(model, encoder, questions, token_budget=self.token_budget, prompt=_bare_prompt)
-        rows = []
-        for question, score, bare in zip(questions, given, alone, strict=True):
+    def score(self, model: nn.Module, encoder: TokenEncoder, questions: Sequence[ExamQuestion]) -> list[QuestionResult]:
+        after_question = score_questions(
+            model, encoder, questions, token_budget=self.token_budget, prompt=_cloze_prompt
+        )
+        after_cue = score_questions(model, encoder, questions, token_budget=self.token_budget, prompt=_bare_prompt)
+        results = []
+        for question, score, bare in zip(questions, after_question, after_cue, strict=True):
             pmi = [a - b for a, b in zip(_sums(score), _sums(bare), strict=True)]
             readings = {"sum": _sums(score), "per_character": _per_character(score), "pmi": pmi}
-            rows.append(_row(question, score, readings))
-        return rows
+            results.append(_result(question, score, readings))
+        return results
 
-    def report(self, rows: Sequence[Row]) -> dict[str, Any]:
-        return _readings(rows)
+    def report(self, results: Sequence[QuestionResult]) -> dict[str, Any]:
+        return _readings(results)

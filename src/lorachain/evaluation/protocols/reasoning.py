@@ -10,7 +10,7 @@ from torch import nn
 
 from lorachain.errors import ConfigError
 from lorachain.evaluation.extraction import answer_line_complete, reasoned_choice
-from lorachain.evaluation.protocols.base import Row
+from lorachain.evaluation.protocols.base import QuestionResult
 from lorachain.evaluation.protocols.generated import written_report, written_row
 from lorachain.inference.generate import generate
 from lorachain.prompts import reasoning_prompt
@@ -43,7 +43,7 @@ class Reasoning:
         drawn = {"temperature": self.temperature, "seed": self.seed} if self.samples > 1 else {}
         return {"samples": self.samples, "max_new_tokens": self.max_new_tokens, **drawn}
 
-    def score(self, model: nn.Module, encoder: TokenEncoder, questions: Sequence[ExamQuestion]) -> list[Row]:
+    def score(self, model: nn.Module, encoder: TokenEncoder, questions: Sequence[ExamQuestion]) -> list[QuestionResult]:
         prompts = [encoder.prompt_ids(reasoning_prompt(question)) for question in questions]
         greedy = self.samples == 1
         generations = generate(
@@ -73,7 +73,7 @@ class Reasoning:
             )
         return rows
 
-    def report(self, rows: Sequence[Row]) -> dict[str, Any]:
+    def report(self, rows: Sequence[QuestionResult]) -> dict[str, Any]:
         votes = [vote for row in rows for vote in row.detail["votes"]]
         unparsed = sum(vote is None for vote in votes)
         return {

@@ -1,4 +1,4 @@
-"""A protocol by its name."""
+"""Protocols by name."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,16 +26,16 @@ def make_protocol(
     seed: int | None = None,
     token_budget: int = 8192,
 ) -> ExamProtocol:
-    """A protocol by name; what is None keeps the protocol's own default.
+    """The protocol `name`; a setting that is None has the protocol's own default.
 
     Raises:
-        ConfigError: the name is unknown, or a setting was given that this protocol does not have.
+        ConfigError: the name is unknown, or the protocol has no such setting.
     """
-    given: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "shots": shots, "rotations": rotations, "samples": samples, "temperature": temperature,
         "max_new_tokens": max_new_tokens, "seed": seed,
     }  # fmt: skip
-    takes: dict[str, tuple[Callable[..., ExamProtocol], tuple[str, ...]]] = {
+    protocols: dict[str, tuple[Callable[..., ExamProtocol], tuple[str, ...]]] = {
         "letters": (Letters, ("shots", "rotations")),
         "options": (Options, ()),
         "cloze": (Cloze, ()),
@@ -43,17 +43,17 @@ def make_protocol(
         "kormedeval": (KorMedEval, ("max_new_tokens",)),
         "reasoning": (Reasoning, ("samples", "temperature", "max_new_tokens", "seed")),
     }
-    if name not in takes:
+    if name not in protocols:
         raise ConfigError(f"protocol {name!r} is unknown; allowed: {', '.join(PROTOCOLS)}")
-    build, known = takes[name]
-    settings = {key: value for key, value in given.items() if value is not None}
-    # Every evaluation has a seed; only a protocol that draws takes notice of it.
-    foreign = sorted(set(settings) - set(known) - {"seed"})
-    if foreign:
+    protocol, known = protocols[name]
+    given = {key: value for key, value in settings.items() if value is not None}
+    # Every evaluation has a seed; a protocol that draws nothing ignores it.
+    unknown = sorted(given.keys() - set(known) - {"seed"})
+    if unknown:
         raise ConfigError(
-            f"protocol {name!r} has no setting {', '.join(foreign)}; it has: {', '.join(known) or 'none'}"
+            f"protocol {name!r} has no setting {', '.join(unknown)}; it has: {', '.join(known) or 'none'}"
         )
-    named = {("orders" if key == "rotations" else key): settings[key] for key in known if key in settings}
+    arguments = {("orders" if key == "rotations" else key): given[key] for key in known if key in given}
     if "shots" in known:
-        named["examples"] = examples or {}
-    return build(token_budget=token_budget, **named)
+        arguments["examples"] = examples or {}
+    return protocol(token_budget=token_budget, **arguments)
