@@ -190,7 +190,7 @@ def test_every_score_on_disk_has_n_interval_split_protocol_and_version(
                 if score.get("wilson95") is not None:
                     assert len(score["wilson95"]) == 2, where
     assert scores > 50
-    assert measures == 8  # of 00 and 01, before and after, in training_info.json; and in run.json before
+    assert measures == 6  # of 00 and 01: before and after in training_info.json, before in run.json
 
 
 def test_every_table_shows_n_and_interval_beside_an_accuracy(finished_chain: Callable[..., FinishedChain]) -> None:
