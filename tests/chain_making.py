@@ -1,7 +1,7 @@
-"""Fixtures around a workspace whose model is a tiny one in a local folder, and a chain that runs in seconds.
+"""Fixtures for workspaces with a tiny local model, and for a chain that runs in seconds.
 
-In a module of its own, imported by the root conftest: a second conftest.py would hide the first from
-`from conftest import ...` (there are no packages under tests/).
+A module of its own, imported by the root conftest: a second conftest.py would shadow the first in
+`from conftest import ...` (tests/ has no packages).
 """
 
 import contextlib
@@ -40,7 +40,7 @@ learning_rate = 1e-3
 
 
 def run_command_line(*arguments: object) -> tuple[int, str, str]:
-    """The command line in this process: (exit code, stdout, stderr)."""
+    """Runs the command line in this process: (exit code, stdout, stderr)."""
     from lorachain.cli import main
 
     out, err = io.StringIO(), io.StringIO()
@@ -48,13 +48,13 @@ def run_command_line(*arguments: object) -> tuple[int, str, str]:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             main([str(argument) for argument in arguments])
-        except SystemExit as exit:
-            code = int(exit.code or 0)
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
     return code, out.getvalue(), err.getvalue()
 
 
 def make_workspace(root: Path, weights: Path, **entry: object) -> Path:
-    """A workspace that knows the model `tiny`; `chain.toml` in it is the small chain."""
+    """A workspace with the model `tiny` in model_paths.json; its `chain.toml` configures the small chain."""
     (root / "model" / "raw").mkdir(parents=True)
     values = {"tiny": {"local_path": str(weights), "sources": "embedded", **entry}}
     (root / "model" / "raw" / "model_paths.json").write_text(json.dumps(values), encoding="utf-8")
@@ -63,7 +63,7 @@ def make_workspace(root: Path, weights: Path, **entry: object) -> Path:
 
 
 def options_of(root: Path) -> tuple[str, ...]:
-    """What every command of the small chain is given."""
+    """Options of every command of the small chain."""
     return ("--model", "tiny", "--workspace", str(root), "--config", str(root / "chain.toml"))
 
 
@@ -85,7 +85,7 @@ def lorachain() -> Callable[..., tuple[int, str, str]]:
 
 @dataclass(frozen=True)
 class FinishedChain:
-    """A chain that went through: its workspace (to be read, never changed) and what the command said."""
+    """A finished chain: its workspace (read only) and the output of `lorachain run`."""
 
     kind: str
     root: Path
@@ -106,38 +106,37 @@ class FinishedChain:
 def finished_chain(
     tmp_path_factory: pytest.TempPathFactory, save_tiny_in: Callable[..., Path]
 ) -> Callable[..., FinishedChain]:
-    """The whole small chain, run once a session for each class of model: text without a chat template, multimodal
-    with one."""
-    made: dict[str, FinishedChain] = {}
+    """The small chain, run once per session and class of model: text without a chat template, multimodal with one."""
+    chains: dict[str, FinishedChain] = {}
 
     def finished(kind: str = "text") -> FinishedChain:
-        if kind not in made:
+        if kind not in chains:
             parent = tmp_path_factory.mktemp(f"finished-{kind}")
             base = save_tiny_in(parent, kind, chat=kind == "multimodal")
             root = make_workspace(parent / "workspace", base)
             code, out, err = run_command_line("run", *options_of(root))
             assert code == 0, err
-            made[kind] = FinishedChain(kind, root, base, out, err)
-        return made[kind]
+            chains[kind] = FinishedChain(kind, root, base, out, err)
+        return chains[kind]
 
     return finished
 
 
 @pytest.fixture
 def finished_copy(tmp_path: Path, finished_chain: Callable[..., FinishedChain]) -> Path:
-    """A finished workspace of the text class, to be changed at will."""
+    """A copy of the finished text chain; tests may change it."""
     return shutil.copytree(finished_chain("text").root, tmp_path / "copy")
 
 
 @pytest.fixture
 def root(tiny_workspace: Callable[..., Path]) -> Path:
-    """A workspace in which nothing has been made."""
+    """A workspace without any stage."""
     return tiny_workspace()
 
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory, save_tiny_in: Callable[..., Path]) -> Path:
-    """A workspace with raw_lora_added; to be copied."""
+    """A workspace with raw_lora_added, to be copied (see `started`)."""
     parent = tmp_path_factory.mktemp("begun")
     root = make_workspace(parent / "workspace", save_tiny_in(parent))
     code, _, err = run_command_line("init", *options_of(root))
@@ -147,5 +146,5 @@ def begun(tmp_path_factory: pytest.TempPathFactory, save_tiny_in: Callable[..., 
 
 @pytest.fixture
 def started(begun: Path, tmp_path: Path) -> Path:
-    """A workspace with raw_lora_added, to be changed."""
+    """A workspace with raw_lora_added; tests may change it."""
     return shutil.copytree(begun, tmp_path / "started")

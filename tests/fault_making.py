@@ -1,4 +1,4 @@
-"""A chain small enough to be killed dozens of times, and what of its result must be the same in the end."""
+"""A chain small enough to be killed dozens of times, and the part of its result that must not depend on kills."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-# Dropout, so that the generators' states matter; a checkpoint every two steps, which fall within and at an epoch's end.
+# With dropout, so that random states matter. A checkpoint every two steps: both within an epoch and at its end.
 SMALLEST = """
 dtype = "float32"
 [lora]
@@ -48,14 +48,14 @@ dictionary = ["{folder}/dictionary.jsonl"]
 """
 DOCUMENTS, ENTRIES = 10, 4
 PATIENCE = 240.0
-# The commit too: a checkout may move on while its tests run.
+# The commit too: the checkout may change while its tests run.
 _TIMES = {"at", "seconds", "finished", "tokens_per_second", "peak_memory_bytes", "git_commit"}
 _STEP_LINE = re.compile(r"step (\d+/\d+ loss \S+)")
 
 
 @dataclass(frozen=True)
 class Done:
-    """A command that ended: its exit code (negative: by that signal; None: it hung), its words, its events."""
+    """A command that ended: exit code (negative: killed by that signal; None: it hung), output and events."""
 
     code: int | None
     out: str
@@ -66,22 +66,22 @@ class Done:
 @dataclass(frozen=True)
 class Running:
     pid: int
-    words: Path
+    output: Path
 
     @property
     def err(self) -> str:
-        return (self.words / "stderr").read_text(encoding="utf-8")
+        return (self.output / "stderr").read_text(encoding="utf-8")
 
 
 class Server:
-    """The other end of fault_server.py."""
+    """The client of fault_server.py."""
 
-    def __init__(self, process: "subprocess.Popen[str]", words: Path) -> None:
+    def __init__(self, process: "subprocess.Popen[str]", output: Path) -> None:
         self._process = process
-        self._words = words
+        self._output = output
         self._started = 0
 
-    def _ask(self, job: Mapping[str, object]) -> dict[str, Any]:
+    def _request(self, job: Mapping[str, object]) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(job) + "\n")
@@ -99,39 +99,45 @@ class Server:
         slow_step: float = 0.0,
         by: int = signal.SIGKILL,
     ) -> Running:
-        """Starts a command; `at` is the event to be killed at (or where the disk is full), 0 is none and counts.
-        `slow_step` are seconds that each optimizer step takes longer."""
+        """Starts a command.
+
+        Args:
+            at: the number of the event at which it is killed, or from which the disk is full; 0: none, and the events
+                are logged.
+            slow_step: seconds by which each optimizer step is slowed down.
+            by: the signal that kills it.
+        """
         self._started += 1
-        words = self._words / str(self._started)
-        words.mkdir()
-        answer = self._ask(
+        output = self._output / str(self._started)
+        output.mkdir()
+        answer = self._request(
             {
                 "arguments": arguments,
                 "at": at,
                 "full": full,
-                "environment": {"TMPDIR": str(words), **(environment or {})},
+                "environment": {"TMPDIR": str(output), **(environment or {})},
                 "slow_step": slow_step,
                 "by": int(by),
                 "clock_runs_backwards": clock_runs_backwards,
-                "folder": str(words),
-                **{name: str(words / name) for name in ("stdout", "stderr", "events")},
+                "folder": str(output),
+                **{name: str(output / name) for name in ("stdout", "stderr", "events")},
             }
         )
-        return Running(answer["pid"], words)
+        return Running(answer["pid"], output)
 
     def wait(self, running: Running) -> Done:
-        code = self._ask({"wait": running.pid, "patience": PATIENCE})["code"]
-        out, err, events = (running.words / name for name in ("stdout", "stderr", "events"))
+        code = self._request({"wait": running.pid, "patience": PATIENCE})["code"]
+        out, err, events = (running.output / name for name in ("stdout", "stderr", "events"))
         lines = events.read_text(encoding="utf-8").splitlines() if events.exists() else []
-        happened = [(name, path) for name, _, path in (line.partition("\t") for line in lines)]
-        return Done(code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"), happened)
+        logged = [(name, path) for name, _, path in (line.partition("\t") for line in lines)]
+        return Done(code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"), logged)
 
-    def run(self, *arguments: str, **how: Any) -> Done:
-        return self.wait(self.start(*arguments, **how))
+    def run(self, *arguments: str, **options: Any) -> Done:
+        return self.wait(self.start(*arguments, **options))
 
 
 @contextmanager
-def fault_server(words: Path) -> Iterator[Server]:
+def fault_server(output: Path) -> Iterator[Server]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("fault_server.py"))],
@@ -143,7 +149,7 @@ def fault_server(words: Path) -> Iterator[Server]:
     assert process.stdout is not None
     process.stdout.readline()
     try:
-        yield Server(process, words)
+        yield Server(process, output)
     finally:
         assert process.stdin is not None
         process.stdin.close()
@@ -171,7 +177,7 @@ def save_smallest(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Place:
-    """A workspace that can be made new at the same path: paths stand in adapters' configurations."""
+    """A workspace that can be created again at the same path, which adapter_config.json contains."""
 
     root: Path
     weights: Path
@@ -193,32 +199,32 @@ class Place:
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             (self.root / f"{name}.jsonl").write_text(lines, encoding="utf-8")
 
-    def command(self, *words: str) -> tuple[str, ...]:
-        return (*words, "--model", "tiny", "--workspace", str(self.root), "--config", str(self.root / "chain.toml"))
+    def command(self, *arguments: str) -> tuple[str, ...]:
+        return (*arguments, "--model", "tiny", "--workspace", str(self.root), "--config", str(self.root / "chain.toml"))
 
 
 def outcome(place: Place) -> dict[str, Any]:
-    """All that must be the same however often the run was cut: bytes of adapters and merged weights, the history and
-    training_info.json but for times, the log's steps, the checkpoints that are left, and no leftovers."""
-    found: dict[str, Any] = {}
+    """Everything that must not depend on interruptions: bytes of adapters and merged weights, the history and
+    training_info.json without times, the logged steps, the remaining checkpoints, and no temporary files."""
+    result: dict[str, Any] = {}
     for path in sorted(p for p in place.model.rglob("*") if p.is_file()):
         name = path.relative_to(place.model).as_posix()
         if "_training/" in name or name.startswith("."):
             continue
         if path.name in ("training_info.json", "kormedmcqa_validation_results.json", "merge_report.json"):
-            found[name] = without_times(json.loads(path.read_text(encoding="utf-8")))
+            result[name] = without_times(json.loads(path.read_text(encoding="utf-8")))
         else:
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            result[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     for log in sorted(place.model.glob("*_training/*.log")):
-        found[log.name] = _STEP_LINE.findall(log.read_text(encoding="utf-8"))
-    found["checkpoints"] = sorted(
+        result[log.name] = _STEP_LINE.findall(log.read_text(encoding="utf-8"))
+    result["checkpoints"] = sorted(
         p.relative_to(place.model).as_posix() for p in place.model.glob("*/*/checkpoint-*") if p.parent.name == "tiny"
     )
-    found["leftovers"] = sorted(
+    result["leftovers"] = sorted(
         p.relative_to(place.model).as_posix() for end in ("partial", "replaced") for p in place.model.rglob(f".*.{end}")
     )
-    found["lock"] = (place.model / ".lock-tiny").exists()
-    return found
+    result["lock"] = (place.model / ".lock-tiny").exists()
+    return result
 
 
 def without_times(value: Any) -> Any:
@@ -227,39 +233,39 @@ def without_times(value: Any) -> Any:
     return [without_times(inner) for inner in value] if isinstance(value, list) else value
 
 
-def differences(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What is not the same: found and wanted."""
-    names = sorted(found.keys() | wanted.keys())
-    return {name: (found.get(name), wanted.get(name)) for name in names if found.get(name) != wanted.get(name)}
+def differences(actual: dict[str, Any], expected: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Entries that are not equal, as (actual, expected)."""
+    names = sorted(actual.keys() | expected.keys())
+    return {name: (actual.get(name), expected.get(name)) for name in names if actual.get(name) != expected.get(name)}
 
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """The chain as it ends when nothing happens, and every event on its way."""
+    """The chain without faults: its outcome and every event."""
 
     server: Server
     place: Place
-    wanted: dict[str, Any]
+    expected: dict[str, Any]
     events: list[tuple[str, str]]
 
-    def run(self, *words: str, **how: Any) -> Done:
-        return self.server.run(*self.place.command(*words), **how)
+    def run(self, *arguments: str, **options: Any) -> Done:
+        return self.server.run(*self.place.command(*arguments), **options)
 
     def finish(self) -> Done:
-        """Runs the chain to its end, which must be the undisturbed one."""
+        """Runs the chain to its end; the outcome must be that without faults."""
         done = self.run("run")
         assert done.code == 0, done.err
-        unlike = differences(outcome(self.place), self.wanted)
-        assert not unlike, f"{unlike}\n{done.err}"
+        different = differences(outcome(self.place), self.expected)
+        assert not different, f"{different}\n{done.err}"
         return done
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbed]:
     folder = tmp_path_factory.mktemp("faults")
-    (folder / "words").mkdir()
+    (folder / "output").mkdir()
     place = Place(folder / "workspace", save_smallest(folder / "weights"))
-    with fault_server(folder / "words") as server:
+    with fault_server(folder / "output") as server:
         place.renew()
         done = server.run(*place.command("run"))
         assert done.code == 0, done.err
@@ -267,7 +273,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbe
 
 
 def kind(name: str, path: str) -> str:
-    """What was going on at an event."""
+    """The kind of work during which an event happens."""
     if name in ("optimizer step", "validate"):
         return name
     kinds = {

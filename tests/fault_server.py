@@ -1,8 +1,8 @@
-"""Runs the command line in forked children of one process that has imported everything: importing costs seconds.
+"""Runs the command line in forked children of one process that has imported everything: imports take seconds.
 
-Started by `fault_making.py`; reads one JSON job a line and answers one JSON line. A job starts a command or waits for
-one. A child counts its events (writes, flushes, renames, removals, optimizer steps) and can kill itself at one of them,
-or have the disk run full there.
+Started by `fault_making.py`. Reads one JSON job per line and answers with one JSON line; a job starts a command or waits
+for one. A child counts its events (writes, flushes, renames, removals, optimizer steps) and can kill itself at one of
+them, or fail every write from there as if the disk were full.
 """
 
 import errno
@@ -22,7 +22,7 @@ NEEDS_SPACE = ("flush", "rename", "replace", "write", "copy a tensor", "merge a 
 
 
 class Events:
-    """Counts what happens; at event `at` the process gets the signal `by`, or (`full`) all writes fail from there."""
+    """Counts events; at event `at` the process gets the signal `by`, or (`full`) all writes fail from there on."""
 
     def __init__(self, at: int, by: int, full: bool, log: Path) -> None:
         self.at = at
@@ -31,7 +31,7 @@ class Events:
         self.count = 0
         self.log = log.open("w", encoding="utf-8")
 
-    def happened(self, name: str, path: object = "") -> None:
+    def record(self, name: str, path: object = "") -> None:
         self.count += 1
         if not self.at:
             self.log.write(f"{name}\t{path}\n")
@@ -45,13 +45,13 @@ class Events:
     def before(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
         @wraps(function)
         def wrapped(*arguments: Any, **named: Any) -> Any:
-            self.happened(name, arguments[0] if arguments and isinstance(arguments[0], str | Path) else "")
+            self.record(name, arguments[0] if arguments and isinstance(arguments[0], str | Path) else "")
             return function(*arguments, **named)
 
         return wrapped
 
     def half_written(self, function: Callable[..., Any], name: str, path_at: int) -> Callable[..., Any]:
-        """The file is torn where the process dies, or the disk is full, in the middle of it."""
+        """Truncates the file where the process is killed, or the disk is full, during the write."""
 
         @wraps(function)
         def wrapped(*arguments: Any, **named: Any) -> Any:
@@ -59,9 +59,9 @@ class Events:
             path = Path(arguments[path_at])
             if self.at and self.count + 1 >= self.at:
                 os.truncate(path, path.stat().st_size // 2)
-            self.happened(name, path)
+            self.record(name, path)
             if self.at and self.count >= self.at:
-                raise AssertionError("a torn file was survived")
+                raise AssertionError("the process survived a truncated write")
             return result
 
         return wrapped
@@ -79,7 +79,7 @@ def slowed(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
 def install(events: Events, slow_step: float) -> None:
     import torch
 
-    from lorachain.chain import stage
+    from lorachain.chain import train_stage
     from lorachain.training import optimizer
     from lorachain.weights import lora, merge
 
@@ -91,7 +91,7 @@ def install(events: Events, slow_step: float) -> None:
     shutil.rmtree = events.before(shutil.rmtree, "remove tree")
     step = optimizer.MasterWeightAdamW.step
     optimizer.MasterWeightAdamW.step = slowed(events.before(step, "optimizer step"), slow_step)
-    stage.validate = events.before(stage.validate, "validate")
+    train_stage.validate = events.before(train_stage.validate, "validate")
     lora.save_file = events.half_written(lora.save_file, "write", 1)
     torch.save = events.half_written(torch.save, "write", 1)
     Path.write_bytes = events.half_written(Path.write_bytes, "write", 0)
@@ -101,7 +101,7 @@ def install(events: Events, slow_step: float) -> None:
 
 
 def turn_back_the_clocks() -> None:
-    """Every look at a clock is ten minutes before the last one."""
+    """Every reading of a clock is ten minutes before the previous one."""
     ticks = iter(range(10**9, 0, -600))
     time.time = time.monotonic = time.perf_counter = lambda: float(next(ticks))
 
@@ -120,8 +120,8 @@ def child(job: dict[str, Any]) -> None:
     code = 0
     try:
         main(job["arguments"])
-    except SystemExit as left:
-        code = left.code if isinstance(left.code, int) else 0
+    except SystemExit as stopped:
+        code = stopped.code if isinstance(stopped.code, int) else 0
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -144,8 +144,8 @@ def start(job: dict[str, Any]) -> dict[str, int]:
 def wait(pid: int, patience: float) -> dict[str, Any]:
     end = time.monotonic() + patience
     while True:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
             return {"code": os.waitstatus_to_exitcode(status)}
         if time.monotonic() > end:
             os.killpg(pid, signal.SIGKILL)
@@ -155,7 +155,7 @@ def wait(pid: int, patience: float) -> dict[str, Any]:
 
 
 def warm_up() -> None:
-    """Imports all that a chain needs, and starts no thread."""
+    """Imports everything that a chain needs, without starting a thread."""
     import torch
     from transformers.models.gemma3 import modeling_gemma3  # noqa: F401
 

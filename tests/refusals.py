@@ -1,4 +1,4 @@
-"""A command that must be refused, and what it must not touch; failures to plant."""
+"""Commands that must be refused without changing anything, and functions that fail."""
 
 import hashlib
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from chain_making import run_command_line
 
 
 def listing(root: Path) -> dict[str, str]:
-    """Every file with its hash, and every empty folder. Only the debug log may tell of an attempt that failed."""
+    """Every file with its hash, and every empty directory; without debug logs, which record failed attempts."""
     return {
         path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "empty"
         for path in root.rglob("*")
@@ -17,21 +17,21 @@ def listing(root: Path) -> dict[str, str]:
 
 
 def refused(root: Path, *arguments: object, says: tuple[str, ...]) -> str:
-    """Runs a command that must be refused; returns its one message."""
+    """Runs a command that must be refused with exit code 2 and one message, which is returned."""
     before = listing(root)
     code, out, err = run_command_line(*arguments)
     assert code == 2, (code, out, err)
     assert "Traceback" not in err
     message = err[err.index("error: ") :]
     assert message.count("error: ") == 1
-    for words in says:
-        assert words in message, message
+    for text in says:
+        assert text in message, message
     assert listing(root) == before
     return message
 
 
 def raising(error: Exception) -> Callable[..., None]:
-    """In place of a function: raises `error` whatever it is given."""
+    """A function that raises `error` whatever its arguments."""
 
     def call(*arguments: object, **settings: object) -> None:
         raise error

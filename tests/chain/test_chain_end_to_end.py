@@ -12,7 +12,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.mark.parametrize("kind", ["text", "multimodal"])
-def test_run_makes_the_whole_tree(finished_chain: Callable[..., FinishedChain], lorachain: Run, kind: str) -> None:
+def test_run_creates_the_whole_tree(finished_chain: Callable[..., FinishedChain], lorachain: Run, kind: str) -> None:
     chain = finished_chain(kind)
     assert "what each stage changed" in chain.out
     model = chain.model
@@ -24,14 +24,15 @@ def test_run_makes_the_whole_tree(finished_chain: Callable[..., FinishedChain], 
         assert list((model / f"{stage}_training" / "tiny").glob("checkpoint-*"))
     assert (model / "01_another_lora_added" / "tiny" / "base" / "merge_report.json").is_file()
 
-    history = json.loads((model / "02_trained" / "tiny" / "kormedmcqa_validation_results.json").read_text())["results"]
-    assert [(line["stage"], line["epoch"]) for line in history] == [
+    history = json.loads((model / "02_trained" / "tiny" / "kormedmcqa_validation_results.json").read_text())
+    assert history["schema_version"] == 2
+    assert [(score["stage"], score["epoch"]) for score in history["results"]] == [
         *[("00", 0), ("00", 1)], *[("01", 0), ("01", 1), ("01", 2)], *[("02", 0), ("02", 1), ("02", 2)],
     ]  # fmt: skip
-    for line in history:
-        for found in line["result"]["protocols"].values():
-            assert {"n", "correct", "accuracy", "wilson95", "split", "protocol", "protocol_version"} <= found.keys()
-            assert found["split"] == "dev"
+    for score in history["results"]:
+        for result in score["result"]["protocols"].values():
+            assert {"n", "correct", "accuracy", "wilson95", "split", "protocol", "protocol_version"} <= result.keys()
+            assert result["split"] == "dev"
 
     untrained = load_file(model / "raw_lora_added" / "tiny" / "adapter_model.safetensors")
     trained = load_file(model / "00_trained" / "tiny" / "adapter_model.safetensors")

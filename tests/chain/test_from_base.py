@@ -1,4 +1,4 @@
-"""The ablation: stage 02 straight on raw_lora_added. What was trained one way is never taken for the other."""
+"""The ablation: stage 02 straight on raw_lora_added. The result of one parent is never taken for that of the other."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ def parent_of(root: Path) -> str:
     return folder
 
 
-def test_what_was_trained_one_way_is_not_the_other(finished_copy: Path, lorachain: Command) -> None:
+def test_a_stage_trained_on_another_parent_is_stale(finished_copy: Path, lorachain: Command) -> None:
     chained = ("train", "02", *options_of(finished_copy))
     ablation = (*chained, "--from-base")
     code, _, err = lorachain(*ablation)
@@ -27,19 +27,19 @@ def test_what_was_trained_one_way_is_not_the_other(finished_copy: Path, lorachai
     assert parent_of(finished_copy) == "raw_lora_added/tiny"
     code, _, err = lorachain(*ablation)
     assert code == 0
-    assert "02 exam is finished" in err
+    assert "02: KorMedMCQA with reasoning is finished" in err
     assert "resuming" not in err
 
     for command in (chained, ("run", *options_of(finished_copy))):
         code, _, err = lorachain(*command)
         assert code == 2
         assert "stale (it was trained on raw_lora_added/tiny)" in err
-    # status asks whether it still is what it was made as, not which of the two is wanted.
+    # status compares with what the stage was made from, whichever parent a command would use.
     _, out, _ = lorachain("status", *options_of(finished_copy))
     assert out.count("fresh") == 5
 
 
-def test_it_needs_no_00_and_01_but_an_init(tiny_workspace: Callable[..., Path], lorachain: Command) -> None:
+def test_it_needs_an_init_but_neither_00_nor_01(tiny_workspace: Callable[..., Path], lorachain: Command) -> None:
     root = tiny_workspace()
     command = ("train", "02", "--from-base", *options_of(root))
     code, _, err = lorachain(*command)
@@ -51,7 +51,7 @@ def test_it_needs_no_00_and_01_but_an_init(tiny_workspace: Callable[..., Path], 
     assert not (root / "model" / "01_trained").exists()
 
 
-def test_only_02_has_such_a_start(tiny_workspace: Callable[..., Path], lorachain: Command) -> None:
+def test_only_02_can_start_from_the_base(tiny_workspace: Callable[..., Path], lorachain: Command) -> None:
     code, _, err = lorachain("train", "00", "--from-base", *options_of(tiny_workspace()))
     assert code == 2
-    assert "--from-base is for stage 02; stage 00 has one place in the chain" in err
+    assert "--from-base is not available for stage 00; allowed: 02" in err

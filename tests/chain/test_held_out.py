@@ -1,4 +1,4 @@
-"""No dev or test question is trained on, and no score stands alone (design, section 3, lines 10 and 11)."""
+"""No dev, few-shot or test question is trained on, and no score lacks what it needs (design, section 3, 10 and 11)."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 
 from chain_making import FinishedChain, make_workspace, options_of, run_command_line
-from lorachain.chain.tasks import ExamTask, PlainTextTask, TaskInputs
-from lorachain.config import Sources, load_config
-from lorachain.data.exam import load_exam
-from lorachain.records import ExamQuestion
+from lorachain.chain.context import load_config
+from lorachain.chain.exams import load_exam_questions
+from lorachain.chain.tasks.base import StageTask, TaskInputs
+from lorachain.chain.tasks.exam import load_exam_task
+from lorachain.chain.tasks.plain_text import load_plain_text_task
 from lorachain.tokens import TokenEncoder
 
 PLANTED = "다음 중 간에서 만들어져 담낭에 모였다가 십이지장으로 나오는 것은 무엇인가?"
+FEWSHOT = "소량 예시로 나오는 물음이며 이것도 배우면 안 되는 것은?"
 
 
 def row(number: int, question: str, answer: int = 1) -> dict[str, object]:
@@ -31,12 +33,12 @@ def write_rows(path: Path, rows: list[dict[str, object]]) -> None:
 
 @pytest.fixture
 def exam(tmp_path: Path) -> Path:
-    """Twelve training questions, one of them also in dev (another number, other spacing), one few-shot; the test split
-    is garbage that no reader survives."""
+    """Twelve training questions, one more that is also in dev (with another number and other spaces), and one that is
+    also a few-shot example. No reader survives the test split."""
     folder = tmp_path / "exam"
     planted = row(99, PLANTED)
     train = [row(n, f"{n}번째 물음으로서 옳은 것은 무엇인지 고르시오.") for n in range(12)]
-    fewshot = row(98, "소량 예시로 나오는 물음이며 이것도 배우면 안 되는 것은?")
+    fewshot = row(98, FEWSHOT)
     write_rows(
         folder / "doctor" / "train.jsonl", [*train, {**planted, "q_number": 55, "question": f" {PLANTED} "}, fewshot]
     )
@@ -56,40 +58,35 @@ def plain_text(tmp_path: Path) -> Path:
     return tmp_path / "plain.jsonl"
 
 
-def inputs(encoder: TokenEncoder, exam: Path, plain_text: Path, folder: Path) -> TaskInputs:
+def inputs(encoder: TokenEncoder, stage: str, source: Path, exams: list[Path], cache: Path) -> TaskInputs:
     config = load_config()
-    held_out: list[ExamQuestion] = [
-        question
-        for split in ("dev", "fewshot")
-        for question in load_exam([str(exam)], split).questions  # type: ignore[arg-type]
-    ]
+    questions = load_exam_questions([str(exam) for exam in exams], max_questions=0, skip_bad_rows=False)
     return TaskInputs(
         encoder=encoder,
-        config=config,
-        stage=config.stages["02"],
-        sources=Sources(plain_text=[str(plain_text)], dictionary=["sample"], exam=[str(exam)]),
-        held_out=held_out,
+        stage=config.stages[stage],
+        validation=config.validation,
+        seed=0,
+        sources=[str(source)],
+        held_out=questions.held_out,
         answer_style="letters",
-        data_folder=folder,
+        cache=cache,
         tokenizer_sha256="of the test",
         skip_bad_rows=False,
         on_message=lambda message: None,
     )
 
 
-def taught(task: Any, encoder: TokenEncoder) -> list[str]:
-    lines = task.packs_of_epoch(0)
-    return [encoder.tokenizer.decode(r.ids) for number in range(len(lines)) for r in lines[number]]
+def trained_texts(task: StageTask, encoder: TokenEncoder) -> list[str]:
+    packs: Any = task.packs_of_epoch(0)
+    return [encoder.tokenizer.decode(row.ids) for number in range(len(packs)) for row in packs[number]]
 
 
-def test_a_dev_question_in_train_is_left_out_and_counted(
-    tokenizer: Any, exam: Path, plain_text: Path, tmp_path: Path
-) -> None:
+def test_a_dev_question_in_train_is_left_out_and_counted(tokenizer: Any, exam: Path, tmp_path: Path) -> None:
     encoder = TokenEncoder(tokenizer)
-    task = ExamTask(inputs(encoder, exam, plain_text, tmp_path / "data"))
+    task = load_exam_task(inputs(encoder, "02", exam, [exam], tmp_path / "cache"))
     assert task.counts["questions_also_in_dev_left_out"] == 2  # the planted one and the few-shot example
     assert task.counts["questions"] == 12
-    texts = taught(task, encoder)
+    texts = trained_texts(task, encoder)
     assert len(texts) == 12
     assert not [text for text in texts if "십이지장" in text or "소량 예시" in text]
 
@@ -98,10 +95,31 @@ def test_a_dev_question_in_plain_text_is_left_out_and_counted(
     tokenizer: Any, exam: Path, plain_text: Path, tmp_path: Path
 ) -> None:
     encoder = TokenEncoder(tokenizer)
-    task = PlainTextTask(inputs(encoder, exam, plain_text, tmp_path / "data"))
+    task = load_plain_text_task(inputs(encoder, "00", plain_text, [exam], tmp_path / "cache"))
     assert task.counts["documents_with_exam_questions_left_out"] == 1
     assert task.counts["documents"] == 12
-    assert not [text for text in taught(task, encoder) if "십이지장" in text]
+    assert not [text for text in trained_texts(task, encoder) if "십이지장" in text]
+
+
+@pytest.mark.parametrize("without_first", [False, True])
+def test_an_exam_without_few_shot_examples_does_not_admit_those_of_another(
+    tokenizer: Any, exam: Path, tmp_path: Path, without_first: bool
+) -> None:
+    without = tmp_path / "without"
+    write_rows(without / "nurse" / "dev.jsonl", [row(1, "소량 예시가 없는 시험의 물음입니다.")])
+    exams = [without, exam] if without_first else [exam, without]
+    encoder = TokenEncoder(tokenizer)
+    task = load_exam_task(inputs(encoder, "02", exam, exams, tmp_path / "cache"))
+    assert task.counts["questions_also_in_dev_left_out"] == 2
+    assert not [text for text in trained_texts(task, encoder) if "소량 예시" in text]
+
+
+def test_max_questions_limits_validation_but_not_what_is_held_out(exam: Path) -> None:
+    few = load_exam_questions([str(exam)], max_questions=2, skip_bad_rows=False)
+    every = load_exam_questions([str(exam)], max_questions=0, skip_bad_rows=False)
+    assert (len(few.dev), len(every.dev)) == (2, 7)
+    assert few.held_out == every.held_out
+    assert {PLANTED, FEWSHOT} <= {question.question for question in few.held_out}
 
 
 def test_the_test_split_is_never_opened_by_the_chain(
@@ -128,44 +146,53 @@ def test_the_test_split_is_never_opened_by_the_chain(
         assert not [name for source in info["exam_sources"] for name in source["files"] if "test" in name]
 
 
-# ---- line 11 ---------------------------------------------------------------------------------------------------------
+# ---- scores ----------------------------------------------------------------------------------------------------------
 
-SCORES = {"accuracy", "exact_match", "letter_accuracy", "recall_rate"}
+SCORES = {"accuracy", "exact_match", "letter_accuracy", "unit"}
+"""Keys of objects with a score; `unit` is that of a measure."""
 
 
-def dicts_with_scores(value: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+def objects_with_scores(value: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     if isinstance(value, dict):
-        if SCORES & value.keys():
+        if SCORES & value.keys() and not isinstance(value.get("exact_match"), dict):
             yield path, value
         for key, inner in value.items():
-            yield from dicts_with_scores(inner, f"{path}/{key}")
+            yield from objects_with_scores(inner, f"{path}/{key}")
     elif isinstance(value, list):
         for inner in value:
-            yield from dicts_with_scores(inner, path)
+            yield from objects_with_scores(inner, path)
 
 
 @pytest.mark.parametrize("kind", ["text", "multimodal"])
-def test_no_score_stands_without_n_interval_split_protocol_and_version(
+def test_every_score_on_disk_has_n_interval_split_protocol_and_version(
     finished_chain: Callable[..., FinishedChain], kind: str
 ) -> None:
-    """Every JSON file that the chain wrote; a breakdown (per subject, by direction) stands within a score that has
-    split, protocol and version."""
+    """In every JSON file of the chain. A breakdown (per subject, by direction) is part of a score that has split,
+    protocol and version; a perplexity has no interval."""
     chain = finished_chain(kind)
-    seen = 0
+    scores = measures = 0
     for path in [*chain.model.rglob("*.json"), *chain.model.rglob("*.jsonl")]:
         if path.name in ("tokenizer.json", "tokenizer_config.json"):
             continue
         for text in [path.read_text()] if path.suffix == ".json" else path.read_text().splitlines():
-            for place, found in dicts_with_scores(json.loads(text)):
-                seen += 1
+            for place, score in objects_with_scores(json.loads(text)):
                 where = f"{path.relative_to(chain.model)}{place}"
-                assert {"n", "wilson95"} <= found.keys(), where
-                assert found["n"] > 0, where
-                if "/per_" not in place and "/by_" not in place:
-                    assert {"split", "protocol", "version"} <= found.keys(), where
-    assert seen > 50
+                assert {"n", "wilson95"} <= score.keys(), where
+                assert score["n"] > 0, where
+                if "unit" in score:
+                    measures += 1
+                    assert {"name", "protocol_version", "split", "value"} <= score.keys(), where
+                    assert score["unit"] == ("answers" if score["name"] == "exact match" else "tokens"), where
+                    assert (score["wilson95"] is not None) == (score["unit"] == "answers"), where
+                elif "/per_" not in place and "/by_" not in place:
+                    scores += 1
+                    assert {"split", "protocol", "protocol_version"} <= score.keys(), where
+                if score.get("wilson95") is not None:
+                    assert len(score["wilson95"]) == 2, where
+    assert scores > 50
+    assert measures == 6  # of 00 and 01: before and after in training_info.json, before in run.json
 
 
 def test_every_table_shows_n_and_interval_beside_an_accuracy(finished_chain: Callable[..., FinishedChain]) -> None:
-    words = finished_chain("text").out
-    assert words.count("n=") >= words.count(" % [") > 0
+    output = finished_chain("text").out
+    assert output.count("n=") >= output.count(" % [") > 0

@@ -1,5 +1,4 @@
-"""The chain's folders are what plain transformers and peft make of them, from any directory, without lorachain
-(design, section 3, lines 3 and 4)."""
+"""Plain transformers and peft load the chain's directories as lorachain does (design, section 3, 3 and 4)."""
 
 import json
 import os
@@ -34,31 +33,31 @@ def load(folder):
     auto = AutoModelForImageTextToText if kind == "gemma3" else AutoModelForCausalLM
     return auto.from_pretrained(folder, dtype=torch.float32).eval()
 
-found, said = {}, {}
+logits, messages = {}, {}
 with torch.no_grad():
-    found["merged"] = load(f"{root}/{base_folder}")(input_ids=torch.tensor(ids)).logits
+    logits["merged"] = load(f"{root}/{base_folder}")(input_ids=torch.tensor(ids)).logits
     for folder in folders:
         path = f"{root}/{folder}/tiny"
         base = load(json.load(open(f"{path}/adapter_config.json"))["base_model_name_or_path"])
         if folder == "raw_lora_added":
-            found["base"] = base(input_ids=torch.tensor(ids)).logits
+            logits["base"] = base(input_ids=torch.tensor(ids)).logits
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             model = PeftModel.from_pretrained(base, path).eval()
-        said[folder] = [str(w.message) for w in caught if "activation_checkpointing" not in str(w.message)]
+        messages[folder] = [str(w.message) for w in caught if "activation_checkpointing" not in str(w.message)]
         assert len(model.peft_config) == 1
         AutoTokenizer.from_pretrained(path)
-        found[folder] = model(input_ids=torch.tensor(ids)).logits
+        logits[folder] = model(input_ids=torch.tensor(ids)).logits
         if folder == "01_trained":
-            found["unloaded"] = model.merge_and_unload()(input_ids=torch.tensor(ids)).logits
+            logits["unloaded"] = model.merge_and_unload()(input_ids=torch.tensor(ids)).logits
 assert not [name for name in sys.modules if name.split(".")[0] == "lorachain"]
-save_file({name: tensor.contiguous() for name, tensor in found.items()}, out)
-print(json.dumps(said))
+save_file({name: tensor.contiguous() for name, tensor in logits.items()}, out)
+print(json.dumps(messages))
 """
 
 
-class Plainly:
-    """What a process that knows nothing of lorachain found."""
+class PlainProcess:
+    """Warnings and logits of a process that does not import lorachain."""
 
     def __init__(self, chain: FinishedChain, out: Path) -> None:
         self.chain = chain
@@ -78,68 +77,68 @@ class Plainly:
 
 
 @pytest.fixture(scope="module", params=["text", "multimodal"])
-def plainly(
+def plain(
     request: pytest.FixtureRequest,
     finished_chain: Callable[..., FinishedChain],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Plainly:
-    return Plainly(finished_chain(request.param), tmp_path_factory.mktemp("elsewhere") / "logits.safetensors")
+) -> PlainProcess:
+    return PlainProcess(finished_chain(request.param), tmp_path_factory.mktemp("elsewhere") / "logits.safetensors")
 
 
 @torch.no_grad()
 def ours(base: Path, adapter: Path | None = None) -> torch.Tensor:
     model = load_model(base, torch.device("cpu"), torch.float32)
-    model.set_attn_implementation("sdpa")  # what the other process has, so that bits can be compared
+    model.set_attn_implementation("sdpa")  # as in the other process, so that bits can be compared
     return (load_adapter(model, adapter, trainable=False) if adapter else model)(input_ids=torch.tensor(IDS)).logits
 
 
-def test_plain_peft_and_transformers_load_every_folder_as_lorachain_does(plainly: Plainly) -> None:
-    chain = plainly.chain
+def test_plain_peft_and_transformers_load_every_directory_as_lorachain_does(plain: PlainProcess) -> None:
+    chain = plain.chain
     merged = chain.model / BASE_FOLDER
     for folder in FOLDERS:
         base = merged if folder in ("01_another_lora_added", "02_trained") else chain.base
-        assert torch.equal(plainly.logits[folder], ours(base, chain.model / folder / "tiny")), folder
-    assert torch.equal(plainly.logits["merged"], ours(merged))
+        assert torch.equal(plain.logits[folder], ours(base, chain.model / folder / "tiny")), folder
+    assert torch.equal(plain.logits["merged"], ours(merged))
 
 
-def test_peft_prints_no_warning(plainly: Plainly) -> None:
-    assert plainly.warnings == {folder: [] for folder in FOLDERS}
+def test_peft_prints_no_warning(plain: PlainProcess) -> None:
+    assert plain.warnings == {folder: [] for folder in FOLDERS}
     for word in ("adapter", "missing", "unexpected", "newly initialized", "Traceback"):
-        assert word not in plainly.stderr
+        assert word not in plain.stderr
 
 
-def test_an_untrained_lora_is_the_base_and_merged_with_a_fresh_lora_is_merged(plainly: Plainly) -> None:
-    assert torch.equal(plainly.logits["raw_lora_added"], plainly.logits["base"])
-    assert torch.equal(plainly.logits["01_another_lora_added"], plainly.logits["merged"])
+def test_an_untrained_lora_changes_neither_the_base_nor_the_merged_base(plain: PlainProcess) -> None:
+    assert torch.equal(plain.logits["raw_lora_added"], plain.logits["base"])
+    assert torch.equal(plain.logits["01_another_lora_added"], plain.logits["merged"])
 
 
-def test_base_and_adapter_is_merged_is_reloaded_and_not_the_base(plainly: Plainly) -> None:
-    """The merged weights are bfloat16: within a rounding step of it, and far nearer than the base is."""
-    found = plainly.logits
-    moved = (found["01_trained"] - found["base"]).norm()
+def test_the_merged_model_is_base_and_adapter_to_rounding_and_not_the_base(plain: PlainProcess) -> None:
+    """The merged weights are bfloat16: within a rounding step, and far nearer than the base is."""
+    logits = plain.logits
+    moved = (logits["01_trained"] - logits["base"]).norm()
     assert moved > 0
-    torch.testing.assert_close(found["merged"], found["01_trained"], atol=5e-2, rtol=2e-2)
-    assert (found["merged"] - found["unloaded"]).norm() <= 0.5 * moved
+    torch.testing.assert_close(logits["merged"], logits["01_trained"], atol=5e-2, rtol=2e-2)
+    assert (logits["merged"] - logits["unloaded"]).norm() <= 0.5 * moved
     for stage in ("00_trained", "02_trained"):
-        assert not torch.equal(found[stage], found["base"])
-    assert not torch.equal(found["02_trained"], found["merged"])
+        assert not torch.equal(logits[stage], logits["base"])
+    assert not torch.equal(logits["02_trained"], logits["merged"])
 
 
-def test_no_adapter_sits_on_an_adapter(plainly: Plainly) -> None:
-    """The merged base holds no LoRA tensor, and 02 stands on it, not on the public base."""
-    merged = plainly.chain.model / BASE_FOLDER
+def test_no_adapter_is_on_another_adapter(plain: PlainProcess) -> None:
+    """The merged base has no LoRA tensor, and 02's adapter is for it, not for the public base."""
+    merged = plain.chain.model / BASE_FOLDER
     names = {name for file in merged.glob("*.safetensors") for name in load_file(file)}
     assert not [name for name in names if "lora" in name]
     assert not (merged / "adapter_config.json").exists()
     for folder in ("01_another_lora_added", "02_trained"):
-        config = json.loads((plainly.chain.model / folder / "tiny" / "adapter_config.json").read_text())
+        config = json.loads((plain.chain.model / folder / "tiny" / "adapter_config.json").read_text())
         assert Path(config["base_model_name_or_path"]).samefile(merged)
         assert Path(config["base_model_name_or_path"]).is_absolute()
 
 
-def test_the_vision_tower_is_the_public_bases(plainly: Plainly) -> None:
-    merged = {k: v for f in (plainly.chain.model / BASE_FOLDER).glob("*.safetensors") for k, v in load_file(f).items()}
-    public = {k: v for f in plainly.chain.base.glob("*.safetensors") for k, v in load_file(f).items()}
+def test_only_linear_layers_of_the_language_model_are_merged(plain: PlainProcess) -> None:
+    merged = {k: v for f in (plain.chain.model / BASE_FOLDER).glob("*.safetensors") for k, v in load_file(f).items()}
+    public = {k: v for f in plain.chain.base.glob("*.safetensors") for k, v in load_file(f).items()}
     assert merged.keys() == public.keys()
     changed = {name for name in public if not torch.equal(public[name], merged[name])}
     assert changed

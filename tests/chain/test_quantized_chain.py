@@ -1,4 +1,4 @@
-"""A chain up to its merge on a base that is held in 4 bits, as a user runs it."""
+"""A chain up to its merge on a base in 4 bits, as a user runs it."""
 
 import json
 from collections.abc import Callable
@@ -18,18 +18,18 @@ STAGES = ("00", "01")
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, save_tiny_in: Callable[..., Path]) -> Path:
     parent = tmp_path_factory.mktemp("quantized")
-    made = make_workspace(parent / "workspace", save_tiny_in(parent, "multimodal"))
-    configuration = made / "chain.toml"
+    workspace = make_workspace(parent / "workspace", save_tiny_in(parent, "multimodal"))
+    configuration = workspace / "chain.toml"
     settings = configuration.read_text().replace("float32", "bfloat16").replace("epochs = 2", "epochs = 1")
     configuration.write_text('quantization = "nf4"\n' + settings.replace("max_samples = 20", "max_samples = 12"))
     for command in (("init",), ("train", "00"), ("train", "01")):
-        code, _, err = run_command_line(*command, *options_of(made))
+        code, _, err = run_command_line(*command, *options_of(workspace))
         assert code == 0, err
         assert "Failed to load" not in err
-    return made
+    return workspace
 
 
-def test_every_stage_records_what_its_base_was_held_in(root: Path) -> None:
+def test_every_stage_records_the_quantization_of_its_base(root: Path) -> None:
     for stage in STAGES:
         info = json.loads((root / "model" / f"{stage}_trained" / "tiny" / "training_info.json").read_text())
         assert info["depends_on"]["settings"]["quantization"] == "nf4"
@@ -39,14 +39,14 @@ def test_every_stage_records_what_its_base_was_held_in(root: Path) -> None:
         assert "autograd kernel was not registered" not in log
     code, _, err = run_command_line("train", "01", *options_of(root))
     assert (code, err.count("skipped")) == (0, 2)
-    held_otherwise = root / "plain.toml"
-    held_otherwise.write_text((root / "chain.toml").read_text().replace("nf4", "none"))
-    code, _, err = run_command_line("train", "01", "--model", "tiny", "--workspace", root, "--config", held_otherwise)
+    not_quantized = root / "plain.toml"
+    not_quantized.write_text((root / "chain.toml").read_text().replace("nf4", "none"))
+    code, _, err = run_command_line("train", "01", "--model", "tiny", "--workspace", root, "--config", not_quantized)
     assert code == 2
     assert "quantization was nf4, is none" in err
 
 
-def test_the_merge_goes_into_the_original_weights_and_says_what_that_changes(root: Path, tmp_path: Path) -> None:
+def test_the_merge_is_into_the_original_weights_and_reports_the_difference(root: Path, tmp_path: Path) -> None:
     base = root / "model" / "01_another_lora_added" / "tiny" / "base"
     report = json.loads((base / "merge_report.json").read_text())
     assert (report["quantization"], report["weights"]) == ("nf4", "original")
@@ -74,18 +74,23 @@ def test_the_merge_goes_into_the_original_weights_and_says_what_that_changes(roo
     assert run_command_line("verify", other)[0] == 0
 
 
-def test_a_step_is_scored_on_the_base_as_it_was_trained(root: Path, tmp_path: Path) -> None:
-    """The score of `eval` is the last validation's: the same weights, the same questions."""
+def test_a_stage_is_scored_on_the_base_that_it_was_trained_on(root: Path, tmp_path: Path) -> None:
+    """The score of `eval` is that of the last validation; the public base is scored without quantization."""
     common = ("--model", "tiny", "--workspace", root, "--exam", "sample", "--device", "cpu", "--limit", 10)
     code, _, err = run_command_line("eval", "01", *common, "--out", tmp_path / "a.json")
     assert code == 0, err
-    assert json.loads((tmp_path / "a.json").read_text())["model"]["quantization"] == "nf4"
+    result = json.loads((tmp_path / "a.json").read_text())
+    assert result["model"]["quantization"] == "nf4"
+    history = json.loads((root / "model" / "01_trained" / "tiny" / "kormedmcqa_validation_results.json").read_text())
+    validated = history["results"][-1]["result"]
+    assert validated["data_sha256"] == result["data"]["sha256"]
+    assert validated["protocols"]["letters"]["correct"] == result["score"]["correct"]
     code, _, err = run_command_line("eval", "base", *common, "--out", tmp_path / "b.json")
     assert code == 0, err
     assert json.loads((tmp_path / "b.json").read_text())["model"]["quantization"] == "none"
 
 
-def test_a_missing_package_is_told_before_any_data_is_read(
+def test_a_missing_package_is_reported_before_any_data_is_read(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fresh = make_workspace(tmp_path / "fresh", root.parent / "tiny-multimodal-0")

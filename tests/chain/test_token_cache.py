@@ -1,4 +1,4 @@
-"""Tokens kept from start to start are those that a start without them makes, and are made anew for any reason to."""
+"""Cached tokens equal freshly made ones, and are recreated whenever anything that decides them changed."""
 
 import dataclasses
 import json
@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from conftest import make_tokenizer
-from lorachain.chain import token_cache
-from lorachain.chain.tasks import TASKS, TaskInputs
-from lorachain.config import Sources, load_config
+from lorachain.chain.context import load_config
+from lorachain.chain.stages import find_stage
+from lorachain.chain.tasks import token_cache
+from lorachain.chain.tasks.base import TaskInputs
 from lorachain.data import hub
 from lorachain.data.exam import load_exam
 from lorachain.tokens import TokenEncoder, TokenRow
@@ -20,7 +21,7 @@ STAGES = ("00", "01", "02")
 
 
 class Counting(TokenEncoder):
-    """Counts what it encodes."""
+    """Counts the examples that it encodes."""
 
     encoded = 0
 
@@ -40,47 +41,50 @@ def plain_text(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(tmp_path: Path, plain_text: Path) -> Callable[..., Any]:
-    """A start of a stage: (task, lines of two epochs as plain data, examples encoded, messages)."""
+    """Loads a stage's task: (task, packs of two epochs as plain data, number of examples encoded, messages)."""
     config = load_config()
     held_out = load_exam(["sample"], "dev").questions
 
-    def go(stage: Any, **changes: Any) -> tuple[Any, list[Any], int, list[str]]:
+    def load(stage: Any, **changes: Any) -> tuple[Any, list[Any], int, list[str]]:
         encoder = Counting(make_tokenizer())
         messages: list[str] = []
         settings = {"max_length": 96, "max_samples": None} if stage == "00" else {"max_length": 3000, "max_samples": 12}
         settings |= {key: changes.pop(key) for key in settings if key in changes}
         inputs = TaskInputs(
             encoder=encoder,
-            config=config.model_copy(update={"seed": changes.pop("seed", 0)}),
             stage=config.stages[stage].model_copy(update=settings),
-            sources=Sources(plain_text=[str(plain_text)], dictionary=["sample"], exam=["sample"]),
+            validation=config.validation,
+            seed=0,
+            sources=[str(plain_text)] if stage == "00" else ["sample"],
             held_out=held_out,
             answer_style="options",
-            data_folder=tmp_path / "data",
+            cache=tmp_path / "tokens",
             tokenizer_sha256="of the tokenizer",
             skip_bad_rows=False,
             on_message=messages.append,
         )
-        task = TASKS[stage](dataclasses.replace(inputs, **changes))
+        load_task = find_stage(stage).task
+        assert load_task is not None
+        task = load_task()(dataclasses.replace(inputs, **changes))
         epochs = [task.packs_of_epoch(epoch) for epoch in (0, 1)]
-        lines = [[[(r.ids, r.supervised_from) for r in lines[i]] for i in range(len(lines))] for lines in epochs]
-        return task, lines, encoder.encoded, messages
+        packs = [[[(r.ids, r.supervised_from) for r in packs[i]] for i in range(len(packs))] for packs in epochs]
+        return task, packs, encoder.encoded, messages
 
-    return go
+    return load
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_second_start_encodes_nothing_and_sees_the_same(stage: str, start: Callable[..., Any]) -> None:
-    first, lines, encoded, _ = start(stage)
-    second, again, encoded_again, messages = start(stage)
+def test_a_second_start_encodes_nothing_and_gets_the_same_packs(stage: str, start: Callable[..., Any]) -> None:
+    first, packs, encoded, _ = start(stage)
+    second, packs_again, encoded_again, messages = start(stage)
     assert encoded > 10
     assert encoded_again == 0
-    assert again == lines
+    assert packs_again == packs
     assert (second.counts, second.sources) == (first.counts, first.sources)
     assert messages == []
 
 
-def test_the_rows_of_exam_questions_are_those_of_their_epoch(start: Callable[..., Any]) -> None:
+def test_each_epoch_has_its_own_rows_of_exam_questions(start: Callable[..., Any]) -> None:
     _, (first, second), _, _ = start("02")
     assert len(first) == len(second)
     assert first != second  # options in another order
@@ -102,11 +106,11 @@ def test_the_rows_of_exam_questions_are_those_of_their_epoch(start: Callable[...
 )
 def test_another_setting_makes_other_tokens(stage: str, change: dict[str, Any], start: Callable[..., Any]) -> None:
     start(stage)
-    task, lines, encoded, _ = start(stage, **change)
+    task, packs, encoded, _ = start(stage, **change)
     assert encoded > 0
-    again, kept, encoded_again, _ = start(stage, **change)
+    cached, packs_again, encoded_again, _ = start(stage, **change)
     assert encoded_again == 0
-    assert (again.counts, kept) == (task.counts, lines)
+    assert (cached.counts, packs_again) == (task.counts, packs)
 
 
 @pytest.mark.parametrize("of", ["_LIBRARIES", "_CODE"])
@@ -131,19 +135,19 @@ def remove(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [edit, add_first, remove])
-def test_another_content_makes_other_tokens(
+def test_changed_files_make_other_tokens(
     change: Callable[[Path], None], start: Callable[..., Any], plain_text: Path
 ) -> None:
     _, before, _, _ = start("00")
     change(plain_text)
-    task, lines, encoded, _ = start("00")
+    task, packs, encoded, _ = start("00")
     assert encoded > 0
-    assert lines != before
+    assert packs != before
     assert task.counts["documents"] == len(list(plain_text.iterdir()))
-    assert start("00")[1] == lines
+    assert start("00")[1] == packs
 
 
-def test_a_file_that_was_not_reached_decides_nothing(start: Callable[..., Any], plain_text: Path) -> None:
+def test_a_file_beyond_max_samples_changes_nothing(start: Callable[..., Any], plain_text: Path) -> None:
     start("00", max_samples=6)
     (plain_text / "10.txt").write_text("nobody reads this", encoding="utf-8")
     assert start("00", max_samples=6)[2] == 0
@@ -154,37 +158,51 @@ def test_a_file_that_was_not_reached_decides_nothing(start: Callable[..., Any], 
     ("file", "content"),
     [("rows.arrow", None), ("made_from.json", b"{"), ("made_from.json", b"[]"), ("made_from.json", b'{"identity": 1}')],
 )
-def test_a_broken_store_is_made_again_with_a_word(
+def test_damaged_tokens_are_created_again_with_a_message(
     stage: str, file: str, content: bytes | None, start: Callable[..., Any], tmp_path: Path
 ) -> None:
-    _, lines, _, _ = start(stage)
-    for folder in (tmp_path / "data" / "tokens").iterdir():
+    """`content` replaces the file; None: one byte of it is changed."""
+    _, packs, _, _ = start(stage)
+    for folder in (tmp_path / "tokens").iterdir():
         path = folder / file
-        whole = path.read_bytes()
-        path.write_bytes(whole[: len(whole) // 2] + b"x" + whole[len(whole) // 2 + 1 :] if content is None else content)
-    _, again, encoded, messages = start(stage)
-    if content == b'{"identity": 1}':
-        assert messages == []  # of another identity, as far as can be told
-    else:
-        assert "are broken" in messages[0]
-        assert "made again" in messages[0]
+        stored = path.read_bytes()
+        middle = len(stored) // 2
+        path.write_bytes(stored[:middle] + b"x" + stored[middle + 1 :] if content is None else content)
+    _, packs_again, encoded, messages = start(stage)
+    assert "are damaged" in messages[0]
+    assert "they are created again" in messages[0]
     assert encoded > 0
-    assert again == lines
+    assert packs_again == packs
     assert start(stage)[2:] == (0, [])
 
 
-def test_facts_that_are_none_are_a_broken_store(start: Callable[..., Any], tmp_path: Path) -> None:
-    _, lines, _, _ = start("00")
-    path = tmp_path / "data" / "tokens" / "documents" / "made_from.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"facts": {"sources": [{"name": 1}]}}))
-    _, again, encoded, messages = start("00")
-    assert "are broken" in messages[0]
+@pytest.mark.parametrize("stage", STAGES)
+def test_tokens_made_from_something_else_are_replaced_without_a_message(
+    stage: str, start: Callable[..., Any], tmp_path: Path
+) -> None:
+    _, packs, _, _ = start(stage)
+    for folder in (tmp_path / "tokens").iterdir():
+        path = folder / "made_from.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"identity": "0" * 64}))
+    _, packs_again, encoded, messages = start(stage)
+    assert messages == []
     assert encoded > 0
-    assert again == lines
+    assert packs_again == packs
+    assert start(stage)[2:] == (0, [])
 
 
-def test_only_the_stores_of_one_identity_are_kept(start: Callable[..., Any], tmp_path: Path) -> None:
-    tokens = tmp_path / "data" / "tokens"
+def test_impossible_facts_are_damaged_tokens(start: Callable[..., Any], tmp_path: Path) -> None:
+    _, packs, _, _ = start("00")
+    path = tmp_path / "tokens" / "documents" / "made_from.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"facts": {"sources": [{"name": 1}]}}))
+    _, packs_again, encoded, messages = start("00")
+    assert "are damaged" in messages[0]
+    assert encoded > 0
+    assert packs_again == packs
+
+
+def test_only_stores_of_the_current_identity_are_kept(start: Callable[..., Any], tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
     (tokens / "documents").mkdir(parents=True)
     (tokens / "documents" / "documents.arrow").write_bytes(b"of an earlier version")
     (tokens / ".epoch-7.partial").mkdir()
@@ -195,34 +213,33 @@ def test_only_the_stores_of_one_identity_are_kept(start: Callable[..., Any], tmp
 
 
 @pytest.mark.parametrize(("later", "read_again"), [("c1", False), ("c2", True), (None, True)])
-def test_a_source_of_the_hub_is_known_by_its_commit(
+def test_a_hub_source_is_identified_by_its_commit(
     later: str | None, read_again: bool, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stands_at: str | None = "c1"
+    commit: str | None = "c1"
     read: list[str | None] = []
 
     def rows(repo: str, config: str | None, split: str, revision: str | None, *, streaming: bool) -> Iterator[Any]:
         read.append(revision)
         yield from ({"text": f"{number}번째 문서는 폐를 다룬다."} for number in range(12))
 
-    monkeypatch.setattr(hub, "commit_of", lambda repo: hub.Commit(stands_at, None))
+    monkeypatch.setattr(hub, "commit_of", lambda repo: hub.Commit(commit, None))
     monkeypatch.setattr(hub, "rows", rows)
-    sources = Sources(plain_text=["owner/corpus"], dictionary=["sample"], exam=["sample"])
-    first, lines, _, _ = start("00", sources=sources)
-    stands_at = later
-    second, again, encoded, _ = start("00", sources=sources)
+    sources = ["owner/corpus"]
+    first, packs, _, _ = start("00", sources=sources)
+    commit = later
+    second, packs_again, encoded, _ = start("00", sources=sources)
     assert read == (["c1", later] if read_again else ["c1"])
     assert (encoded > 0) == read_again
-    assert again == lines
+    assert packs_again == packs
     assert second.counts == first.counts
     assert [source.revision for source in second.sources] == [later]
 
 
-def test_a_copy_of_the_hub_without_a_commit_is_read_at_each_start(
+def test_a_hub_source_without_a_commit_is_read_at_each_start(
     start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub, "commit_of", lambda repo: hub.Commit(None, None))
     monkeypatch.setattr(hub, "rows", lambda *a, **k: iter([{"text": f"{n}번째 문서."} for n in range(12)]))
-    sources = Sources(plain_text=["owner/corpus"], dictionary=["sample"], exam=["sample"])
-    start("00", sources=sources)
-    assert start("00", sources=sources)[2] == 12
+    start("00", sources=["owner/corpus"])
+    assert start("00", sources=["owner/corpus"])[2] == 12

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lorachain.chain.stages import STAGES, Stage
+from lorachain.chain.stages import Stage, chain_stages
 from lorachain.config import SourceSet
 from lorachain.errors import ConfigError
 
@@ -37,7 +37,7 @@ def _effective_prefixes(stages: Sequence[Stage], source_set: SourceSet) -> Itera
 def _reason(key: str, source_set: SourceSet) -> str:
     section, _, rest = key.partition(".")
     if section == "lora":
-        commands = dict.fromkeys(stage.command for stage in STAGES if stage.kind in ("init", "merge"))
+        commands = dict.fromkeys(stage.command for stage in chain_stages() if stage.kind in ("init", "merge"))
         return f"it applies to a new LoRA, which {' and '.join(f'`{name}`' for name in commands)} create"
     if section == "stages":
         name = rest.partition(".")[0]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from lorachain.artifacts import TrainingInfo, read_stage_info
 from lorachain.chain.context import ChainContext
 from lorachain.chain.history import read_history
-from lorachain.chain.stages import STAGES, Stage
+from lorachain.chain.stages import Stage, chain_stages
 from lorachain.errors import WorkspaceError
 from lorachain.workspace import TRAINING_INFO
 
@@ -16,7 +16,7 @@ def lineage(context: ChainContext, last: Stage) -> Iterator[str]:
     Raises:
         WorkspaceError: a stage is missing or its files are damaged.
     """
-    for stage in STAGES:
+    for stage in chain_stages():
         folder = context.output(stage)
         if not (folder / TRAINING_INFO).is_file():
             raise WorkspaceError(f"{folder} is missing; create it with: {context.command('run')}")

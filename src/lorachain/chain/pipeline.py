@@ -10,7 +10,7 @@ from lorachain.chain.init_stage import initialize
 from lorachain.chain.lock import ModelLock, model_lock
 from lorachain.chain.merge_stage import merge_and_add_lora
 from lorachain.chain.runtime import Runtime
-from lorachain.chain.stages import STAGES, Stage, stages_after
+from lorachain.chain.stages import Stage, chain_stages, stages_after
 from lorachain.chain.state import StageState, stage_state
 from lorachain.chain.train_stage import train_stage
 from lorachain.errors import WorkspaceError
@@ -41,7 +41,7 @@ def run_stages(context: ChainContext, runtime: Runtime, stages: Sequence[Stage])
     requested = {stage.name: stage for stage in stages}
     return [
         stage_state(context, requested.get(stage.name, stage), as_configured=stage.name in requested)
-        for stage in STAGES
+        for stage in chain_stages()
     ]
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from lorachain.artifacts import read_stage_info
 from lorachain.artifacts.evaluation import ScoredModelIdentity
 from lorachain.chain.context import ChainContext
-from lorachain.chain.stages import STAGES
+from lorachain.chain.stages import chain_stages
 from lorachain.config import Quantization
 from lorachain.errors import AdapterError, ModelError, WorkspaceError
 from lorachain.provenance import ADAPTER_CONFIG, adapter_sha256
@@ -70,7 +70,7 @@ def find_scored_model(context: ChainContext, name: str) -> ScoredModel:
     """
     if name == "base":
         return ScoredModel(context.model, weights_folder(context.entry), None)
-    stage = next((stage for stage in STAGES if stage.name == name), None)
+    stage = next((stage for stage in chain_stages() if stage.name == name), None)
     if stage is not None:
         folder = context.output(stage)
         if not (folder / TRAINING_INFO).is_file():
@@ -83,7 +83,7 @@ def find_scored_model(context: ChainContext, name: str) -> ScoredModel:
         return ScoredModel(folder.name, folder, None)
     if is_hub_id(name):
         return ScoredModel(name, hub_weights(name, None), None)
-    allowed = ", ".join(stage.name for stage in STAGES)
+    allowed = ", ".join(stage.name for stage in chain_stages())
     raise ModelError(
         f"{name!r} is not a model that can be scored; allowed: base, a stage of the chain ({allowed}), a directory "
         "with a model or an adapter, or a hub id (owner/name)"

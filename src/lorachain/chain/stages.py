@@ -120,6 +120,11 @@ STAGES: tuple[Stage, ...] = (
 )
 
 
+def chain_stages() -> tuple[Stage, ...]:
+    """The stages of the chain, in order."""
+    return STAGES
+
+
 def find_stage(name: str) -> Stage:
     """The stage called `name`.
 

@@ -7,7 +7,7 @@ from lorachain.artifacts import TrainingInfo
 from lorachain.artifacts.validation import ProtocolScore
 from lorachain.chain.context import ChainContext
 from lorachain.chain.lock import lock_holder
-from lorachain.chain.stages import STAGES, Stage
+from lorachain.chain.stages import Stage, chain_stages
 from lorachain.chain.state import Condition, StageState, stage_state
 
 
@@ -25,7 +25,7 @@ class StageStatus:
 
 def chain_status(context: ChainContext) -> Iterator[StageStatus]:
     """One entry per stage, in order; a stage that another process is running says so, with its command."""
-    states = [stage_state(context, stage, as_configured=False) for stage in STAGES]
+    states = [stage_state(context, stage, as_configured=False) for stage in chain_stages()]
     holder = lock_holder(context.workspace, context.model)
     pending = next((state.stage.name for state in states if state.condition != "fresh"), None)
     for state in states:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from lorachain.artifacts import MergeInfo, StageInfo, TrainingInfo, read_stage_info
 from lorachain.chain.context import ChainContext
-from lorachain.chain.stages import STAGES, Stage, parent_of, stage_of_output
+from lorachain.chain.stages import Stage, chain_stages, parent_of, stage_of_output
 from lorachain.errors import WorkspaceError
 from lorachain.provenance import adapter_sha256
 from lorachain.registry import weights_folder
@@ -21,11 +21,11 @@ def verify_chain(context: ChainContext) -> Iterator[str]:
         ModelError, AdapterError: a merge does not match its base and adapter.
     """
     base = weights_folder(context.entry)
-    base_hashes = {STAGES[0].name: weights_sha256(base)}
-    """Per stage, the hash of the base that its adapter is for."""
-    bases = {STAGES[0].name: base}
+    first = chain_stages()[0]
+    bases, base_hashes = {first.name: base}, {first.name: weights_sha256(base)}
+    """Per stage, the base that its adapter is for."""
     verified = 0
-    for stage in STAGES:
+    for stage in chain_stages():
         folder = context.output(stage)
         if not (folder / TRAINING_INFO).is_file():
             continue

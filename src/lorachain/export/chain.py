@@ -14,7 +14,7 @@ from lorachain.chain.merge_adapter import base_of_training
 from lorachain.chain.parents import base_of
 from lorachain.chain.probe import Probe, check_composition_logits, check_merge_logits
 from lorachain.chain.runtime import Runtime
-from lorachain.chain.stages import STAGES, parent_of, training_stages
+from lorachain.chain.stages import chain_stages, parent_of, training_stages
 from lorachain.errors import ConfigError, WorkspaceError
 from lorachain.export.card import CardFacts
 from lorachain.export.folders import export_adapter, export_hf
@@ -45,10 +45,10 @@ class FinishedChain:
 
 def find_finished_chain(context: ChainContext) -> FinishedChain:
     """Raises WorkspaceError where a stage of the chain is missing."""
-    for stage in STAGES:
+    for stage in chain_stages():
         if not (context.output(stage) / TRAINING_INFO).is_file():
             raise WorkspaceError(f"{context.output(stage)} is missing; finish the chain with: {context.command('run')}")
-    merge = next(stage for stage in STAGES if stage.kind == "merge")
+    merge = next(stage for stage in chain_stages() if stage.kind == "merge")
     last = training_stages()[-1]
     info = read_training_info(context.output(last))
     return FinishedChain(
