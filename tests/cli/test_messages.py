@@ -226,7 +226,7 @@ def test_a_bad_dictionary_line_and_skip_bad_rows(finished_copy: Path, tmp_path: 
 
 def test_no_space_before_a_stage(started: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")(10**12, 10**12, 10)
-    monkeypatch.setattr("lorachain.workspace.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("lorachain.atomic.shutil.disk_usage", lambda path: usage)
     refused(started, "train", "00", *options_of(started), says=("needs about", "0.0 GB free", "--workspace DIR"))
 
 

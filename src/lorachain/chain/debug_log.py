@@ -2,6 +2,7 @@
 
 import logging
 import logging.handlers
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -12,8 +13,8 @@ from pathlib import Path
 import datasets
 import transformers
 
+from lorachain.atomic import open_regular, replaced_file
 from lorachain.redaction import without_tokens
-from lorachain.workspace import replaced_file
 
 _LIBRARIES = (
     *("transformers", "peft", "accelerate", "datasets", "torch", "huggingface_hub", "bitsandbytes"),
@@ -44,8 +45,9 @@ class _LateFile(logging.handlers.WatchedFileHandler):
     """Creates its file with the first line: a run that is refused at once leaves none. Reopens a replaced file."""
 
     def _open(self) -> TextIOWrapper:
-        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
-        return super()._open()
+        path = Path(self.baseFilename)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.fdopen(open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a", encoding="utf-8")
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """A full disk is reported by whatever needs it; logging would print a traceback per line."""

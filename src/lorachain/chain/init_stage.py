@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lorachain.artifacts import InitInfo
+from lorachain.atomic import atomic_folder
 from lorachain.chain.context import ChainContext
 from lorachain.chain.made_from import init_inputs
 from lorachain.chain.stages import Stage
@@ -13,7 +14,7 @@ from lorachain.registry import base_reference, has_weights, weights_folder, writ
 from lorachain.weights.load import load_tokenizer, skeleton
 from lorachain.weights.lora import add_new_lora, save_adapter
 from lorachain.weights.safetensors_io import weights_sha256
-from lorachain.workspace import TRAINING_INFO, atomic_folder
+from lorachain.workspace import TRAINING_INFO
 
 
 def initialize(context: ChainContext, stage: Stage) -> None:

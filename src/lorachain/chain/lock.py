@@ -6,15 +6,17 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TextIO
 
 from pydantic import ValidationError
 
 from lorachain.artifacts import LockHolder
+from lorachain.atomic import folder_for, open_regular
 from lorachain.errors import WorkspaceError
-from lorachain.workspace import Workspace, folder_for
+from lorachain.workspace import Workspace
 
 _MAX_BYTES = 4096
 
@@ -41,7 +43,7 @@ def model_lock(workspace: Workspace, model: str, command: str) -> Iterator[Model
         WorkspaceError: another run holds it; names process, host and start.
     """
     path = workspace.lock_file(model)
-    with folder_for(path), path.open("a+", encoding="utf-8") as file:
+    with folder_for(path), _open(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             held = os.fstat(file.fileno()).st_ino == path.stat().st_ino
@@ -67,15 +69,16 @@ def lock_holder(workspace: Workspace, model: str) -> LockHolder | None:
     path = workspace.lock_file(model)
     if not path.is_file():
         return None
-    try:
-        with path.open(encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return _read(file)
-    except OSError:
-        return None
+    with suppress(OSError, WorkspaceError), os.fdopen(open_regular(path, os.O_RDONLY), encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return _read(file)
     return None
+
+
+def _open(path: Path) -> TextIO:
+    return os.fdopen(open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "a+", encoding="utf-8")
 
 
 def _write(file: TextIO, holder: LockHolder) -> None:

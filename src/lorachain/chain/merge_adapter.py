@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lorachain.artifacts import MergeReport, MergeWeights, read_stage_info
+from lorachain.atomic import atomic_folder
 from lorachain.chain.probe import check_merge_logits
 from lorachain.config import Quantization
 from lorachain.registry import EMBEDDED, find_entry, weights_folder
@@ -11,7 +12,7 @@ from lorachain.weights.load import resolve_device, stored_dtype
 from lorachain.weights.merge import merge_adapter
 from lorachain.weights.merge_report import read_merge_report, write_merge_report
 from lorachain.weights.quantized import trained_in
-from lorachain.workspace import TRAINING_INFO, Workspace, atomic_folder
+from lorachain.workspace import TRAINING_INFO, Workspace
 
 
 def merge_and_verify(

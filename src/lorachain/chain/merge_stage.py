@@ -1,6 +1,7 @@
 """merge: a trained LoRA merged into its base, verified, and a new LoRA on the merged base."""
 
 from lorachain.artifacts import MergeInfo
+from lorachain.atomic import atomic_folder
 from lorachain.chain.context import ChainContext
 from lorachain.chain.history import read_history, write_history
 from lorachain.chain.init_stage import stage_info_fields, write_new_lora
@@ -13,7 +14,7 @@ from lorachain.registry import weights_folder
 from lorachain.weights.merge import merge_adapter
 from lorachain.weights.merge_report import write_merge_report
 from lorachain.weights.quantized import trained_in
-from lorachain.workspace import TRAINING_INFO, atomic_folder, merged_base
+from lorachain.workspace import TRAINING_INFO, merged_base
 
 
 def merge_and_add_lora(context: ChainContext, runtime: Runtime, stage: Stage) -> None:

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorachain.artifacts import StageInfo, TrainingInfo, read_stage_info
+from lorachain.atomic import restore_folder
 from lorachain.chain.context import ChainContext
 from lorachain.chain.stages import Stage, parent_of, stage_of_output
 from lorachain.errors import WorkspaceError
 from lorachain.provenance import adapter_sha256
 from lorachain.registry import weights_folder
-from lorachain.workspace import TRAINING_INFO, merged_base, restore_folder
+from lorachain.workspace import TRAINING_INFO, merged_base
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 
+from lorachain.atomic import disk_full_as_error
 from lorachain.chain.context import ChainContext
 from lorachain.chain.debug_log import debug_log
 from lorachain.chain.init_stage import initialize
@@ -15,7 +16,6 @@ from lorachain.chain.state import StageState, stage_state
 from lorachain.chain.train_stage import train_stage
 from lorachain.errors import WorkspaceError
 from lorachain.memory import release
-from lorachain.workspace import disk_full_as_error
 
 
 def run_stages(context: ChainContext, runtime: Runtime, stages: Sequence[Stage]) -> list[StageState]:

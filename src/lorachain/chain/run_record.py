@@ -1,11 +1,11 @@
 """What a running stage has measured, kept on disk so that an interruption loses nothing."""
 
-import shutil
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lorachain.artifacts import EpochScore, Measure, RunState
+from lorachain.atomic import remove_tree
 from lorachain.errors import WorkspaceError
 
 
@@ -62,7 +62,8 @@ def open_run(state: Path, fingerprint: str, superseded: Path) -> RunRecord:
             return RunRecord(state, fingerprint, stored.before, list(stored.scores))
     moved_to = None
     if any(run.glob("[!.]*")):  # hidden files are what a killed write left
-        shutil.rmtree(superseded, ignore_errors=True)
+        if superseded.exists() and not remove_tree(superseded):
+            raise WorkspaceError(f"{superseded} was not written by lorachain; move it away, then run again")
         run.rename(superseded)
         moved_to = superseded
     run.mkdir(parents=True, exist_ok=True)

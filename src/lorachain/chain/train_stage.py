@@ -22,6 +22,7 @@ from lorachain.artifacts.stages import (
     TrainingInputs,
 )
 from lorachain.artifacts.validation import ProtocolScore
+from lorachain.atomic import atomic_folder, require_space
 from lorachain.chain.context import ChainContext, deciding_settings, stage_config, stage_sources
 from lorachain.chain.debug_log import step_summary
 from lorachain.chain.exams import ExamQuestions, load_exam_questions
@@ -47,7 +48,7 @@ from lorachain.training.trainer import train
 from lorachain.weights.load import load_model, load_tokenizer, tokenizer_sha256
 from lorachain.weights.lora import PeftModel, load_adapter, read_adapter_config, save_adapter, set_adapter_tensors
 from lorachain.weights.quantized import require_quantizer
-from lorachain.workspace import TRAINING_INFO, atomic_folder, require_space
+from lorachain.workspace import TRAINING_INFO
 
 logger = logging.getLogger(__name__)
 

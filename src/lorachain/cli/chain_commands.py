@@ -8,6 +8,7 @@ import typer
 
 from lorachain.cli import options as o
 from lorachain.cli.app import app
+from lorachain.redaction import printable
 
 if TYPE_CHECKING:
     from lorachain.chain.context import ChainContext
@@ -130,7 +131,7 @@ def history(
 
     last = find_stage(stage)
     for line in lineage(o.build_context(o.Common(model, workspace), "history"), last):
-        print(line)
+        print(printable(line))
 
 
 def _run_command(common: o.Common, command: str, dry_run: bool, *, from_base: bool = False) -> None:

@@ -5,12 +5,13 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import TextIO, cast
 
 # Each registers its commands.
 from lorachain.cli import chain_commands, data_commands, exam_commands, weights_commands  # noqa: F401
 from lorachain.cli.app import app
 from lorachain.errors import LorachainError
-from lorachain.redaction import without_tokens
+from lorachain.redaction import RedactedStream, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -25,12 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("bitsandbytes").addHandler(logging.NullHandler())  # imported by PEFT, it warns of kernels
 
+    out, err = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = cast(TextIO, RedactedStream(out)), cast(TextIO, RedactedStream(err))
     try:
         app([argument for argument in given if argument != "--debug"])
     except LorachainError as error:
         if debug:
             _print_traceback()
-        print(f"error: {without_tokens(str(error))}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         if debug:
@@ -40,8 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception:
         _print_traceback()
         sys.exit(1)
+    finally:
+        sys.stdout, sys.stderr = out, err
 
 
 def _print_traceback() -> None:
-    """As Python would, without the hub token."""
-    print(without_tokens(traceback.format_exc()), file=sys.stderr, end="")
+    print(traceback.format_exc(), file=sys.stderr, end="")

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lorachain.atomic import disk_full_as_error
 from lorachain.errors import DataError
 from lorachain.evaluation.protocols.base import QuestionResult
-from lorachain.workspace import disk_full_as_error
 
 JOURNAL_VERSION = 2
 

@@ -21,12 +21,12 @@ from lorachain.artifacts.evaluation import (
     TokenCounts,
 )
 from lorachain.artifacts.validation import Proportion
+from lorachain.atomic import disk_full_as_error
 from lorachain.errors import ConfigError, DataError, WorkspaceError
 from lorachain.evaluation.questions import question_set_hash
 from lorachain.evaluation.statistics import CHANCE, chance_summary, differs_from_chance, macro_interval, proportion
 from lorachain.provenance import package_versions, sha256_file
 from lorachain.records import LETTERS, ExamQuestion
-from lorachain.workspace import disk_full_as_error
 
 if TYPE_CHECKING:
     from lorachain.evaluation.protocols.base import ExamProtocol, QuestionResult

@@ -9,9 +9,9 @@ from jinja2 import Environment, StrictUndefined
 
 from lorachain.artifacts import TrainingInfo
 from lorachain.artifacts.validation import ProtocolScore
+from lorachain.atomic import atomic_write_text
 from lorachain.export.licences import licence_of_source, notice_text, terms_of_base
 from lorachain.registry import is_hub_id
-from lorachain.workspace import atomic_write_text
 
 Format = Literal["hf", "adapter", "gguf"]
 _CONTENTS = {

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lorachain.artifacts import ComposeReport, GgufReport, LogitDiff, MergeReport, read_training_info
+from lorachain.atomic import atomic_folder
 from lorachain.chain.context import ChainContext
 from lorachain.chain.merge_adapter import base_of_training
 from lorachain.chain.parents import base_of
@@ -23,7 +24,7 @@ from lorachain.registry import weights_folder
 from lorachain.weights.compose import COMPOSE_REPORT
 from lorachain.weights.load import skeleton
 from lorachain.weights.merge_report import write_merge_report
-from lorachain.workspace import TRAINING_INFO, atomic_folder
+from lorachain.workspace import TRAINING_INFO
 
 Form = Literal["hf", "adapter", "gguf"]
 FORMS: tuple[Form, ...] = ("hf", "adapter", "gguf")

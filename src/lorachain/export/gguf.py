@@ -6,6 +6,7 @@ is run as a program, from its own environment, and never imported.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,15 +18,16 @@ from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lorachain.artifacts import GgufReport, LogitDiff
+from lorachain.atomic import atomic_folder
 from lorachain.errors import ConfigError, ModelError
 from lorachain.export.card import CardFacts, write_card
 from lorachain.export.licences import notice_text
 from lorachain.provenance import package_versions, sha256_file
+from lorachain.redaction import without_secrets
 from lorachain.registry import gguf_loading
 from lorachain.weights.attention import use_blockwise_attention
 from lorachain.weights.load import load_tokenizer
 from lorachain.weights.safetensors_io import weights_sha256
-from lorachain.workspace import atomic_folder
 
 OutType = Literal["f16", "bf16", "q8_0"]
 OUT_TYPES: tuple[OutType, ...] = ("f16", "bf16", "q8_0")
@@ -70,7 +72,13 @@ def export_gguf(
     command = [*find_converter(converter, model, out / file_name, outtype), str(model), "--outtype", outtype]
     with atomic_folder(out) as staging:
         file = staging / file_name
-        done = subprocess.run([*command, "--outfile", str(file)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*command, "--outfile", str(file)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=without_secrets(os.environ),
+        )
         if done.returncode or not file.is_file():
             last = "\n".join(done.stderr.strip().splitlines()[-3:])
             raise ModelError(f"llama.cpp's converter could not convert {model}:\n{last}")

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lorachain.redaction import without_tokens
+from lorachain.redaction import printable, without_tokens
 
 _PIPE_WIDTH = 160
 """Columns of a table in a pipe, so that nothing is cut off."""
@@ -22,7 +22,7 @@ class ConsoleReporter:
         self.out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
     def message(self, text: str) -> None:
-        self.err.print(without_tokens(text), markup=False, soft_wrap=True)
+        self.err.print(printable(without_tokens(text)), markup=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator["_Bar"]:

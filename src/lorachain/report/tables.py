@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from math import nan
 
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 from rich.table import Table
 
 from lorachain.artifacts import (
@@ -18,8 +18,14 @@ from lorachain.artifacts import (
     TrainingInfo,
 )
 from lorachain.artifacts.validation import Proportion
+from lorachain.redaction import printable
 
 NOT_MEASURED = "–"
+
+
+def escape(text: str) -> str:
+    """Text from files, for a cell: no markup, no control characters."""
+    return escape_markup(printable(text))
 
 
 def accuracy_text(score: Proportion | None) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from lorachain.atomic import atomic_folder
 from lorachain.provenance import load_json, sha256_files, write_json
-from lorachain.workspace import atomic_folder
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"

@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lorachain.artifacts.merging import ComposedLayer, ComposeReport
+from lorachain.atomic import atomic_folder
 from lorachain.errors import AdapterError, ConfigError, WorkspaceError
 from lorachain.weights.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, sort_targets
 from lorachain.weights.lora_file import PEFT_PREFIX, LoraFile, adapter_sha256, open_lora
 from lorachain.weights.merge_report import read_merge_report
 from lorachain.weights.parameter_names import read_parameter_names
 from lorachain.weights.safetensors_io import open_shards, weights_sha256
-from lorachain.workspace import atomic_folder
 
 COMPOSE_REPORT = "compose_report.json"
 

@@ -18,6 +18,7 @@ from typing import BinaryIO
 import torch
 
 from lorachain.artifacts import MergeReport, MergeWeights, TargetReport
+from lorachain.atomic import atomic_folder, require_space
 from lorachain.config import Quantization
 from lorachain.errors import AdapterError, ModelError, WorkspaceError
 from lorachain.weights.blockwise import BlockWorkers, MergedBlock, block_workers, merge_block, row_blocks
@@ -36,7 +37,6 @@ from lorachain.weights.safetensors_io import (
     read_blocks,
     tensor_sha256,
 )
-from lorachain.workspace import atomic_folder, require_space
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""

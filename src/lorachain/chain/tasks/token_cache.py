@@ -5,7 +5,6 @@ byte of the rows differs, the tokens are created again: a start with the cache s
 """
 
 import hashlib
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from importlib.metadata import version
@@ -14,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from lorachain.artifacts import TokenCacheManifest
+from lorachain.atomic import atomic_folder, remove_tree
 from lorachain.errors import WorkspaceError
 from lorachain.provenance import sha256_file, sha256_json
 from lorachain.records import ExamQuestion, Term
 from lorachain.token_store import TokenStore, write_token_store
 from lorachain.tokens import TokenRow
-from lorachain.workspace import atomic_folder
 
 ROWS, MADE_FROM = "rows.arrow", "made_from.json"
 _CODE = (
@@ -81,8 +80,8 @@ class TokenCache:
             manifest = TokenCacheManifest(identity=self._identity, facts=collected, rows_sha256=digest)
             manifest.write(staging / MADE_FROM)
         for other in self._folder.iterdir():
-            if not self._has_this_identity(other):
-                shutil.rmtree(other) if other.is_dir() else other.unlink()
+            if not other.name.startswith(".") and (other / MADE_FROM).exists() and not self._has_this_identity(other):
+                remove_tree(other)
         return TokenStore(folder / ROWS), collected
 
     def _has_this_identity(self, folder: Path) -> bool:
