@@ -202,14 +202,19 @@ def test_impossible_facts_are_damaged_tokens(start: Callable[..., Any], tmp_path
 
 
 def test_only_stores_of_the_current_identity_are_kept(start: Callable[..., Any], tmp_path: Path) -> None:
+    """Stores of other settings are removed; what lorachain did not write is left alone."""
     tokens = tmp_path / "tokens"
-    (tokens / "documents").mkdir(parents=True)
-    (tokens / "documents" / "documents.arrow").write_bytes(b"of an earlier version")
-    (tokens / ".epoch-7.partial").mkdir()
+    (tokens / "mine").mkdir(parents=True)
+    (tokens / "mine" / "notes.txt").write_text("a user's own", encoding="utf-8")
     (tokens / "stray").write_bytes(b"")
     for style in ("options", "letters"):
         start("02", answer_style=style)
-        assert sorted(path.name for path in tokens.iterdir()) == ["epoch-0", "epoch-1", "questions"]
+        assert sorted(path.name for path in tokens.iterdir()) == ["epoch-0", "epoch-1", "mine", "questions", "stray"]
+        assert (tokens / "mine" / "notes.txt").read_text(encoding="utf-8") == "a user's own"
+    identities = {
+        json.loads((tokens / name / "made_from.json").read_text())["identity"] for name in ("epoch-0", "questions")
+    }
+    assert len(identities) == 1
 
 
 @pytest.mark.parametrize(("later", "read_again"), [("c1", False), ("c2", True), (None, True)])
