@@ -1,4 +1,4 @@
-"""What the sources become: one type a kind of record, without behaviour that knows files, prompts or models."""
+"""What sources become: one type for each kind of record, which knows nothing of files, prompts or models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ class PlainText:
 
     text: str
     source: str
-    """Where it came from, as `file:line` or `hub-id:row`: for messages and screening, never trained on."""
+    """Where it came from, as `file:line` or `hub-id:row`: for messages, never trained on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Term:
     definition: str | None = None
     english: str | None = None
     category: str | None = None
-    """A group such as a classification code's first letters: distractors are drawn from the same group."""
+    """A group such as the first letters of a classification code: distractors are drawn from the same group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,14 @@ class ExamQuestion:
     id: str
     """Stable across runs, unique within an exam: `subject-year-period-q_number`."""
     subject: str
+    """The profession: the configuration or directory that the question was read from, or else the row's subject."""
     question: str
     options: tuple[str, str, str, str, str]
     answer: int
     """Index of the right option, 0 to 4."""
     reasoning: str | None = None
     exam: str = ""
-    """The source that the question was read from (its short name), so that two exams are never averaged blindly."""
+    """Short name of the source that the question was read from: scores of two exams are reported separately."""
 
     @property
     def answer_letter(self) -> str:
@@ -50,6 +51,6 @@ class ExamQuestion:
         return self.options[self.answer]
 
     def reordered(self, order: Sequence[int], reasoning: str | None) -> "ExamQuestion":
-        """The same question with `options[i] = old options[order[i]]`; the answer follows its text."""
+        """The same question with `options[i] = self.options[order[i]]`; the answer follows its text."""
         a, b, c, d, e = (self.options[i] for i in order)
         return replace(self, options=(a, b, c, d, e), answer=list(order).index(self.answer), reasoning=reasoning)

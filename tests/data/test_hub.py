@@ -1,4 +1,4 @@
-"""Hub data sets without a hub: the calls are pinned to one commit, each failure says how to go on."""
+"""Hub data sets without a hub: the calls are pinned to one commit, each failure states the next step."""
 
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -9,6 +9,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import OfflineModeIsEnabled
 
+from lorachain.data import hub as hub_module
 from lorachain.data.dictionary import load_dictionary
 from lorachain.data.exam import load_exam
 from lorachain.data.plain_text import stream_plain_text
@@ -23,7 +24,7 @@ def question(subject: str, number: int) -> dict[str, object]:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A hub of one exam with two configurations and one corpus; `calls` keeps what was asked of `load_dataset`."""
+    """A hub of one exam with two configurations and one corpus; `calls` keeps the arguments of `load_dataset`."""
     data: dict[tuple[str | None, str], list[dict[str, object]]] = {
         (subject, split): [question(subject, n) for n in numbers]
         for subject in ("doctor", "nurse")
@@ -108,16 +109,17 @@ MISSING = type("RepositoryNotFoundError", (Exception,), {})
 @pytest.mark.parametrize(
     ("error", "steps"),
     [
-        (GATED("401"), ["gated", "https://huggingface.co/datasets/o/d", "hf auth login", "local path"]),
-        (MISSING("404"), ["neither a path", "https://huggingface.co/datasets/o/d", "hf auth login"]),
+        (GATED("401"), ["gated", "https://huggingface.co/datasets/o/d", "hf auth login", "local copy"]),
+        (MISSING("404"), ["neither a local path", "https://huggingface.co/datasets/o/d", "hf auth login"]),
         (ConnectionError("no route"), ["cannot be reached", "local path", "HF_HUB_OFFLINE=1"]),
         (RuntimeError("scripts"), ["RuntimeError", "owner/name:config"]),
     ],
 )
-def test_failures_say_how_to_go_on(
+def test_failures_state_the_next_step(
     hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, error: Exception, steps: list[str]
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secretsecret")
+    monkeypatch.setattr(hub_module, "offline", lambda: False)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", _raise(error))
     with pytest.raises(DataError) as raised:
         list(stream_plain_text(["o/d"]))
@@ -125,20 +127,21 @@ def test_failures_say_how_to_go_on(
     assert "hf_secret" not in str(raised.value)
 
 
-def test_offline_asks_the_cache_only(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_reads_the_cache_only(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", _raise(OfflineModeIsEnabled("offline")))
     loaded = load_dictionary(["owner/terms"])
     assert loaded.sources[0].revision is None
     assert len(loaded.entries) == 1
 
 
-def test_a_stream_that_breaks_off(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_stream(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object, **kwargs: object) -> Iterator[dict[str, str]]:
         yield {"text": "첫 문서"}
         raise ConnectionError("reset")
 
     monkeypatch.setattr(datasets, "load_dataset", broken)
     stream = stream_plain_text(["o/d"])
-    assert next(stream).text == "첫 문서"
+    documents = iter(stream)
+    assert next(documents).text == "첫 문서"
     with pytest.raises(DataError, match="cannot be reached"):
-        next(stream)
+        next(documents)

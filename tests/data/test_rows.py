@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lorachain.data import rows, text_io
+from lorachain.data import parquet, rows, text_io
 from lorachain.data.rows import Row, Tally, first_of, read_rows, text_of
 from lorachain.errors import DataError
 
@@ -32,7 +32,7 @@ def write(path: Path, content: list[Row]) -> Path:
 
 def read(path: Path, *, skip: bool = False) -> tuple[list[Row], Tally]:
     tally = Tally(skip)
-    return [row for _, row in read_rows(path, tally)], tally
+    return [located.row for located in read_rows(path, tally)], tally
 
 
 @pytest.mark.parametrize("suffix", rows.TABLE_SUFFIXES)
@@ -60,13 +60,13 @@ def test_csv_location_is_the_first_line_of_the_row(tmp_path: Path) -> None:
 
 
 BAD_LINES = {
-    "cut.jsonl": (b'{"a": 1}\n{"a": \n{"a": 3}\n', 2, "one JSON object a line"),
-    "list.jsonl": (b'{"a": 1}\n[1]\n{"a": 3}\n', 2, "one JSON object a line"),
+    "cut.jsonl": (b'{"a": 1}\n{"a": \n{"a": 3}\n', 2, "one JSON object per line"),
+    "list.jsonl": (b'{"a": 1}\n[1]\n{"a": 3}\n', 2, "one JSON object per line"),
     "cp949.jsonl": (b'{"a": 1}\n' + '{"a": "한글"}\n'.encode("cp949") + b'{"a": 3}\n', 2, "UTF-8"),
     "nul.jsonl": (b'{"a": 1}\n{"a": "\0"}\n{"a": 3}\n', 2, "NUL"),
     "deep.jsonl": (b'{"a": 1}\n' + b"[" * 100_000 + b'\n{"a": 3}\n', 2, "nested too deeply"),
     "deep_objects.jsonl": (b'{"a": 1}\n' + b'{"a":' * 100_000 + b'\n{"a": 3}\n', 2, "nested too deeply"),
-    "digits.jsonl": (b'{"a": 1}\n{"a": ' + b"9" * 10_000 + b'}\n{"a": 3}\n', 2, "one JSON object a line"),
+    "digits.jsonl": (b'{"a": 1}\n{"a": ' + b"9" * 10_000 + b'}\n{"a": 3}\n', 2, "one JSON object per line"),
     "more.csv": (b"a\n1\n1,2\n3\n", 3, "1 fields as in the header"),
     "cp949.csv": (b"a\n1\n" + "한글\n".encode("cp949") + b"3\n", 3, "save the file as UTF-8"),
     "cp949_quoted.csv": (b'a\n1\n"x\n' + "한글".encode("cp949") + b'\ny"\n3\n', 4, "save the file as UTF-8"),
@@ -86,8 +86,8 @@ def test_a_bad_row_is_named_or_counted(tmp_path: Path, name: str) -> None:
     assert f"{path}:{line}: expected" in str(raised.value)
     assert expected in str(raised.value)
     assert "--skip-bad-rows" in str(raised.value)
-    found, tally = read(path, skip=True)
-    assert len(found) == 2
+    good, tally = read(path, skip=True)
+    assert len(good) == 2
     assert tally.bad_rows == 1
 
 
@@ -119,15 +119,15 @@ def test_a_broken_file_is_named_even_where_bad_rows_are_skipped(tmp_path: Path, 
 
 def test_truncated_parquet(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", ROWS * 100)
-    whole = path.read_bytes()
-    for size in range(1, len(whole), 97):
-        path.write_bytes(whole[:size])
+    complete = path.read_bytes()
+    for size in range(1, len(complete), 97):
+        path.write_bytes(complete[:size])
         with pytest.raises(DataError, match="damaged"):
             read(path)
 
 
 def test_parquet_is_read_by_batches_with_row_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "PARQUET_BATCH_ROWS", 2)
+    monkeypatch.setattr(parquet, "BATCH_ROWS", 2)
     path = write(tmp_path / "a.parquet", ROWS)
     assert [item.where for item in read_rows(path, Tally())] == [f"{path}:row {n}" for n in (1, 2, 3)]
 
@@ -149,13 +149,13 @@ def test_size_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         read(bomb)
 
 
-def test_what_is_no_regular_file(tmp_path: Path) -> None:
-    folder, loop, pipe = tmp_path / "folder.jsonl", tmp_path / "loop.jsonl", tmp_path / "pipe.jsonl"
-    folder.mkdir()
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    directory, loop, pipe = tmp_path / "directory.jsonl", tmp_path / "loop.jsonl", tmp_path / "pipe.jsonl"
+    directory.mkdir()
     loop.symlink_to(loop)
     os.mkfifo(pipe)
     for path, message in [
-        (folder, "a folder"),
+        (directory, "a directory"),
         (loop, "cannot be read"),
         (pipe, "a pipe"),
         (tmp_path / "absent.jsonl", "No such file"),

@@ -1,4 +1,4 @@
-"""A source that holds what was read from it is unchanged, however it is spelled; anything else is told."""
+"""A source that contains what was read from it is unchanged, however its path is spelled."""
 
 import os
 from collections.abc import Callable
@@ -38,73 +38,73 @@ both = pytest.mark.parametrize("reading", ["plain text", "dictionary"])
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A source folder of three files, each with a row of its own; the current folder is above it."""
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A source directory of three files with one row each; the current directory is above it."""
     monkeypatch.chdir(tmp_path)
-    made = tmp_path / "corpus"
-    made.mkdir()
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
     for name in ("b", "d", "f"):
-        (made / f"{name}.jsonl").write_text(ROW.replace("Cholera", name).replace("병", name), encoding="utf-8")
-    return made
+        (corpus / f"{name}.jsonl").write_text(ROW.replace("Cholera", name).replace("병", name), encoding="utf-8")
+    return corpus
 
 
 @both
 def test_every_spelling_of_the_same_content_is_the_same(
-    folder: Path, tmp_path: Path, reading: Reading, monkeypatch: pytest.MonkeyPatch
+    directory: Path, tmp_path: Path, reading: Reading, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "link").symlink_to(folder, target_is_directory=True)
-    (tmp_path / "renamed.jsonl").symlink_to(folder / "b.jsonl")
-    of_folder, of_file = READERS[reading]("corpus"), READERS[reading]("corpus/b.jsonl")
-    for name in ("corpus", "./corpus", "~/corpus", str(folder), "link", "corpus/../corpus/"):
-        assert changed_since(of_folder, name, reading) == ""
-        assert READERS[reading](name)["sha256"] == of_folder["sha256"]
+    (tmp_path / "link").symlink_to(directory, target_is_directory=True)
+    (tmp_path / "renamed.jsonl").symlink_to(directory / "b.jsonl")
+    of_directory, of_file = READERS[reading]("corpus"), READERS[reading]("corpus/b.jsonl")
+    for name in ("corpus", "./corpus", "~/corpus", str(directory), "link", "corpus/../corpus/"):
+        assert changed_since(of_directory, name, reading) == ""
+        assert READERS[reading](name)["sha256"] == of_directory["sha256"]
     for name in ("corpus/b.jsonl", "~/corpus/b.jsonl", "link/b.jsonl", "renamed.jsonl"):
         assert changed_since(of_file, name, reading) == ""
         assert READERS[reading](name)["sha256"] == of_file["sha256"]
 
 
 @both
-def test_files_changed_added_and_removed_are_named(folder: Path, reading: Reading) -> None:
+def test_files_changed_added_and_removed_are_named(directory: Path, reading: Reading) -> None:
     read = READERS[reading]("corpus")
-    (folder / "notes.md").write_text("no data", encoding="utf-8")
+    (directory / "notes.md").write_text("no data", encoding="utf-8")
     assert changed_since(read, "corpus", reading) == ""
-    (folder / "g.jsonl").write_text(ROW, encoding="utf-8")
+    (directory / "g.jsonl").write_text(ROW, encoding="utf-8")
     assert changed_since(read, "corpus", reading) == "g.jsonl was added to corpus"
-    (folder / "g.jsonl").rename(folder / "a.jsonl")
+    (directory / "g.jsonl").rename(directory / "a.jsonl")
     assert changed_since(read, "corpus", reading) == "a.jsonl was added to corpus"
-    (folder / "a.jsonl").unlink()
-    (folder / "d.jsonl").write_text(ROW + ROW, encoding="utf-8")
+    (directory / "a.jsonl").unlink()
+    (directory / "d.jsonl").write_text(ROW + ROW, encoding="utf-8")
     assert changed_since(read, "corpus", reading) == "d.jsonl changed"
-    (folder / "d.jsonl").unlink()
+    (directory / "d.jsonl").unlink()
     assert changed_since(read, "corpus", reading) == "d.jsonl of corpus is gone"
 
 
-def test_a_text_file_is_data_for_plain_text_alone(folder: Path) -> None:
+def test_a_text_file_is_data_for_plain_text_alone(directory: Path) -> None:
     of_text, of_dictionary = read_plain_text("corpus"), read_dictionary("corpus")
-    (folder / "new.txt").write_text("새 문서", encoding="utf-8")
+    (directory / "new.txt").write_text("새 문서", encoding="utf-8")
     assert changed_since(of_text, "corpus", "plain text") == "new.txt was added to corpus"
     assert changed_since(of_dictionary, "corpus", "dictionary") == ""
 
 
 @both
-def test_what_a_limit_never_reached_decides_nothing(folder: Path, reading: Reading) -> None:
+def test_files_beyond_the_limit_have_no_influence(directory: Path, reading: Reading) -> None:
     read = READERS[reading]("corpus", max_samples=2)
-    (folder / "f.jsonl").write_text(ROW + ROW, encoding="utf-8")
-    (folder / "e.jsonl").write_text(ROW, encoding="utf-8")
+    (directory / "f.jsonl").write_text(ROW + ROW, encoding="utf-8")
+    (directory / "e.jsonl").write_text(ROW, encoding="utf-8")
     assert changed_since(read, "corpus", reading) == ""
     assert READERS[reading]("corpus", max_samples=2)["sha256"] == read["sha256"]
-    (folder / "c.jsonl").write_text(ROW, encoding="utf-8")
+    (directory / "c.jsonl").write_text(ROW, encoding="utf-8")
     assert changed_since(read, "corpus", reading) == "c.jsonl was added to corpus"
 
 
 @both
-def test_other_content_under_another_name_is_another_source(folder: Path, tmp_path: Path, reading: Reading) -> None:
+def test_other_content_under_another_name_is_another_source(directory: Path, tmp_path: Path, reading: Reading) -> None:
     read = READERS[reading]("corpus/b.jsonl")
     assert changed_since(read, "corpus/d.jsonl", reading) == (
         "the source was corpus/b.jsonl (local), is corpus/d.jsonl (local)"
     )
-    (tmp_path / "b.txt").write_bytes((folder / "b.jsonl").read_bytes())  # the same bytes, read in another way
+    (tmp_path / "b.txt").write_bytes((directory / "b.jsonl").read_bytes())  # the same bytes, read in another way
     assert changed_since(read, str(tmp_path / "b.txt"), reading).startswith("the source was")
 
 
@@ -132,59 +132,61 @@ OLD, NEW = "a" * 40, "b" * 40
 
 
 class Hub:
-    """A hub of one data set; `commit` and `blobs` are where it stands."""
+    """A hub of one data set with its newest `commit` and `blobs`."""
 
     def __init__(self) -> None:
         self.commit = OLD
         self.blobs = {"README.md": "1", "train.csv": "2"}
-        self.asked = 0
+        self.queries = 0
 
     def info(self, api: object, repo: str, **how: object) -> SimpleNamespace:
-        self.asked += 1
+        self.queries += 1
         files = [SimpleNamespace(rfilename=name, blob_id=blob) for name, blob in self.blobs.items()]
         return SimpleNamespace(sha=self.commit, siblings=files)
 
 
 @pytest.fixture
 def owner(monkeypatch: pytest.MonkeyPatch) -> Hub:
-    made = Hub()
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda api, repo, **how: made.info(api, repo, **how))
+    fake = Hub()
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda api, repo, **how: fake.info(api, repo, **how))
     monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: [{"term": "콜레라", "english": "Cholera"}])
     monkeypatch.setattr(hub, "offline", lambda: False)
-    return made
+    return fake
 
 
 def moved(read: dict[str, Any], **how: Any) -> str:
     return changed_since(read, "owner/terms", "dictionary", **how)
 
 
-def test_a_commit_with_other_files_is_a_change_and_an_edited_page_is_none(owner: Hub) -> None:
+def test_a_commit_with_other_files_is_a_change_and_an_edited_page_is_not(owner: Hub) -> None:
     read = read_dictionary("owner/terms")
     assert read["revision"] == OLD
     owner.commit, owner.blobs["README.md"] = NEW, "3"
     assert moved(read, ask_hub=True) == ""
     owner.blobs["train.csv"] = "4"
-    asked = owner.asked
+    queries = owner.queries
     assert moved(read) == ""
-    assert owner.asked == asked  # status stays off the network
-    assert moved(read, ask_hub=True) == ("owner/terms changed on the hub: commit aaaaaaaa was read, it is at bbbbbbbb")
+    assert owner.queries == queries  # status stays off the network
+    assert moved(read, ask_hub=True) == (
+        "owner/terms changed on the hub: commit aaaaaaaa was read, it is now at bbbbbbbb"
+    )
     assert changed_since(read, "owner/others", "dictionary").startswith("the source was owner/terms (hub), is")
 
 
-def test_an_unreachable_hub_changes_nothing_and_says_so(owner: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_changes_nothing_and_is_reported(owner: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     read = read_dictionary("owner/terms")
 
     def fail(*arguments: object, **how: object) -> None:
         raise ConnectionError("no route")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", fail)
-    said: list[str] = []
-    assert moved(read, ask_hub=True, on_message=said.append) == ""
-    assert "it counts as unchanged" in said[0]
+    messages: list[str] = []
+    assert moved(read, ask_hub=True, on_message=messages.append) == ""
+    assert "it counts as unchanged" in messages[0]
 
 
-def test_offline_the_cache_tells_the_commit(owner: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`datasets` keeps what it downloaded in a folder named after the commit, and its builder finds the newest."""
+def test_offline_the_commit_comes_from_the_cache(owner: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`datasets` keeps what it downloaded in a directory named after the commit, and its builder finds the newest."""
 
     def refuse(*arguments: object, **how: object) -> None:
         raise OfflineModeIsEnabled("offline")
@@ -197,7 +199,7 @@ def test_offline_the_cache_tells_the_commit(owner: Hub, monkeypatch: pytest.Monk
     assert read["revision"] == OLD
     assert moved(read) == ""
     cached.hash = NEW
-    assert moved(read) == "the cache holds owner/terms at commit bbbbbbbb, commit aaaaaaaa was read"
+    assert moved(read) == "owner/terms was read at commit aaaaaaaa, the cache has commit bbbbbbbb"
     cached.hash = "default-1234"  # no commit: nothing to compare
     assert moved(read) == ""
     assert not reads_the_same(SourceInfo(**read), "dictionary")
@@ -211,8 +213,8 @@ def test_only_a_known_commit_is_certain_to_read_the_same(owner: Hub) -> None:
 
 
 @both
-def test_the_same_files_read_the_same(folder: Path, reading: Reading) -> None:
+def test_the_same_files_read_the_same(directory: Path, reading: Reading) -> None:
     read = SourceInfo(**READERS[reading]("corpus"))
     assert reads_the_same(read, reading)
-    (folder / "g.jsonl").write_text(ROW, encoding="utf-8")
+    (directory / "g.jsonl").write_text(ROW, encoding="utf-8")
     assert not reads_the_same(read, reading)

@@ -54,7 +54,7 @@ def evaluate_model(
         allow_test=split == "test",
     )
     examples: dict[str, list[ExamQuestion]] = {}
-    for question in load_fewshot(sources, skip_bad_rows=context.skip_bad_rows):
+    for question in load_fewshot(sources, skip_bad_rows=context.skip_bad_rows).questions:
         examples.setdefault(question.subject, []).append(question)
     exam_protocol = make_protocol(protocol, examples=examples, **settings)
     model = find_scored_model(context, what)

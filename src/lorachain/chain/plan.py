@@ -1,13 +1,15 @@
 """What a run would read and write, without loading weights (`--dry-run`)."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from lorachain.chain.context import ChainContext, stage_sources
 from lorachain.chain.stages import Stage
-from lorachain.chain.state import stage_state
+from lorachain.chain.state import READINGS, stage_state
 from lorachain.config import Sources
 from lorachain.data.preview import preview_source
+from lorachain.data.staleness import Reading
 
 
 def plan(context: ChainContext, stages: Sequence[Stage]) -> list[dict[str, Any]]:
@@ -29,18 +31,22 @@ def plan(context: ChainContext, stages: Sequence[Stage]) -> list[dict[str, Any]]
 
 
 def check_sources(sources: Sources, stages: Sequence[Stage], *, skip_bad_rows: bool) -> list[dict[str, Any]]:
-    """Opens every source of every stage and reads its first rows, before any weights are touched.
+    """Opens every source that `stages` read and parses its first rows, before any weights are touched.
 
     Returns:
-        One entry per source: what it is, and an estimate of its records.
+        One entry per source: how it is read, and an estimate of its records.
 
     Raises:
         DataError: a source does not exist or cannot be read as what it is meant to be.
     """
-    readings: dict[tuple[str, str], None] = {}
+    readings: dict[tuple[Reading, str], None] = {}
     for stage in stages:
         if stage.kind == "training":
-            kind = {"plain_text": "plain text", "exam": "exam for training"}.get(str(stage.source), str(stage.source))
-            readings |= dict.fromkeys((kind, name) for name in stage_sources(sources, stage))
+            readings |= dict.fromkeys((READINGS[str(stage.source)], name) for name in stage_sources(sources, stage))
             readings |= dict.fromkeys(("exam for validation", name) for name in sources.exam)
-    return [preview_source(name, kind, skip_bad_rows=skip_bad_rows).as_dict() for kind, name in readings]
+    return [asdict(preview_source(name, kind, skip_bad_rows=skip_bad_rows)) for kind, name in readings]
+
+
+def stages_to_run(context: ChainContext, stages: Sequence[Stage]) -> list[Stage]:
+    """Those of `stages` that are not fresh: a finished stage reads nothing, so its sources need not be at hand."""
+    return [stage for stage in stages if stage_state(context, stage).condition != "fresh"]

@@ -17,7 +17,7 @@ from lorachain.provenance import adapter_sha256, sha256_json
 from lorachain.workspace import TRAINING_INFO, checkpoint_steps
 
 Condition = Literal["fresh", "stale", "partial", "running", "missing"]
-_READINGS: dict[str, Reading] = {
+READINGS: dict[str, Reading] = {
     "plain_text": "plain text",
     "dictionary": "dictionary",
     "exam": "exam for training",
@@ -134,7 +134,7 @@ def _changed_sources(
     """A source whose content differs from what the stage read; with `as_configured`, of the sources named now."""
     return _changed(
         context,
-        _READINGS[str(stage.source)],
+        READINGS[str(stage.source)],
         info.sources,
         stage_sources(context.sources, stage),
         as_configured,

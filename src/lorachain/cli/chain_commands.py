@@ -137,13 +137,14 @@ def history(
 def _run_command(common: o.Common, command: str, dry_run: bool, *, from_base: bool = False) -> None:
     """Plans or runs a command's stages, then prints what they changed."""
     from lorachain.chain import stages as table
-    from lorachain.chain.plan import check_sources, plan
+    from lorachain.chain.plan import check_sources, plan, stages_to_run
 
     stages = list(table.stages_of_command(command))
     if from_base:
         stages = [table.from_base(stage) for stage in stages]
     context = o.build_context(common, command, stages)
-    sources = check_sources(context.sources, stages, skip_bad_rows=context.skip_bad_rows)
+    pending = stages_to_run(context, stages)
+    sources = check_sources(context.sources, pending, skip_bad_rows=context.skip_bad_rows)
     if dry_run:
         planned = {
             "plan": plan(context, stages),

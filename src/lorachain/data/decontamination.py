@@ -1,34 +1,37 @@
-"""Keeps held-out exam questions out of what is trained on: plain text, dictionaries, other exams."""
+"""Keeps held-out exam questions out of training data: plain text, dictionaries, other exams."""
 
+import functools
 import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from lorachain.data.normalization import limit_marks
 from lorachain.records import ExamQuestion
 
 ANCHOR = 20
-"""Normalized characters: stems of this length or more are looked for by themselves."""
+"""Normalized characters: stems of this length or more are searched for by themselves."""
 SHORT_ANCHOR = 10
 """Shorter stems ("옳은 것은?") are ordinary language: they count only together with all five options."""
 _NO_WORD = re.compile(r"[\W_]+")
 
 
 def normalized(text: str) -> str:
-    """Letters and digits only, compatibility forms unified (NFKC), case folded: what survives copying about."""
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return _NO_WORD.sub("", folded)
+    """Letters and digits only, compatibility forms unified (NFKC), case folded: what survives copying and quoting."""
+    text = unicodedata.normalize("NFKC", limit_marks(text)).casefold()
+    return _NO_WORD.sub("", unicodedata.normalize("NFKC", limit_marks(text)))
 
 
 class ExamScreen:
-    """Finds a set of questions in text and among other questions.
+    """Finds a set of questions in texts and among other questions.
 
-    A text is looked through once for anchors (the first 20 characters of a stem), by set membership of every window,
-    so its cost does not grow with the number of questions; only where an anchor stands is the whole stem compared.
+    One pass over a text collects the anchors in it (the first 20 or 10 characters of a stem) by set membership of every
+    window, at a cost independent of the number of questions. Only stems whose anchor occurs are then searched for, each
+    once, as is each option: the time is linear in the text's length whatever the text repeats.
     """
 
     def __init__(self, questions: Iterable[ExamQuestion]) -> None:
-        self._long: dict[str, list[str]] = defaultdict(list)
+        self._long: dict[str, set[str]] = defaultdict(set)
         self._short: dict[str, list[tuple[str, frozenset[str]]]] = defaultdict(list)
         self._by_options: set[tuple[str, frozenset[str]]] = set()
         self._by_answer: set[tuple[str, str]] = set()
@@ -38,20 +41,21 @@ class ExamScreen:
             self._by_options.add((stem, options))
             self._by_answer.add((stem, normalized(question.answer_text)))
             if len(stem) >= ANCHOR:
-                self._long[stem[:ANCHOR]].append(stem)
+                self._long[stem[:ANCHOR]].add(stem)
             elif len(stem) >= SHORT_ANCHOR:
                 self._short[stem[:SHORT_ANCHOR]].append((stem, options))
 
     def contains(self, text: str) -> bool:
-        """Whether a question's stem stands in the text: one of at least 20 normalized characters by itself, one of 10
-        to 19 together with all its options. Shorter stems are known by `same_question` only."""
+        """Whether the text contains the stem of a question: one of at least 20 normalized characters by itself, one of
+        10 to 19 together with all its options. Shorter stems are recognized by `same_question` only."""
         plain = normalized(text)
-        for anchor, start in _anchors(plain, self._long, ANCHOR):
-            if any(plain.startswith(stem, start) for stem in self._long[anchor]):
+        for anchor in _anchors_in(plain, self._long, ANCHOR):
+            if any(_occurs(stem, plain) for stem in self._long[anchor]):
                 return True
+        occurs = functools.cache(lambda part: _occurs(part, plain))  # many questions share their short stem or options
         return any(
-            plain.startswith(stem, start) and all(option in plain for option in options)
-            for anchor, start in _anchors(plain, self._short, SHORT_ANCHOR)
+            occurs(stem) and all(map(occurs, options))
+            for anchor in _anchors_in(plain, self._short, SHORT_ANCHOR)
             for stem, options in self._short[anchor]
         )
 
@@ -63,19 +67,26 @@ class ExamScreen:
         return same_answer or (stem, _options(question)) in self._by_options
 
 
-def without_held_out(train: Sequence[ExamQuestion], held_out: Iterable[ExamQuestion]) -> tuple[list[ExamQuestion], int]:
-    """The training questions that are none of `held_out` (dev and few-shot), and how many were dropped."""
+def without_held_out(
+    questions: Sequence[ExamQuestion], held_out: Iterable[ExamQuestion]
+) -> tuple[list[ExamQuestion], int]:
+    """The questions that are none of `held_out`, and how many were left out."""
     screen = ExamScreen(held_out)
-    kept = [question for question in train if not screen.same_question(question)]
-    return kept, len(train) - len(kept)
+    kept = [question for question in questions if not screen.same_question(question)]
+    return kept, len(questions) - len(kept)
 
 
 def _options(question: ExamQuestion) -> frozenset[str]:
     return frozenset(map(normalized, question.options))
 
 
-def _anchors(text: str, wanted: Mapping[str, object], length: int) -> list[tuple[str, int]]:
-    """Where windows of `length` characters are anchors: (anchor, start)."""
-    if not wanted:
+def _anchors_in(text: str, anchors: Mapping[str, object], length: int) -> list[str]:
+    """The anchors of `length` characters that occur in the text, each once, in the order of the text."""
+    if not anchors:
         return []
-    return [(text[i : i + length], i) for i in range(len(text) - length + 1) if text[i : i + length] in wanted]
+    windows = (text[start : start + length] for start in range(len(text) - length + 1))
+    return list(dict.fromkeys(window for window in windows if window in anchors))
+
+
+def _occurs(part: str, text: str) -> bool:
+    return part in text

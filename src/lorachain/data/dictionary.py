@@ -1,9 +1,9 @@
 """Dictionary entries for stage 01, from tables with Korean or English column names."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lorachain.data.rows import Row, first_of
+from lorachain.data.rows import Located, Row, Tally, field_names, first_of, shorten
 from lorachain.data.sources import SourceInfo, SourceReader, resolve
 from lorachain.errors import DataError
 from lorachain.records import Term
@@ -12,6 +12,7 @@ TERM_FIELDS = ("term", "korean", "ko", "표제어", "용어", "한글")
 DEFINITION_FIELDS = ("definition", "meaning", "description", "뜻", "정의", "설명")
 ENGLISH_FIELDS = ("english", "en", "영어", "영문")
 CATEGORY_FIELDS = ("category", "group", "분류")
+CODE_FIELDS = ("code", "코드")
 
 
 @dataclass(frozen=True)
@@ -31,31 +32,25 @@ def load_dictionary(
     taken from `category`, or else from a classification `code`, its part before the dot (A00.1 belongs to A00).
 
     Args:
-        sources: .json, .jsonl, .csv, .tsv, .parquet files, folders of these, `sample`, or hub ids (split `train`).
-        max_samples: at most so many entries over all sources, the first ones.
+        sources: .json, .jsonl, .csv, .tsv, .parquet files, directories of these, `sample`, or hub ids (split `train`).
+        max_samples: at most this many entries over all sources, the first ones.
 
     Raises:
-        DataError: a source does not exist, cannot be read (see `read_rows`) or gives no entry; a row lacks a term, or
+        DataError: a source does not exist, cannot be read (see `read_rows`) or has no entry; a row lacks a term, or
             both a definition and an English name.
     """
     if not sources:
-        raise DataError("dictionary: no source given. Name a file, a folder, a hub id, or `sample`.")
+        raise DataError("dictionary: no source given. Name a file, a directory, a hub id, or `sample`.")
     resolved = [resolve(name, sample="dictionary.jsonl") for name in sources]
     entries: dict[Term, None] = {}
     infos: list[SourceInfo] = []
     for source in resolved:
-        reader = SourceReader(source, skip_bad_rows=skip_bad_rows)
+        reader = SourceReader(source, Tally(skip_bad_rows))
         if max_samples is not None and len(entries) >= max_samples:
             reader.read_to_end = False
             infos.append(reader.info())  # named and not reached: no rows
             continue
-        for where, row in reader.all_rows():
-            try:
-                entry = _entry(row)
-            except ValueError as error:
-                reader.tally.refuse(where, "a term with a definition or an English name", str(error))
-                continue
-            reader.tally.rows += 1
+        for entry in entries_of_rows(reader.all_rows(), reader.tally):
             entries.setdefault(entry)
             if max_samples is not None and len(entries) >= max_samples:
                 reader.read_to_end = False
@@ -65,20 +60,30 @@ def load_dictionary(
     return LoadedDictionary(list(entries), infos, duplicates=sum(info.rows for info in infos) - len(entries))
 
 
+def entries_of_rows(rows: Iterator[Located], tally: Tally) -> Iterator[Term]:
+    """Raises DataError for a bad row unless bad rows are skipped."""
+    for where, _, row in rows:
+        try:
+            entry = _entry(row)
+        except ValueError as error:
+            tally.refuse(where, "a term with a definition or an English name", str(error))
+            continue
+        tally.rows += 1
+        yield entry
+
+
 def _entry(row: Row) -> Term:
     """Raises ValueError that says what was found instead of an entry."""
     term = first_of(row, TERM_FIELDS)
     definition = first_of(row, DEFINITION_FIELDS)
     english = first_of(row, ENGLISH_FIELDS)
     if term is None:
-        raise ValueError(f"no term ({', '.join(TERM_FIELDS)}) among the fields {_names(row)}")
+        raise ValueError(f"no term ({', '.join(TERM_FIELDS)}) among the fields {field_names(row)}")
     if definition is None and english is None:
-        raise ValueError(f"neither a definition nor an English name for {term!r} among the fields {_names(row)}")
+        raise ValueError(
+            f"neither a definition nor an English name for {shorten(term)} among the fields {field_names(row)}"
+        )
     category = first_of(row, CATEGORY_FIELDS)
-    if category is None and (code := first_of(row, ("code", "코드"))):
+    if category is None and (code := first_of(row, CODE_FIELDS)):
         category = code.partition(".")[0] or None
     return Term(term, definition, english, category)
-
-
-def _names(row: Row) -> str:
-    return ", ".join(map(str, list(row)[:12]))

@@ -1,7 +1,5 @@
 """Five-option exams in KorMedMCQA's published schema (Kweon et al. 2024, arXiv 2403.01469)."""
 
-import hashlib
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,14 +7,13 @@ from itertools import zip_longest
 
 from lorachain.data import hub
 from lorachain.data.decontamination import without_held_out
-from lorachain.data.exam_files import Split, canonical_split, exam_files
-from lorachain.data.rows import Located, Row, first_of
+from lorachain.data.exam_files import Split, canonical_split, exam_files, is_subject_name
+from lorachain.data.exam_schema import EXPECTED, content_hash, parse_question
+from lorachain.data.normalization import normalize_name
+from lorachain.data.rows import Located, Tally
 from lorachain.data.sources import Source, SourceInfo, SourceReader, resolve
 from lorachain.errors import DataError
-from lorachain.records import LETTERS, ExamQuestion
-
-_ANSWERS = {str(i + 1): i for i in range(5)} | {letter: i for i, letter in enumerate(LETTERS)}
-_EXPECTED = "a question in the schema subject, year, period, q_number, question, A, B, C, D, E, answer, cot"
+from lorachain.records import ExamQuestion
 
 
 @dataclass(frozen=True)
@@ -25,9 +22,10 @@ class LoadedExam:
     sources: list[SourceInfo]
     duplicates: int = 0
     """Questions left out because one of the same id and content came before."""
-    fewshot: list[ExamQuestion] = field(default_factory=list)
     fewshot_left_out: int = 0
-    """Dev questions left out because they are few-shot examples too (in KorMedMCQA five a subject)."""
+    """Dev questions left out because they are few-shot examples too (in KorMedMCQA five per subject)."""
+    fewshot: list[ExamQuestion] = field(default_factory=list)
+    """With `dev`: the few-shot questions, of any subject, of every source that has such a split. Otherwise empty."""
 
 
 def load_exam(
@@ -43,183 +41,159 @@ def load_exam(
 
     Ids are `subject-year-period-q_number` (or `subject-` and a hash of the content, where a number is missing). Where
     two questions of an exam differ and share an id, each gets a suffix from its content, whatever their order.
-    From `dev` the questions that are also few-shot examples are left out.
+    From `dev` the questions that are also few-shot examples, of any of the sources, are left out.
 
     Args:
-        sources: folders or files (layouts: see `exam_files`), `sample`, or hub ids; `owner/name` reads all
+        sources: directories or files (layouts: see `exam_files`), `sample`, or hub ids; `owner/name` reads all
             configurations of the data set, each a subject.
-        subjects: only these, all by default.
-        max_samples: at most so many questions, spread evenly over exams and subjects, the first of each.
+        subjects: only these; all by default.
+        max_samples: at most this many questions, by `spread`.
         allow_test: only `lorachain eval --split test` may pass True.
 
     Raises:
         DataError: the test split without `allow_test`; a source that does not exist, cannot be read or lacks the
-            split (the splits found are named) or one of `subjects`; a row without question, option or right answer.
+            split (the splits it has are named) or one of `subjects`; a row without question, option or right answer.
     """
     if split == "test" and not allow_test:
         raise DataError(
             "exam: the test split is read by `lorachain eval --split test` and nothing else. Use train, dev or fewshot."
         )
-    if not sources:
-        raise DataError("exam: no source given. Name a folder, a file, a hub id, or `sample`.")
+    selected = None if subjects is None else [normalize_name(subject) for subject in subjects]
     questions: list[ExamQuestion] = []
-    infos: list[SourceInfo] = []
-    seen: set[str] = set()
-    left_out = 0
     fewshot: list[ExamQuestion] = []
-    for source in [resolve(name, sample="exam") for name in sources]:
-        reader = SourceReader(source, skip_bad_rows=skip_bad_rows, named=True)
-        found = list(_questions(reader, split, subjects))
+    infos: list[SourceInfo] = []
+    present: set[str] = set()
+    for reader in _readers(sources, skip_bad_rows):
+        parts, splits = _parts(reader, split, selected)
+        if not parts:
+            raise no_split_error(reader.source, split, splits)
+        in_source = list(_questions(reader, parts))
         reader.require_rows(f"{split} question")
-        seen.update(question.subject for question in found)
-        if subjects is not None:
-            found = [question for question in found if question.subject in subjects]
+        present.update(question.subject for question in in_source)
+        questions += _selected(in_source, selected)
         if split == "dev":
-            examples = _fewshot(reader, subjects)
-            fewshot += examples
-            found, dropped = without_held_out(found, examples)
-            left_out += dropped
-        questions += found
+            fewshot_reader = reader.same_commit()  # its questions do not count as dev questions
+            fewshot += _read_fewshot(fewshot_reader, selected)
+            reader.add_files(fewshot_reader)
         infos.append(reader.info())
-    if missing := sorted(set(subjects or ()) - seen):
-        raise DataError(f"exam: no question of the subject {', '.join(missing)}; found: {', '.join(sorted(seen))}.")
+    if missing := sorted(set(selected or ()) - present):
+        raise DataError(f"exam: no question of the subject {', '.join(missing)}; found: {', '.join(sorted(present))}.")
+    questions, left_out = without_held_out(questions, fewshot)
     unique = _with_unique_ids(questions)
-    return LoadedExam(spread(unique, max_samples), infos, len(questions) - len(unique), fewshot, left_out)
+    return LoadedExam(
+        spread(unique, max_samples), infos, len(questions) - len(unique), left_out, _with_unique_ids(fewshot)
+    )
 
 
-def _questions(reader: SourceReader, split: Split, subjects: Sequence[str] | None) -> Iterator[ExamQuestion]:
-    exam = reader.source.short_name
-    for subject, rows in _parts(reader, split, subjects):
-        for where, row in rows:
-            try:
-                question = parse_question(row, exam=exam, subject=subject)
-            except ValueError as error:
-                reader.tally.refuse(where, _EXPECTED, str(error))
-                continue
-            reader.tally.rows += 1
-            yield question
-
-
-def _parts(
-    reader: SourceReader, split: Split, subjects: Sequence[str] | None
-) -> Iterator[tuple[str | None, Iterator[Located]]]:
-    """The (subject, rows) of a split, a file or a hub configuration at a time.
+def load_fewshot(
+    sources: Sequence[str], *, subjects: Sequence[str] | None = None, skip_bad_rows: bool = False
+) -> LoadedExam:
+    """The few-shot questions of all sources; a source without a few-shot split contributes none.
 
     Raises:
-        DataError: the source lacks the split.
+        DataError: as `load_exam`, but for the missing split and missing subjects.
     """
+    selected = None if subjects is None else [normalize_name(subject) for subject in subjects]
+    questions: list[ExamQuestion] = []
+    infos: list[SourceInfo] = []
+    for reader in _readers(sources, skip_bad_rows):
+        questions += _selected(_read_fewshot(reader, selected), selected)
+        infos.append(reader.info())
+    unique = _with_unique_ids(questions)
+    return LoadedExam(unique, infos, len(questions) - len(unique))
+
+
+def spread(questions: Sequence[ExamQuestion], limit: int | None) -> list[ExamQuestion]:
+    """At most `limit` questions in their order: the first of each exam and subject in turn, so that a small sample
+    contains all subjects. None: all of them."""
+    if limit is None or len(questions) <= limit:
+        return list(questions)
+    groups: dict[tuple[str, str], list[ExamQuestion]] = defaultdict(list)
+    for question in questions:
+        groups[question.exam, question.subject].append(question)
+    in_turn = [question for turn in zip_longest(*groups.values()) for question in turn if question is not None]
+    chosen = set(in_turn[:limit])
+    return [question for question in questions if question in chosen]
+
+
+def questions_of_rows(
+    rows: Iterator[Located], tally: Tally, *, exam: str, subject: str | None
+) -> Iterator[ExamQuestion]:
+    """Raises DataError for a bad row unless bad rows are skipped."""
+    for where, _, row in rows:
+        try:
+            question = parse_question(row, exam=exam, subject=subject)
+        except ValueError as error:
+            tally.refuse(where, EXPECTED, str(error))
+            continue
+        tally.rows += 1
+        yield question
+
+
+_Part = tuple[str | None, Iterator[Located]]
+"""The subject by the configuration, directory or file prefix, and the rows, read when they are iterated."""
+
+
+def _readers(sources: Sequence[str], skip_bad_rows: bool) -> list[SourceReader]:
+    if not sources:
+        raise DataError("exam: no source given. Name a directory, a file, a hub id, or `sample`.")
+    resolved = [resolve(name, sample="exam") for name in sources]
+    return [SourceReader(source, Tally(skip_bad_rows), named=True) for source in resolved]
+
+
+def _questions(reader: SourceReader, parts: Sequence[_Part]) -> Iterator[ExamQuestion]:
+    for subject, rows in parts:
+        yield from questions_of_rows(rows, reader.tally, exam=reader.source.short_name, subject=subject)
+
+
+def _read_fewshot(reader: SourceReader, subjects: Sequence[str] | None) -> list[ExamQuestion]:
+    parts, _ = _parts(reader, "fewshot", subjects)
+    return list(_questions(reader, parts))
+
+
+def _selected(questions: list[ExamQuestion], subjects: Sequence[str] | None) -> list[ExamQuestion]:
+    return [question for question in questions if subjects is None or question.subject in subjects]
+
+
+def _parts(reader: SourceReader, split: Split, subjects: Sequence[str] | None) -> tuple[list[_Part], set[str]]:
+    """The parts of a split, a file or a hub configuration each, and the names of all splits of the source."""
     source = reader.source
-    if source.path is None:
-        yield from _hub_parts(reader, split, subjects)
-        return
-    files = exam_files(source.path)
-    chosen = [file for file in files if file.split == split]
-    if not chosen:
-        raise _no_split(source, split, {file.split for file in files})
-    for file in chosen:
-        yield file.subject, reader.file_rows(file.path)
+    if source.path is not None:
+        files = exam_files(source.path)
+        return [(f.subject, reader.file_rows(f.path)) for f in files if f.split == split], {f.split for f in files}
+    names = hub_splits(reader, subjects)
+    parts = [
+        (config if is_subject_name(config) else None, reader.hub_rows(config, name, streaming=False))
+        for config, name in names
+        if canonical_split(name) == split
+    ]
+    return parts, {name for _, name in names}
 
 
-def _hub_parts(
-    reader: SourceReader, split: Split, subjects: Sequence[str] | None
-) -> Iterator[tuple[str | None, Iterator[Located]]]:
+def hub_splits(reader: SourceReader, subjects: Sequence[str] | None = None) -> list[tuple[str, str]]:
+    """The (configuration, split) pairs of a hub data set; only configurations in `subjects` where all of those are
+    configurations. Raises DataError as `hub.configs` does."""
     repo, revision = reader.source.repo, reader.hub_revision()
     configs = [reader.source.config] if reader.source.config else hub.configs(repo, revision)
     if subjects is not None and set(subjects) <= set(configs):
         configs = [config for config in configs if config in subjects]
-    seen: set[str] = set()
-    chosen = []
-    for config in configs:
-        names = hub.splits(repo, config, revision)
-        seen.update(names)
-        chosen += [(config, name) for name in names if canonical_split(name) == split]
-    if not chosen:
-        raise _no_split(reader.source, split, seen)
-    for config, name in chosen:
-        yield config, reader.hub_rows(config, name, streaming=False)
+    return [(config, name) for config in configs for name in hub.splits(repo, config, revision)]
 
 
-def _no_split(source: Source, split: Split, found: set[Split] | set[str]) -> DataError:
+def no_split_error(source: Source, split: Split, splits: set[str]) -> DataError:
     return DataError(
-        f"{source.name}: no {split} split; found: {', '.join(sorted(found)) or 'none'}. Expected a file such as "
+        f"{source.name}: no {split} split; found: {', '.join(sorted(splits)) or 'none'}. Expected a file such as "
         f"<subject>/{split}.jsonl or <subject>_{split}.csv, or {split}.parquet with a subject column."
     )
-
-
-def _fewshot(reader: SourceReader, subjects: Sequence[str] | None) -> list[ExamQuestion]:
-    """The few-shot questions of a source that has some; read apart, so that they are not counted as dev questions."""
-    apart = reader.again()
-    source = reader.source
-    if source.path is None:
-        configs = [source.config] if source.config else hub.configs(source.repo, reader.hub_revision())
-        names = [name for config in configs for name in hub.splits(source.repo, config, reader.hub_revision())]
-        present = any(canonical_split(name) == "fewshot" for name in names)
-    else:
-        present = any(file.split == "fewshot" for file in exam_files(source.path))
-    questions = list(_questions(apart, "fewshot", subjects)) if present else []
-    reader.also_read(apart)
-    return questions
-
-
-def load_fewshot(sources: Sequence[str], *, skip_bad_rows: bool = False) -> list[ExamQuestion]:
-    found: list[ExamQuestion] = []
-    for source in [resolve(name, sample="exam") for name in sources]:
-        found += _fewshot(SourceReader(source, skip_bad_rows=skip_bad_rows, named=True), None)
-    return found
-
-
-def parse_question(row: Row, *, exam: str, subject: str | None = None) -> ExamQuestion:
-    """One row of the published schema. `subject`, or else the exam's name, stands in where the row has none.
-
-    Raises:
-        ValueError: says what was found instead.
-    """
-    text = first_of(row, ("question",))
-    if text is None:
-        raise ValueError(f"no question among the fields {', '.join(map(str, list(row)[:12]))}")
-    options = []
-    for letter in LETTERS:
-        option = first_of(row, (letter,))
-        if option is None:
-            raise ValueError(f"no option {letter}")
-        options.append(option)
-    a, b, c, d, e = options
-    given = first_of(row, ("answer",))
-    answer = _ANSWERS.get(unicodedata.normalize("NFKC", given or "").upper())
-    if answer is None:
-        raise ValueError(f"the answer {given!r} where 1 to 5 or A to E is allowed")
-    subject = first_of(row, ("subject",)) or subject or exam
-    numbers = [first_of(row, (name,)) for name in ("year", "period", "q_number")]
-    question = ExamQuestion("", subject, text, (a, b, c, d, e), answer, first_of(row, ("cot", "reasoning")), exam)
-    present = [number for number in numbers if number is not None]
-    name = "-".join(present) if len(present) == len(numbers) else _content_hash(question)
-    return replace(question, id=f"{subject}-{name}")
-
-
-def _content_hash(question: ExamQuestion) -> str:
-    content = "\0".join((question.question, *question.options, question.answer_letter))
-    return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 
 def _with_unique_ids(questions: list[ExamQuestion]) -> list[ExamQuestion]:
     """Of equal content under one id the first; different contents under one id with a suffix each."""
     unique: dict[tuple[str, str, str], ExamQuestion] = {}
     for question in questions:
-        unique.setdefault((question.exam, question.id, _content_hash(question)), question)
+        unique.setdefault((question.exam, question.id, content_hash(question)), question)
     contents = Counter((exam, name) for exam, name, _ in unique)
     return [
         question if contents[exam, name] == 1 else replace(question, id=f"{name}-{suffix}")
         for (exam, name, suffix), question in unique.items()
     ]
-
-
-def spread(questions: list[ExamQuestion], max_samples: int | None) -> list[ExamQuestion]:
-    """The first questions of each exam and subject in turn, so that a small sample still speaks of all subjects."""
-    if max_samples is None or len(questions) <= max_samples:
-        return questions
-    groups: dict[tuple[str, str], list[ExamQuestion]] = defaultdict(list)
-    for question in questions:
-        groups[question.exam, question.subject].append(question)
-    in_turn = [question for turn in zip_longest(*groups.values()) for question in turn if question is not None]
-    chosen = set(in_turn[:max_samples])
-    return [question for question in questions if question in chosen]

@@ -1,45 +1,45 @@
-"""Five-option questions from a dictionary: more to train on, and the chain's own probe of what stage 01 taught.
+"""Five-option questions from a dictionary: more training data, and a test of what stage 01 taught.
 
-Each entry is asked once, term -> English name or definition -> term. Right and wrong options of a question come from
-the same split, so that no text that a dev question shows was ever an option in training: the probe can then be passed
-by knowing the dictionary, not by having seen the exam.
+Each entry gives one question, term -> English name or definition -> term. Right and wrong options of a question come
+from the same split, so that no text that a dev question shows was ever an option in training: its questions can then
+be answered by knowing the dictionary, not by having seen the exam.
 """
 
 import json
 import os
 import random
 import re
+import secrets
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from lorachain.data.decontamination import normalized
 from lorachain.errors import ConfigError, DataError
 from lorachain.records import LETTERS, ExamQuestion, Term
 
 MIN_ENTRIES = 5
-NEIGHBOURS = 8
+NEIGHBORS = 8
 """On each side in the order of length: the options that a distractor is drawn from."""
 MASK = "○○"
 _SUBJECT = re.compile(r"\w[\w.-]*")
-Made = Literal["train", "dev"]
-
-
+MadeSplit = Literal["train", "dev"]
 Kind = Literal["english", "term"]
 """What a question asks for. Its five options are all of that kind."""
 _KINDS: tuple[Kind, Kind] = ("english", "term")
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """One entry as it may be asked."""
+class _Candidate:
+    """One entry and the questions it can give."""
 
     entry: Term
     concept: int
-    """Entries that share a term, a definition or an English name are one concept: never options against each other."""
+    """Entries that share a term, a definition or an English name are one concept: never options of one question."""
     stems: dict[Kind, str]
     """The question for each kind of answer that the entry allows."""
 
@@ -51,7 +51,7 @@ class _Asked:
 class _Option:
     text: str
     concept: int
-    """The options of a question differ in it, and so in their text."""
+    """Different for each option of a question, and so is the text."""
     category: str | None
 
 
@@ -62,17 +62,17 @@ def make_exam(
     dev_fraction: float = 0.3,
     limit: int | None = None,
     subject: str = "dictionary",
-) -> dict[Made, list[ExamQuestion]]:
-    """Questions split so that no entry, and no synonym of it, is asked in both; the same for the same arguments.
+) -> dict[MadeSplit, list[ExamQuestion]]:
+    """Questions split so that no entry, and no synonym of it, is in both splits; deterministic in the arguments.
 
     Distractors come from the entry's category where there is one, then from the entries nearest in length. How many of
-    them are shorter than the answer is drawn uniformly, so that its length does not give the answer away.
+    them are shorter than the answer is drawn uniformly, so that its length does not reveal the answer.
 
     Args:
-        entries: at least five that can be asked and told apart.
+        entries: at least five that give a question and differ from each other.
         dev_fraction: share of the concepts that go to `dev`, between 0 and 1.
-        limit: at most so many questions in both splits together; the entries are drawn.
-        subject: becomes the folder's name and the first part of each id.
+        limit: at most this many questions in both splits together; the entries are drawn at random.
+        subject: the directory's name and the first part of each id.
 
     Raises:
         ConfigError: `dev_fraction`, `limit` or `subject` is out of range.
@@ -85,8 +85,8 @@ def make_exam(
     if not _SUBJECT.fullmatch(subject):
         raise ConfigError(f"subject: expected letters, digits, '_', '-' and '.', found {subject!r}.")
     rng = random.Random(seed)
-    asked = _askable(entries)
-    concepts = sorted({item.concept for item in asked})
+    candidates = _candidates(entries)
+    concepts = sorted({item.concept for item in candidates})
     if len(concepts) < MIN_ENTRIES:
         raise DataError(
             f"make-exam: expected at least {MIN_ENTRIES} entries with an English name or a definition that differ "
@@ -95,50 +95,77 @@ def make_exam(
     rng.shuffle(concepts)
     dev_size = min(max(round(dev_fraction * len(concepts)), 1), len(concepts) - 1)
     in_dev = set(concepts[:dev_size])
-    halves: dict[Made, list[_Asked]] = {
-        "train": [item for item in asked if item.concept not in in_dev],
-        "dev": [item for item in asked if item.concept in in_dev],
+    parts: dict[MadeSplit, list[_Candidate]] = {
+        "train": [item for item in candidates if item.concept not in in_dev],
+        "dev": [item for item in candidates if item.concept in in_dev],
     }
-    limits = _share(limit, {made: len(half) for made, half in halves.items()}, dev_fraction)
-    everything = _Pool(asked)
-    exam: dict[Made, list[ExamQuestion]] = {"train": [], "dev": []}
+    limits = _share(limit, {split: len(part) for split, part in parts.items()}, dev_fraction)
+    everything = _Pool(candidates)
+    exam: dict[MadeSplit, list[ExamQuestion]] = {"train": [], "dev": []}
     seen: set[str] = set()
-    for period, (made, half) in enumerate(halves.items(), start=1):
-        pools = (_Pool(half), everything)
-        rng.shuffle(half)
-        for item in half:
-            if len(exam[made]) == limits[made]:
+    for period, (split, part) in enumerate(parts.items(), start=1):
+        pools = (_Pool(part), everything)
+        rng.shuffle(part)
+        for item in part:
+            if len(exam[split]) == limits[split]:
                 break
-            question = _question(item, pools, seen, f"{subject}-0-{period}-{len(exam[made]) + 1}", subject, rng)
+            question = _question(item, pools, seen, f"{subject}-0-{period}-{len(exam[split]) + 1}", subject, rng)
             if question is not None:
-                exam[made].append(question)
-        if not exam[made]:
+                exam[split].append(question)
+        if not exam[split]:
             raise DataError(
-                f"make-exam: no entry of the {made} part has five different options to choose from. Add entries that "
-                "have the same fields (English name, definition) to the dictionary."
+                f"make-exam: no entry of the {split} part has five different options to choose from. Add entries with "
+                "the same fields (English name, definition) to the dictionary."
             )
     return exam
 
 
-def write_exam(questions: Mapping[Made, Sequence[ExamQuestion]], out_dir: Path) -> list[Path]:
+def refuse_existing_exam(out_dir: Path, subject: str) -> None:
+    """For a caller to check before the work is done that `write_exam` will not refuse.
+
+    Raises:
+        DataError: `out_dir` has a file of this subject.
+    """
+    for split in get_args(MadeSplit):
+        path = _exam_path(out_dir, subject, split)
+        if os.path.lexists(path):
+            raise DataError(
+                f"{path}: exists already and is not overwritten. Delete it, or choose another directory with --out or "
+                "another name with --subject."
+            )
+
+
+def write_exam(questions: Mapping[MadeSplit, Sequence[ExamQuestion]], out_dir: Path) -> list[Path]:
     """Writes `<subject>/train.jsonl` and `<subject>/dev.jsonl` in KorMedMCQA's schema; returns the files.
 
-    Each file is written beside and renamed, so that a file of that name is whole.
+    Each file is written under another name and renamed, so that a file of that name is complete.
+
+    Raises:
+        DataError: one of the files exists (nothing is written then), or cannot be written.
     """
-    written = []
-    for made, half in questions.items():
-        by_subject: dict[str, list[ExamQuestion]] = defaultdict(list)
-        for question in half:
-            by_subject[question.subject].append(question)
-        for subject, rows in by_subject.items():
-            path = out_dir / subject / f"{made}.jsonl"
+    for subject in {question.subject for part in questions.values() for question in part}:
+        refuse_existing_exam(out_dir, subject)
+    by_path: dict[Path, list[ExamQuestion]] = defaultdict(list)
+    for split, part in questions.items():
+        for question in part:
+            by_path[_exam_path(out_dir, question.subject, split)].append(question)
+    for path, rows in by_path.items():
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
-            with partial.open("w", encoding="utf-8", newline="\n") as file:
+            with partial.open("x", encoding="utf-8", newline="\n") as file:
                 file.writelines(json.dumps(_row(question), ensure_ascii=False) + "\n" for question in rows)
             os.replace(partial, path)
-            written.append(path)
-    return written
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written ({error}). Choose another directory with --out.") from error
+        finally:
+            with suppress(OSError):
+                partial.unlink()
+    return list(by_path)
+
+
+def _exam_path(out_dir: Path, subject: str, split: MadeSplit) -> Path:
+    return out_dir / subject / f"{split}.jsonl"
 
 
 def _row(question: ExamQuestion) -> dict[str, object]:
@@ -155,17 +182,17 @@ def _row(question: ExamQuestion) -> dict[str, object]:
     }
 
 
-def _share(limit: int | None, sizes: Mapping[Made, int], dev_fraction: float) -> dict[Made, int]:
-    """How many questions each split gets under the limit, at least one each."""
+def _share(limit: int | None, sizes: Mapping[MadeSplit, int], dev_fraction: float) -> dict[MadeSplit, int]:
+    """The number of questions of each split under the limit, at least one each."""
     if limit is None or limit >= sum(sizes.values()):
         return dict(sizes)
     dev = min(max(round(dev_fraction * limit), 1), limit - 1, sizes["dev"])
     return {"train": min(limit - dev, sizes["train"]), "dev": dev}
 
 
-def _askable(entries: Sequence[Term]) -> list[_Asked]:
+def _candidates(entries: Sequence[Term]) -> list[_Candidate]:
     """The entries with an English name, or a definition that says more than the term."""
-    asked = []
+    candidates = []
     for entry, concept in zip(entries, _concepts(entries), strict=True):
         stems: dict[Kind, str] = {}
         if entry.english and normalized(entry.english):
@@ -173,12 +200,12 @@ def _askable(entries: Sequence[Term]) -> list[_Asked]:
         if (clue := _clue(entry)) and normalized(entry.term):
             stems["term"] = f"다음 설명에 해당하는 용어는? {clue}"
         if stems:
-            asked.append(_Asked(entry, concept, stems))
-    return asked
+            candidates.append(_Candidate(entry, concept, stems))
+    return candidates
 
 
 def _clue(entry: Term) -> str | None:
-    """The definition with the term masked, as encyclopedias begin with the term itself; None if nothing is left."""
+    """The definition with the term masked (encyclopedias begin with the term itself); None if nothing remains."""
     if not entry.definition:
         return None
     clue = re.sub(re.escape(entry.term), MASK, entry.definition, flags=re.IGNORECASE)
@@ -186,8 +213,8 @@ def _clue(entry: Term) -> str | None:
 
 
 def _concepts(entries: Sequence[Term]) -> list[int]:
-    """A number for each entry, equal where entries share a term, a definition (but for the term in it) or an English
-    name, however indirectly: union-find over the shared keys."""
+    """A number for each entry, equal where entries share a term, a definition (apart from the term in it) or an English
+    name, also indirectly: union-find over the shared keys."""
     parent = list(range(len(entries)))
 
     def root(i: int) -> int:
@@ -207,9 +234,9 @@ def _concepts(entries: Sequence[Term]) -> list[int]:
 
 
 class _Pool:
-    """Options by kind, and by kind and category, each in the order of their lengths."""
+    """Options by kind, and by kind and category, each sorted by length."""
 
-    def __init__(self, items: Iterable[_Asked]) -> None:
+    def __init__(self, items: Iterable[_Candidate]) -> None:
         self._groups: dict[tuple[Kind, str | None], list[_Option]] = defaultdict(list)
         for item in items:
             for kind in _KINDS:
@@ -223,26 +250,26 @@ class _Pool:
 
     def distractors(self, answer: _Option, kind: Kind, rng: random.Random) -> list[str] | None:
         """Four wrong options that differ from each other; None where the pool has too few."""
-        taken: list[_Option] = []
+        chosen: list[_Option] = []
         for category in dict.fromkeys((answer.category, None)):
-            taken += self._nearest(answer, self._groups.get((kind, category), []), taken, rng)
-        return [option.text for option in taken] if len(taken) == 4 else None
+            chosen += self._nearest(answer, self._groups.get((kind, category), []), chosen, rng)
+        return [option.text for option in chosen] if len(chosen) == 4 else None
 
     def _nearest(
-        self, answer: _Option, group: list[_Option], taken: list[_Option], rng: random.Random
+        self, answer: _Option, group: list[_Option], chosen: list[_Option], rng: random.Random
     ) -> list[_Option]:
-        """Up to as many options as are still wanted, a uniformly drawn number of them from the shorter side."""
-        wanted = 4 - len(taken)
-        used = {answer.concept, *(option.concept for option in taken)}
+        """Up to as many options as are still missing, a uniformly drawn number of them from the shorter side."""
+        missing = 4 - len(chosen)
+        used = {answer.concept, *(option.concept for option in chosen)}
         length = len(answer.text)
-        # Equal lengths are divided at a random place, or all of them would count as longer.
+        # Equal lengths are divided at a random position, or all of them would count as longer.
         middle = rng.randint(bisect_left(group, length, key=_length), bisect_right(group, length, key=_length))
         shorter = _first_different((group[i] for i in range(middle - 1, -1, -1)), used)
         used |= {option.concept for option in shorter}
         longer = _first_different((group[i] for i in range(middle, len(group))), used)
-        from_shorter = min(max(rng.randint(0, wanted), wanted - len(longer)), len(shorter))
-        chosen = rng.sample(shorter, from_shorter)
-        return chosen + rng.sample(longer, min(wanted - from_shorter, len(longer)))
+        from_shorter = min(max(rng.randint(0, missing), missing - len(longer)), len(shorter))
+        drawn = rng.sample(shorter, from_shorter)
+        return drawn + rng.sample(longer, min(missing - from_shorter, len(longer)))
 
 
 def _length(option: _Option) -> int:
@@ -250,20 +277,20 @@ def _length(option: _Option) -> int:
 
 
 def _first_different(options: Iterable[_Option], used: set[int]) -> list[_Option]:
-    """The first few of the options whose concepts are neither used nor each other's."""
-    found: dict[int, _Option] = {}
+    """The first few options of concepts that are not used, one for each concept."""
+    by_concept: dict[int, _Option] = {}
     for option in options:
         if option.concept not in used:
-            found.setdefault(option.concept, option)
-        if len(found) == NEIGHBOURS:
+            by_concept.setdefault(option.concept, option)
+        if len(by_concept) == NEIGHBORS:
             break
-    return list(found.values())
+    return list(by_concept.values())
 
 
 def _question(
-    item: _Asked, pools: Sequence[_Pool], seen: set[str], name: str, subject: str, rng: random.Random
+    item: _Candidate, pools: Sequence[_Pool], seen: set[str], name: str, subject: str, rng: random.Random
 ) -> ExamQuestion | None:
-    """The entry asked in one of its ways, drawn; None where its stems were all asked or the options do not suffice."""
+    """A question of a kind drawn from those of the entry; None where all its stems were used or options are lacking."""
     for kind in rng.sample(sorted(item.stems), len(item.stems)):
         text, stem = item.option(kind), item.stems[kind]
         if text is None or normalized(stem) in seen:
@@ -272,8 +299,8 @@ def _question(
         for pool in pools:
             if (texts := pool.distractors(answer, kind, rng)) is not None:
                 seen.add(normalized(stem))
-                place = rng.randrange(5)
-                texts.insert(place, text)
+                position = rng.randrange(5)
+                texts.insert(position, text)
                 a, b, c, d, e = texts
-                return ExamQuestion(name, subject, stem, (a, b, c, d, e), place, exam=subject)
+                return ExamQuestion(name, subject, stem, (a, b, c, d, e), position, exam=subject)
     return None

@@ -1,12 +1,15 @@
-"""Running text for stage 00: a stream of documents from files, folders and hub data sets larger than memory."""
+"""Running text for stage 00: a stream of documents from files, directories and hub data sets larger than memory."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from lorachain.data.rows import TABLE_SUFFIXES, Located, Tally, first_of
+from lorachain.data.normalization import normalize_text
+from lorachain.data.rows import TABLE_SUFFIXES, Located, Tally, field_names, first_of
 from lorachain.data.sources import SourceInfo, SourceReader, resolve, walk
-from lorachain.data.text_io import read_lines
+from lorachain.data.text_io import Line, open_file, read_lines
 from lorachain.errors import DataError
 from lorachain.records import PlainText
 
@@ -17,49 +20,40 @@ MAX_DOCUMENT_BYTES = 2**20
 """A .txt up to this size is one document; a larger one is split at blank lines, as a corpus in one file is."""
 
 
-class PlainTextStream(Iterator[PlainText]):
-    """Documents in the order of the sources, read as they are asked for; can be gone through once."""
+@dataclass(frozen=True)
+class PlainTextStream:
+    """Documents in the order of the sources, read as they are iterated; they can be iterated once."""
 
-    def __init__(self, readers: Sequence[SourceReader], max_samples: int | None) -> None:
-        self._readers = readers
-        self._documents = islice(self._read(), max_samples)
+    _readers: Sequence[SourceReader]
+    _documents: Iterator[PlainText]
 
-    def __next__(self) -> PlainText:
-        return next(self._documents)
+    def __iter__(self) -> Iterator[PlainText]:
+        return self._documents
 
     @property
     def sources(self) -> list[SourceInfo]:
-        """What was read so far: whole once the stream is consumed. A source that was not reached has no rows."""
+        """What was read so far: complete once the stream is consumed. A source that was not reached has no rows."""
         return [reader.info() for reader in self._readers]
-
-    def _read(self) -> Iterator[PlainText]:
-        for reader in self._readers:
-            reader.read_to_end = False
-        for reader in self._readers:
-            for document in _documents(reader):
-                reader.tally.rows += 1
-                yield document
-            reader.require_rows("document with text")
-            reader.read_to_end = True
 
 
 def stream_plain_text(
     sources: Sequence[str], *, skip_bad_rows: bool = False, max_samples: int | None = None
 ) -> PlainTextStream:
-    """Documents from .txt, .jsonl, .json, .csv, .tsv, .parquet (field `text`, `content` or `document`), folders of
-    these, `sample`, or hub ids (split `train`, streamed). Rows whose text is blank are no documents.
+    """Documents from .txt, .jsonl, .json, .csv, .tsv, .parquet (field `text`, `content` or `document`), directories of
+    these, `sample`, or hub ids (split `train`, streamed). Rows whose text is blank are not documents.
 
     Args:
-        max_samples: at most so many documents over all sources, the first ones.
+        max_samples: at most this many documents over all sources, the first ones.
 
     Raises:
         DataError: at once for a source that does not exist; while iterating for what cannot be read (see
             `read_rows`), for a row without a text field, and for a source without a document.
     """
     if not sources:
-        raise DataError("plain text: no source given. Name a file, a folder, a hub id, or `sample`.")
+        raise DataError("plain text: no source given. Name a file, a directory, a hub id, or `sample`.")
     resolved = [resolve(name, sample="plain_text.jsonl") for name in sources]
-    return PlainTextStream([SourceReader(source, skip_bad_rows=skip_bad_rows) for source in resolved], max_samples)
+    readers = [SourceReader(source, Tally(skip_bad_rows), read_to_end=False) for source in resolved]
+    return PlainTextStream(readers, islice(_read(readers), max_samples))
 
 
 def plain_text_files(root: Path) -> list[Path]:
@@ -67,52 +61,77 @@ def plain_text_files(root: Path) -> list[Path]:
     return walk(root, (".txt", *TABLE_SUFFIXES))
 
 
-def _documents(reader: SourceReader) -> Iterator[PlainText]:
-    if reader.source.path is None:
-        yield from _from_rows(reader.all_rows(), reader.tally)
-        return
-    for path in plain_text_files(reader.source.path):
-        if path.suffix.casefold() == ".txt":
-            yield from _from_txt(reader.open(path), reader.tally)
-        else:
-            yield from _from_rows(reader.file_rows(path), reader.tally)
-
-
-def _from_rows(rows: Iterator[Located], tally: Tally) -> Iterator[PlainText]:
-    for where, row in rows:
+def documents_of_rows(rows: Iterator[Located], tally: Tally) -> Iterator[PlainText]:
+    """Raises DataError for a bad row unless bad rows are skipped."""
+    for where, _, row in rows:
         try:
             text = first_of(row, TEXT_FIELDS)
         except ValueError as error:
             tally.refuse(where, "text", str(error))
             continue
         if text is not None:
+            tally.rows += 1
             yield PlainText(text, where)
-        elif not {str(key).strip().casefold() for key in row} & set(TEXT_FIELDS):
-            tally.refuse(where, f"a field named {', '.join(TEXT_FIELDS)}", f"only {sorted(map(str, row))[:12]}")
+        elif not {name.casefold() for name in row} & set(TEXT_FIELDS):
+            tally.refuse(where, f"a field named {', '.join(TEXT_FIELDS)}", f"only {field_names(row)}")
 
 
-def _from_txt(path: Path, tally: Tally) -> Iterator[PlainText]:
-    """The documents of one .txt. In a large one a document ends at a blank line, or at the first line end after
-    `MAX_DOCUMENT_BYTES` characters, so that no more than that is held."""
-    split = path.stat().st_size > MAX_DOCUMENT_BYTES
-    lines: list[str] = []
+def documents_of_txt(path: Path, tally: Tally) -> Iterator[PlainText]:
+    """The documents of one .txt. Raises DataError as `documents_of_lines` does, or where it cannot be read."""
+    return documents_of_lines(path, read_lines(path), tally, several=is_split(path))
+
+
+def is_split(path: Path) -> bool:
+    """Whether a .txt is large enough to be several documents. Raises DataError where it cannot be read."""
+    with open_file(path) as file:
+        return os.fstat(file.fileno()).st_size > MAX_DOCUMENT_BYTES
+
+
+def documents_of_lines(path: Path, lines: Iterable[Line], tally: Tally, *, several: bool) -> Iterator[PlainText]:
+    """All lines as one document; or `several`, which end at a blank line, or at the first line end after
+    `MAX_DOCUMENT_BYTES` characters, so that no more than that is held in memory.
+
+    Raises:
+        DataError: a line is not UTF-8 text, unless bad rows are skipped.
+    """
+    document: list[str] = []
     size, first = 0, 1
-    for number, text, problem in read_lines(path):
+    for number, line, problem in lines:
         if problem:
             tally.refuse(f"{path}:{number}", "a line of UTF-8 text", problem)
             continue
-        if split and (not text.strip() or size > MAX_DOCUMENT_BYTES):
-            yield from _document(lines, path, first)
-            lines, size = [], 0
-        if not lines:
+        text = normalize_text(line)
+        if several and (not text.strip() or size > MAX_DOCUMENT_BYTES):
+            yield from _document(document, path, first, tally)
+            document, size = [], 0
+        if not document:
             if not text.strip():
                 continue
             first = number
-        lines.append(text)
+        document.append(text)
         size += len(text)
-    yield from _document(lines, path, first)
+    yield from _document(document, path, first, tally)
 
 
-def _document(lines: list[str], path: Path, first: int) -> Iterator[PlainText]:
+def _document(lines: list[str], path: Path, first: int, tally: Tally) -> Iterator[PlainText]:
     if text := "".join(lines).strip():
+        tally.rows += 1
         yield PlainText(text, f"{path}:{first}")
+
+
+def _read(readers: Sequence[SourceReader]) -> Iterator[PlainText]:
+    for reader in readers:
+        yield from _documents(reader)
+        reader.require_rows("document with text")
+        reader.read_to_end = True
+
+
+def _documents(reader: SourceReader) -> Iterator[PlainText]:
+    if reader.source.path is None:
+        yield from documents_of_rows(reader.all_rows(), reader.tally)
+        return
+    for path in plain_text_files(reader.source.path):
+        if path.suffix.casefold() == ".txt":
+            yield from documents_of_txt(reader.open(path), reader.tally)
+        else:
+            yield from documents_of_rows(reader.file_rows(path), reader.tally)

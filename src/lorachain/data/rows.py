@@ -1,42 +1,43 @@
-"""One reader of tabular files for the whole data room: .jsonl, .json, .csv, .tsv and .parquet.
+"""One reader of tables for the whole package: .jsonl, .json, .csv, .tsv and .parquet.
 
-Files come from strangers: whatever the bytes, a reader gives rows or a `DataError` that names the file, and it holds
-one line (or one batch of a .parquet) in memory at a time.
+Files come from strangers: whatever the bytes, a reader gives normalized rows or a `DataError` that names the file, and
+it holds one line (or one batch of a .parquet) in memory at a time.
 """
 
 import csv
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from lorachain.data.normalization import NULL_MARKERS, normalize_name, normalize_row
+from lorachain.data.parquet import read_parquet
 from lorachain.data.text_io import MAX_LINE_BYTES, open_file, read_lines
 from lorachain.errors import DataError
 
 TABLE_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 MAX_JSON_BYTES = 64 * 2**20
-"""A .json is parsed whole, at up to 25 times its size in memory (a list of empty lists); larger data belongs in .jsonl,
-which is read by lines."""
-PARQUET_BATCH_ROWS = 1024
+"""A .json is parsed at once and takes up to 25 times its size in memory (a list of empty lists); larger data belongs
+in a .jsonl, which is read line by line."""
 
 Row = dict[str, object]
 
 
 class Located(NamedTuple):
-    """A row and the place that a message about it names: `file:line`, or `file:row N` where there are no lines."""
+    """A row with its position."""
 
     where: str
+    """For messages: `file:line`, or `file:row N` where there are no lines."""
+    number: int
+    """The line (or row) number in it, from 1."""
     row: Row
 
 
 @dataclass
 class Tally:
-    """The one policy for bad rows: the first ends the run, or all are counted (`--skip-bad-rows`)."""
+    """The one policy for bad rows: the first is an error, or all are counted (`--skip-bad-rows`)."""
 
     skip_bad_rows: bool = False
     rows: int = 0
@@ -44,27 +45,27 @@ class Tally:
     bad_rows: int = 0
     first_bad: str | None = None
 
-    def refuse(self, where: str, expected: str, found: str) -> None:
+    def refuse(self, where: str, expected: str, actual: str) -> None:
         """Counts a bad row.
 
         Raises:
-            DataError: when bad rows are not to be skipped.
+            DataError: when bad rows are not skipped.
         """
-        message = f"{where}: expected {expected}, found {found}."
+        message = f"{where}: expected {expected}, found {actual}."
         if not self.skip_bad_rows:
-            raise DataError(f"{message} Mend it, or pass --skip-bad-rows to count such rows and go on.")
+            raise DataError(f"{message} Fix it, or pass --skip-bad-rows to count such rows and continue.")
         self.bad_rows += 1
         self.first_bad = self.first_bad or message
 
 
 def read_rows(path: Path, tally: Tally) -> Iterator[Located]:
-    """The rows of one file, in order, streamed; fields are as the format gives them (text, numbers, None, ...).
+    """The rows of one file in order, streamed and normalized (`normalize_row`); values keep the types of the format.
 
-    Rows that are no rows go to `tally.refuse`; counting the good ones is left to the caller, who validates them.
+    What is not a row goes to `tally.refuse`; counting the good ones is left to the caller, who validates them.
 
     Raises:
-        DataError: the file is missing, empty, no regular file, of an unknown type, too large, in a wrong encoding, or
-            broken as a whole; or a row is bad and bad rows are not skipped.
+        DataError: the file is missing, empty, not a regular file, of an unknown type, too large, in a wrong encoding,
+            or broken as a whole; or a row is bad and bad rows are not skipped.
     """
     readers = {
         ".jsonl": _read_jsonl,
@@ -76,20 +77,24 @@ def read_rows(path: Path, tally: Tally) -> Iterator[Located]:
     reader = readers.get(path.suffix.casefold())
     if reader is None:
         raise DataError(f"{path}: expected one of {', '.join(TABLE_SUFFIXES)}, found {path.suffix or 'no suffix'}.")
-    yield from reader(path, tally)
+    for where, number, row in reader(path, tally):
+        yield Located(where, number, normalize_row(row))
 
 
 def shorten(value: object, width: int = 80) -> str:
     """A value as a message shows it: its repr, cut."""
-    text = repr(value) if not isinstance(value, str) else repr(value[: 2 * width])
+    try:
+        text = repr(value) if not isinstance(value, str) else repr(value[: 2 * width])
+    except RecursionError:
+        text = f"a {type(value).__name__} nested too deeply"
     return text if len(text) <= width else f"{text[:width]}..."
 
 
-def text_of(value: object) -> str | None:
-    """A field as stripped text; None where it is absent (None, NaN, blank).
+def text_of(value: object, nulls: Set[str] = NULL_MARKERS) -> str | None:
+    """A field of a normalized row as stripped text; None where it is absent: None, NaN, blank, or one of `nulls`.
 
     Raises:
-        ValueError: the value is no text and no number, or holds half a surrogate pair; the message says what it is.
+        ValueError: the value is neither text nor a number, or contains half a surrogate pair; says what it is.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
@@ -100,24 +105,41 @@ def text_of(value: object) -> str | None:
         text.encode()
     except UnicodeEncodeError:
         raise ValueError(f"half a surrogate pair in {shorten(text)}") from None
-    return text or None
+    return text if text and text not in nulls else None
 
 
-def first_of(row: Row, names: tuple[str, ...]) -> str | None:
-    """The first of the fields `names` that has text. Field names compare without case or outer space.
+def value_of(row: Row, name: str) -> object:
+    """The value of the field `name`, whose name compares without case or outer space; None where there is none."""
+    if name in row:
+        return row[name]
+    return next((value for key, value in row.items() if key.strip().casefold() == name.casefold()), None)
+
+
+def first_of(row: Row, names: tuple[str, ...], nulls: Set[str] = NULL_MARKERS) -> str | None:
+    """The first of the fields `names` that has text.
 
     Raises:
-        ValueError: a field holds something that is neither text nor number.
+        ValueError: a field contains something that is neither text nor a number.
     """
-    folded = {str(key).strip().casefold(): value for key, value in row.items()}
     for name in names:
         try:
-            text = text_of(folded.get(name.casefold()))
+            text = text_of(value_of(row, name), nulls)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
         if text is not None:
             return text
     return None
+
+
+def field_names(row: Mapping[str, object]) -> str:
+    """The first names of a row's fields, for messages."""
+    return ", ".join(map(str, list(row)[:12]))
+
+
+class _RawRow(NamedTuple):
+    where: str
+    number: int
+    row: Mapping[str, object]
 
 
 def _parse_json(text: str) -> object:
@@ -130,9 +152,9 @@ def _parse_json(text: str) -> object:
         raise ValueError("JSON nested too deeply") from None
 
 
-def _read_jsonl(path: Path, tally: Tally) -> Iterator[Located]:
+def _read_jsonl(path: Path, tally: Tally) -> Iterator[_RawRow]:
     for number, text, problem in read_lines(path):
-        where, expected = f"{path}:{number}", "one JSON object a line"
+        where, expected = f"{path}:{number}", "one JSON object per line"
         if problem:
             tally.refuse(where, "a line of UTF-8 text", problem)
         elif text.strip():
@@ -142,27 +164,27 @@ def _read_jsonl(path: Path, tally: Tally) -> Iterator[Located]:
                 tally.refuse(where, expected, f"{error}: {shorten(text)}")
                 continue
             if isinstance(row, dict):
-                yield Located(where, row)
+                yield _RawRow(where, number, row)
             else:
                 tally.refuse(where, expected, shorten(row))
 
 
-def _read_json(path: Path, tally: Tally) -> Iterator[Located]:
+def _read_json(path: Path, tally: Tally) -> Iterator[_RawRow]:
     expected = 'a list of objects, or an object with such a list under "data"'
     try:
         with open_file(path) as file:
             data = file.read(MAX_JSON_BYTES + 1)
         if len(data) > MAX_JSON_BYTES:
             raise DataError(
-                f"{path}: a .json over {MAX_JSON_BYTES // 2**20} MiB; save it as .jsonl (an object a line)."
+                f"{path}: a .json over {MAX_JSON_BYTES // 2**20} MiB; save it as .jsonl (one object per line)."
             )
-        content = _parse_json(data.decode("utf-8-sig"))
+        content = _parse_json(data.decode().replace("\ufeff", ""))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}:{line}: expected UTF-8 text, found byte 0x{data[error.start]:02x} (CP949, EUC-KR or "
                         "UTF-16?); save the file as UTF-8.") from None  # fmt: skip
     except ValueError as error:
-        hint = " One object a line is .jsonl: rename the file." if "Extra data" in str(error) else ""
+        hint = " One object per line is .jsonl: rename the file." if "Extra data" in str(error) else ""
         raise DataError(f"{path}: expected {expected}, found no valid JSON: {error}.{hint}") from None
     except (OSError, MemoryError) as error:
         raise DataError(f"{path}: cannot be read ({error or 'out of memory'}).") from error
@@ -170,14 +192,14 @@ def _read_json(path: Path, tally: Tally) -> Iterator[Located]:
     rows = content.get("data") if isinstance(content, dict) else content
     if not isinstance(rows, list):
         raise DataError(f"{path}: expected {expected}, found {shorten(content)}.")
-    for index, row in enumerate(rows, start=1):
+    for number, row in enumerate(rows, start=1):
         if isinstance(row, dict):
-            yield Located(f"{path}:row {index}", row)
+            yield _RawRow(f"{path}:row {number}", number, row)
         else:
-            tally.refuse(f"{path}:row {index}", "an object", shorten(row))
+            tally.refuse(f"{path}:row {number}", "an object", shorten(row))
 
 
-def _read_delimited(path: Path, tally: Tally) -> Iterator[Located]:
+def _read_delimited(path: Path, tally: Tally) -> Iterator[_RawRow]:
     # The limit is the csv module's own global; its default of 128 Ki characters is less than a long article.
     csv.field_size_limit(MAX_LINE_BYTES)
     problems: dict[int, str] = {}
@@ -195,61 +217,37 @@ def _read_delimited(path: Path, tally: Tally) -> Iterator[Located]:
         start = reader.line_num + 1
         where, expected = f"{path}:{start}", f"a row of {kind}-separated fields"
         try:
-            fields, found = next(reader), None
+            fields, actual = next(reader), None
         except StopIteration:
             return
         except csv.Error as error:
-            fields, found = [], f"a broken one ({error})"
+            fields, actual = [], f"a broken one ({error})"
         if problems:
-            number, found = problems.popitem()
-            where, expected = f"{path}:{number}", "a line of UTF-8 text"
+            start, actual = problems.popitem()
+            where, expected = f"{path}:{start}", "a line of UTF-8 text"
             problems.clear()
-        if found is None and not any(fields):
+        if actual is None and not any(fields):
             continue
         if header is None:
-            header = _header(where, expected, fields, found)
-        elif found is not None:
-            tally.refuse(where, expected, found)
+            header = _header(where, expected, fields, actual)
+        elif actual is not None:
+            tally.refuse(where, expected, actual)
         elif len(fields) != len(header):
             tally.refuse(where, f"{len(header)} fields as in the header", f"{len(fields)}: {shorten(fields)}")
         else:
-            yield Located(where, dict(zip(header, fields, strict=True)))
+            yield _RawRow(where, start, dict(zip(header, fields, strict=True)))
 
 
-def _header(where: str, expected: str, fields: list[str], found: str | None) -> list[str]:
-    """Nothing can be read without a header, so a bad one is refused even where bad rows are skipped."""
-    named = [name for name in fields if name]
-    if found is None and len(set(named)) != len(named):
-        expected, found = "a header whose names differ", shorten(fields)
-    if found is not None:
-        raise DataError(f"{where}: expected {expected} (the header), found {found}.")
+def _header(where: str, expected: str, fields: list[str], actual: str | None) -> list[str]:
+    """Nothing can be read without a header, so a bad one is an error even where bad rows are skipped."""
+    names = [name for name in map(normalize_name, fields) if name]
+    if actual is None and len(set(names)) != len(names):
+        expected, actual = "a header whose names differ", shorten(fields)
+    if actual is not None:
+        raise DataError(f"{where}: expected {expected} (the header), found {actual}.")
     return fields
 
 
-def _read_parquet(path: Path, tally: Tally) -> Iterator[Located]:
-    with open_file(path) as file:
-        try:
-            batches = pq.ParquetFile(file).iter_batches(batch_size=PARQUET_BATCH_ROWS)
-        except _PARQUET_FAULTS as error:
-            raise _parquet_error(path, error) from error
-        number = 0
-        while True:
-            try:
-                batch = next(batches, None)
-                rows = [] if batch is None else batch.to_pylist()
-            except _PARQUET_FAULTS as error:
-                raise _parquet_error(path, error) from error
-            if batch is None:
-                return
-            for row in rows:
-                number += 1
-                yield Located(f"{path}:row {number}", row)
-
-
-# What pyarrow raises on damaged files, found by fuzzing; its own errors are ValueErrors, OSErrors and so on in part.
-_PARQUET_FAULTS = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError)
-
-
-def _parquet_error(path: Path, error: BaseException) -> DataError:
-    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-    return DataError(f"{path}: expected a whole .parquet file, found a damaged one ({reason}). Fetch or write it anew.")
+def _read_parquet(path: Path, tally: Tally) -> Iterator[_RawRow]:
+    for number, row in enumerate(read_parquet(path), start=1):
+        yield _RawRow(f"{path}:row {number}", number, row)

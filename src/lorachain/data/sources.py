@@ -1,6 +1,6 @@
 """What a source string names, what was read from it, and its fingerprint for provenance.
 
-A source is `sample` (the embedded one), an existing file or folder, or a data set on the hub
+A source is `sample` (the embedded one), an existing file or directory, or a data set on the hub
 (`owner/name` or `owner/name:config`). A local path named like one of the others is written `./sample`.
 """
 
@@ -8,13 +8,15 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Literal
 
 from lorachain.data import hub
+from lorachain.data.normalization import normalize_name, normalize_row
 from lorachain.data.rows import TABLE_SUFFIXES, Located, Tally, read_rows
 from lorachain.data.text_io import open_file
 from lorachain.errors import DataError
@@ -26,7 +28,7 @@ _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?::(?P<config>[\w.-]
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """Where records came from, for `training_info.json` and for telling whether a stage is stale."""
+    """Where records came from, for `training_info.json` and to decide whether a stage is stale."""
 
     name: str
     """As the user wrote it."""
@@ -34,19 +36,19 @@ class SourceInfo:
     files: dict[str, str]
     """SHA-256 of each file that was read, by its path relative to the source. Empty for the hub."""
     sha256: str
-    """Of what was read, wherever it lay: over the files' names within a folder (of a single file its suffix) and
-    hashes; for the hub, over the rows in the order read; for an exam over its short name too."""
+    """Of what was read, independent of where it is: of the files' hashes and their names within a directory (of a
+    single file its suffix); for the hub, of the rows in the order read; for an exam, of its short name too."""
     short_name: str
     """What records call it; in an exam's records it is the exam's name."""
     rows: int
-    """Records read and found valid, before duplicates and subjects not asked for are left out."""
+    """Valid records that were read, before duplicates and unselected subjects are left out."""
     bad_rows: int
     revision: str | None = None
     """The hub's commit; None for files, and offline where the cache does not tell it."""
     revision_files: str | None = None
-    """SHA-256 over that commit's files (`hub.Commit`); None for files, and offline."""
+    """SHA-256 of that commit's files (`hub.Commit`); None for files, and offline."""
     read_to_end: bool = True
-    """False where `max_samples` was reached before: files after the last one read then decide nothing."""
+    """False where `max_samples` was reached before: files after the last one read then have no influence."""
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -64,44 +66,54 @@ class Source:
 
     @property
     def short_name(self) -> str:
-        """`sample`, the file's or folder's own name, or the last part of the hub id."""
+        """`sample`, the file's or directory's own name, or the last part of the hub id."""
         if self.path is None:
             return self.repo.rsplit("/", 1)[1]
         path = Path(os.path.abspath(self.path))
-        return SAMPLE if self.kind == "sample" else path.name if path.is_dir() else path.stem
+        return SAMPLE if self.kind == "sample" else normalize_name(path.name if path.is_dir() else path.stem)
 
 
 def resolve(name: str, *, sample: str) -> Source:
     """What `name` stands for. `sample` is the path of the embedded sample's part under `data/samples`.
 
     Raises:
-        DataError: it is neither the sample, nor a path, nor formed as a hub id.
+        DataError: it is neither the sample, nor a path, nor formed like a hub id.
     """
     if name == SAMPLE:
-        path = Path(str(package_files("lorachain").joinpath("data", "samples"))) / sample
+        path = _samples() / sample
         if not path.exists():
-            raise DataError(f"sample: the installed package lacks {sample}. Install lorachain anew, or name a path.")
+            raise DataError(
+                f"sample: the installed package lacks {sample}. Install lorachain again, or name another source."
+            )
         return Source(name, "sample", path)
     try:
-        path = Path(name).expanduser()
-        if name.strip() and os.path.lexists(path):
-            return Source(name, "local", path)
-    except (OSError, RuntimeError, ValueError) as error:  # no home folder, a NUL in the name
-        raise DataError(f"{name!r}: no path ({error}).") from error
+        if (local := _existing(name)) is not None:
+            return Source(name, "local", local)
+    except (OSError, RuntimeError, ValueError) as error:  # no home directory, a NUL in the name
+        raise DataError(f"{name!r}: not a path ({error}).") from error
     match = _HUB_ID.fullmatch(name)
-    if match is None or path.suffix.casefold() in (*TABLE_SUFFIXES, ".txt"):
+    if match is None or suffix_of(name) in (*TABLE_SUFFIXES, ".txt"):
         raise DataError(
-            f"{name!r}: neither a path that exists (current folder: {Path.cwd()}) nor a hub id (owner/name or "
+            f"{name!r}: neither a path that exists (current directory: {Path.cwd()}) nor a hub id (owner/name or "
             "owner/name:config) nor `sample`. Check the spelling."
         )
     return Source(name, "hub", None, match["repo"], match["config"])
 
 
+def _existing(name: str) -> Path | None:
+    """The path that exists under this name, composed or decomposed: macOS stores 의사 in another form than is typed."""
+    if not name.strip():
+        return None
+    spellings = dict.fromkeys((name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)))
+    return next((path for path in (Path(s).expanduser() for s in spellings) if os.path.lexists(path)), None)
+
+
 def walk(root: Path, suffixes: Iterable[str]) -> list[Path]:
-    """The files under `root` (or `root` itself) with one of `suffixes`, sorted; links to folders are not followed.
+    """The files under `root` (or `root` itself) with one of `suffixes`, sorted. Links to directories are not followed.
 
     Raises:
-        DataError: a folder without such a file, or a folder that cannot be listed.
+        DataError: a directory without such a file, a directory that cannot be listed, or a link that leads out of
+            `root` (only `root` itself may be a link).
     """
     if not root.is_dir():
         return [root]
@@ -109,16 +121,40 @@ def walk(root: Path, suffixes: Iterable[str]) -> list[Path]:
     def fail(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be listed ({error.strerror}).") from error
 
-    wanted = tuple(suffixes)
-    found = [
-        Path(folder, name)
-        for folder, _, names in os.walk(root, onerror=fail)
-        for name in names
-        if Path(name).suffix.casefold() in wanted and not name.startswith(".")
-    ]
-    if not found:
-        raise DataError(f"{root}: the folder holds no file of a known type ({', '.join(wanted)}).")
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+    known = tuple(suffixes)
+    allowed = _link_targets(root)
+    files: list[Path] = []
+    for directory, subdirectories, names in os.walk(root, onerror=fail):
+        visible = [name for name in names if Path(name).suffix.casefold() in known and not name.startswith(".")]
+        files += [Path(directory, name) for name in visible]
+        for name in (*visible, *(name for name in subdirectories if not name.startswith("."))):
+            _refuse_link_outside(Path(directory, name), root, allowed)
+    if not files:
+        raise DataError(f"{root}: the directory has no file of a known type ({', '.join(known)}).")
+    return sorted(files, key=lambda path: path.relative_to(root).as_posix())
+
+
+def _link_targets(root: Path) -> list[Path]:
+    """Where links in `root` may lead: into it, and from a snapshot of the hub's cache to the files of the cache. The
+    embedded sample may be installed as links."""
+    resolved = Path(os.path.realpath(root))
+    snapshots = [path for path in (resolved, *resolved.parents) if path.parent.name == "snapshots"]
+    caches = [path.parents[1] / "blobs" for path in snapshots]
+    return [Path("/")] if root.is_relative_to(_samples()) else [resolved, *caches]
+
+
+def _refuse_link_outside(path: Path, root: Path, allowed: list[Path]) -> None:
+    if path.is_symlink():
+        target = Path(os.path.realpath(path))
+        if not any(target.is_relative_to(directory) for directory in allowed):
+            raise DataError(
+                f"{path}: a link that leads out of {root}, to {target}. Only what is in the named directory is read: "
+                f"remove the link, copy the data there, or name {target} as a source of its own."
+            )
+
+
+def _samples() -> Path:
+    return Path(str(package_files("lorachain").joinpath("data", "samples")))
 
 
 def name_within(source: Source, path: Path) -> str:
@@ -128,26 +164,26 @@ def name_within(source: Source, path: Path) -> str:
 
 
 def suffix_of(name: str) -> str:
-    """What decides how a file is read."""
+    """The suffix that decides how a file is read."""
     return Path(name).suffix.casefold()
 
 
+@dataclass
 class SourceReader:
     """Reads the rows of one source and keeps what `SourceInfo` needs: hashes, counts, revision."""
 
-    def __init__(self, source: Source, *, skip_bad_rows: bool = False, named: bool = False) -> None:
-        """`named`: the source's short name goes into what is read."""
-        self.source = source
-        self.tally = Tally(skip_bad_rows)
-        self.named = named
-        self.read_to_end = True
-        self._files: dict[str, str] = {}
-        self._stream = hashlib.sha256()
-        self._commit: hub.Commit | None = None
-        self._cached: str | None = None
+    source: Source
+    tally: Tally
+    named: bool = False
+    """Whether the source's short name goes into its fingerprint."""
+    read_to_end: bool = True
+    _files: dict[str, str] = field(default_factory=dict)
+    _stream: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+    _commit: hub.Commit | None = None
+    _cached: str | None = None
 
     def open(self, path: Path) -> Path:
-        """Takes a file into the fingerprint, before it is read; returns it.
+        """Adds a file to the fingerprint before it is read; returns it.
 
         Raises:
             DataError: it cannot be read.
@@ -160,22 +196,20 @@ class SourceReader:
             raise DataError(f"{path}: cannot be read ({error}).") from error
         return path
 
-    def again(self) -> "SourceReader":
-        """A reader of the same source at the same commit, with counts of its own."""
-        other = SourceReader(self.source, skip_bad_rows=self.tally.skip_bad_rows, named=self.named)
-        other._commit = self._commit
-        return other
+    def same_commit(self) -> "SourceReader":
+        """A new reader of the same source at the same commit, with its own counts."""
+        return SourceReader(self.source, Tally(self.tally.skip_bad_rows), self.named, _commit=self._commit)
 
-    def also_read(self, other: "SourceReader") -> None:
-        """Takes the files of a second reading of the same source into the fingerprint."""
+    def add_files(self, other: "SourceReader") -> None:
+        """Adds the files of another reader of the same source to the fingerprint."""
         self._files |= other._files
 
     def file_rows(self, path: Path) -> Iterator[Located]:
         """Raises DataError as `read_rows` does."""
-        return read_rows(self.open(path), self.tally)
+        yield from read_rows(self.open(path), self.tally)
 
     def hub_revision(self) -> str | None:
-        """Pins the commit at the first call, so that all that is read is of one commit."""
+        """The commit, fixed at the first call so that everything read is of one commit."""
         if self._commit is None:
             self._commit = hub.commit_of(self.source.repo)
         return self._commit.revision
@@ -186,10 +220,10 @@ class SourceReader:
         label = repo if config is None else f"{repo}:{config}"
         if revision is None:
             self._cached = hub.cached_revision(repo, config)
-        for index, row in enumerate(hub.rows(repo, config, split, revision, streaming=streaming), start=1):
+        for number, row in enumerate(hub.rows(repo, config, split, revision, streaming=streaming), start=1):
             text = json.dumps(row, ensure_ascii=False, sort_keys=True, default=str)
             self._stream.update(text.encode("utf-8", "surrogatepass") + b"\n")
-            yield Located(f"{label}:{split} row {index}", row)
+            yield Located(f"{label}:{split} row {number}", number, normalize_row(row))
 
     def all_rows(self) -> Iterator[Located]:
         """Every row of every table of a source without splits; on the hub, of its split `train`, streamed."""
@@ -201,19 +235,19 @@ class SourceReader:
 
     def require_rows(self, what: str) -> None:
         """Raises:
-        DataError: the source was read and gave nothing.
+        DataError: the source was read and no valid record was found.
         """
         if self.tally.rows == 0:
-            bad = f" {self.tally.bad_rows} bad rows were passed over; the first: {self.tally.first_bad}"
+            bad = f" {self.tally.bad_rows} bad rows were skipped; the first: {self.tally.first_bad}"
             raise DataError(f"{self.source.name}: no {what} found.{bad if self.tally.bad_rows else ''}")
 
     def info(self) -> SourceInfo:
         """What was read so far."""
         listing = f"hub\0{self._stream.hexdigest()}\n"
         if self.source.kind != "hub":
-            alone = self.source.path is not None and self.source.path.is_file()
+            single = self.source.path is not None and self.source.path.is_file()
             listing = "".join(
-                f"{suffix_of(name) if alone else name}\0{self._files[name]}\n" for name in sorted(self._files)
+                f"{suffix_of(name) if single else name}\0{self._files[name]}\n" for name in sorted(self._files)
             )
         if self.named:
             listing = f"{self.source.short_name}\0\n{listing}"

@@ -1,4 +1,4 @@
-"""Does a source still hold what was read from it? Content decides: no date, no place, no way of spelling it."""
+"""Whether a source still contains what was read from it. Content decides: no date, no place, no spelling of a path."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from lorachain.errors import DataError
 from lorachain.provenance import sha256_file
 
 Reading = Literal["plain text", "dictionary", "exam for training", "exam for validation"]
-_SAMPLES: dict[Reading, str] = {
+SAMPLE_PARTS: dict[Reading, str] = {
     "plain text": "plain_text.jsonl",
     "dictionary": "dictionary.jsonl",
     "exam for training": "exam",
@@ -35,44 +35,44 @@ def changed_since(
     ask_hub: bool = False,
     on_message: Callable[[str], None] = lambda text: None,
 ) -> str:
-    """What of the source `name` is not as it was read, in a few words; empty where nothing is.
+    """What of the source `name` differs from what was read, in a few words; empty where nothing does.
 
     Args:
         read: the `SourceInfo` of that reading, as a dictionary.
-        ask_hub: for a hub data set, whether the hub is asked for its commit; otherwise only an offline cache is.
-        on_message: is told where the hub could not be asked; the data set then counts as unchanged.
+        ask_hub: for a hub data set, whether to query the hub for its commit; otherwise only an offline cache is.
+        on_message: called where the hub could not be queried; the data set then counts as unchanged.
 
     Raises:
-        DataError: `name` is no source, or its folder cannot be listed or holds no data.
+        DataError: `name` is not a source, or its directory cannot be listed or has no data.
     """
-    source = resolve(name, sample=_SAMPLES[reading])
-    another = f"the source was {read['name']} ({read['kind']}), is {name} ({source.kind})"
+    source = resolve(name, sample=SAMPLE_PARTS[reading])
+    different = f"the source was {read['name']} ({read['kind']}), is {name} ({source.kind})"
     if (source.kind == "hub") != (read["kind"] == "hub"):
-        return another
+        return different
     if source.path is None:
         if name != read["name"]:
-            return another
-        return _moved_on_the_hub(read, source, ask_hub, on_message)
+            return different
+        return _changed_on_the_hub(read, source, ask_hub, on_message)
     if reading.startswith("exam") and source.short_name != read.get("short_name", source.short_name):
-        return another  # the exam's name stands in every question
+        return different  # the exam's name is part of every question
     difference = _difference(read, source, source.path, reading)
-    return another if difference and name != read["name"] else difference
+    return different if difference and name != read["name"] else difference
 
 
 def reads_the_same(info: SourceInfo, reading: Reading) -> bool:
-    """Whether reading the source again is certain to give what it gave: unlike `changed_since`, a hub data set whose
-    commit is not known may give something else.
+    """Whether reading the source again is certain to give the same: unlike for `changed_since`, a hub data set whose
+    commit is not known may have changed.
 
     Raises:
-        DataError: the source is gone or cannot be read, or the hub cannot be asked.
+        DataError: the source is gone or cannot be read, or the hub cannot be queried.
     """
-    source = resolve(info.name, sample=_SAMPLES[reading])
+    source = resolve(info.name, sample=SAMPLE_PARTS[reading])
     if source.kind != info.kind:
         return False
     if source.path is not None:
         return not changed_since(info.as_dict(), info.name, reading)
     if info.rows == info.bad_rows == 0:
-        return True  # named, and never reached
+        return True  # named and never reached
     now = hub.commit_of(source.repo).revision or hub.cached_revision(source.repo, source.config)
     return now is not None and now == info.revision
 
@@ -81,19 +81,19 @@ def _difference(read: Mapping[str, Any], source: Source, root: Path, reading: Re
     files: dict[str, str] = read["files"]
     if not root.is_dir():
         if not files and not read.get("read_to_end", False):
-            return ""  # named, and never reached
+            return ""  # named and never reached
         same = [suffix_of(name) == suffix_of(root.name) and _sha256(root) == sha for name, sha in files.items()]
         return "" if same == [True] else f"{root.name} changed"
-    found = {name_within(source, path): path for path in _FILES[reading](root)}
-    end = None if read.get("read_to_end", False) else max(files, default="")
-    for name in sorted(found.keys() | files.keys()):
-        if end is not None and name > end:
+    present = {name_within(source, path): path for path in _FILES[reading](root)}
+    last = None if read.get("read_to_end", False) else max(files, default="")
+    for name in sorted(present.keys() | files.keys()):
+        if last is not None and name > last:
             break
-        if name not in found:
+        if name not in present:
             return f"{name} of {source.name} is gone"
         if name not in files:
             return f"{name} was added to {source.name}"
-        if _sha256(found[name]) != files[name]:
+        if _sha256(present[name]) != files[name]:
             return f"{name} changed"
     return ""
 
@@ -106,7 +106,9 @@ def _sha256(path: Path) -> str:
         raise DataError(f"{path}: cannot be read ({error}).") from error
 
 
-def _moved_on_the_hub(read: Mapping[str, Any], source: Source, ask_hub: bool, on_message: Callable[[str], None]) -> str:
+def _changed_on_the_hub(
+    read: Mapping[str, Any], source: Source, ask_hub: bool, on_message: Callable[[str], None]
+) -> str:
     before = read.get("revision")
     if before is None:
         return ""
@@ -114,14 +116,14 @@ def _moved_on_the_hub(read: Mapping[str, Any], source: Source, ask_hub: bool, on
         cached = hub.cached_revision(source.repo, source.config)
         if cached in (None, before):
             return ""
-        return f"the cache holds {source.name} at commit {str(cached)[:8]}, commit {before[:8]} was read"
+        return f"{source.name} was read at commit {before[:8]}, the cache has commit {str(cached)[:8]}"
     if not ask_hub:
         return ""
     try:
         now = hub.commit_of(source.repo)
     except DataError as error:
-        on_message(f"whether {source.name} changed cannot be asked, it counts as unchanged ({error})")
+        on_message(f"cannot check whether {source.name} changed, it counts as unchanged ({error})")
         return ""
     if now.revision == before or now.files_sha256 == read.get("revision_files"):
         return ""
-    return f"{source.name} changed on the hub: commit {before[:8]} was read, it is at {str(now.revision)[:8]}"
+    return f"{source.name} changed on the hub: commit {before[:8]} was read, it is now at {str(now.revision)[:8]}"
