@@ -1,4 +1,4 @@
-"""Every benchmark says how it is run."""
+"""Every benchmark has a usage message."""
 
 import os
 import subprocess
