@@ -1,13 +1,12 @@
-"""Exam speed and memory: lorachain beside lm-evaluation-harness and beside the plain transformers loop, in one run.
+"""Speed and memory of evaluation: lorachain, lm-evaluation-harness and a plain transformers loop, in one run.
 
-    python benchmarks/exam.py --model FOLDER --exam FOLDER [--questions 128] [--rounds 3]
+    python benchmarks/exam.py --model DIR --exam DIR [--questions 128] [--rounds 3]
 
-MODEL is a folder of Gemma 3 weights, EXAM a folder of KorMedMCQA (per subject: dev and few-shot files). Each contender
-runs in a process of its own on the same questions, in alternating rounds; loading is excluded, and the median round is
-what is compared. Memory is the peak of the resident set above what it was when the model had been loaded. The harness
-runs first at each of `--harness-batch-sizes`; its best goes into the rounds, and how many letters its batch sizes agree
-on among themselves is said too. `--only` runs some of the contenders; figures of a machine that others use at the same
-time mean little.
+The model is a directory of Gemma 3 weights, the exam a directory of KorMedMCQA (per subject: dev and few-shot files).
+Each contender runs in a process of its own on the same questions, in alternating rounds. Loading is excluded, and the
+median round is compared. Memory is the peak above what was in use when the model was loaded. The harness is first timed
+at each of `--harness-batch-sizes`, and the rounds use the fastest; the output also says how many letters its batch
+sizes agree on. `--only` selects contenders. Figures from a machine that does other work at the same time mean little.
 """
 
 import argparse
@@ -28,7 +27,7 @@ CONTENDERS = (
 
 
 def load_questions(exam: str, count: int) -> tuple[list[Any], dict[str, list[Any]]]:
-    """The first dev questions, spread over the subjects, and every subject's worked examples."""
+    """The first dev questions, spread over the subjects, and the worked examples of each subject."""
     from lorachain.data.exam import load_exam
 
     questions = load_exam([exam], "dev", max_samples=count).questions
@@ -38,28 +37,11 @@ def load_questions(exam: str, count: int) -> tuple[list[Any], dict[str, list[Any
     return questions, examples
 
 
-def resident() -> int:
-    """Bytes of the resident set now."""
-    import psutil
+def plain_loop(model: Any, encoder: Any, questions: list[Any], *, tuned: bool) -> list[str]:
+    """The obvious loop: batches of 8, padded on the left, logits read at the last position.
 
-    return int(psutil.Process().memory_info().rss)
-
-
-def reset_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_resident() -> int:
-    """Bytes of the largest resident set since `reset_peak`."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("this system does not tell a process' peak memory")
-
-
-def plain_loop(model: Any, encoder: Any, questions: list[Any], *, best: bool) -> list[str]:
-    """What one writes first: batches of 8, padded on the left, logits read at the last place. `best` adds
-    `logits_to_keep=1` and sorting by length."""
+    `tuned` adds `logits_to_keep=1` and sorting by length.
+    """
     import torch
 
     from lorachain.evaluation.scoring import letter_tokens
@@ -67,7 +49,7 @@ def plain_loop(model: Any, encoder: Any, questions: list[Any], *, best: bool) ->
 
     letters = letter_tokens(encoder)
     prompts = [encoder.prompt_ids(answer_prompt(question)) for question in questions]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i])) if best else list(range(len(prompts)))
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i])) if tuned else list(range(len(prompts)))
     chosen = [""] * len(prompts)
     device = next(model.parameters()).device
     with torch.inference_mode():
@@ -76,18 +58,18 @@ def plain_loop(model: Any, encoder: Any, questions: list[Any], *, best: bool) ->
             width = max(len(prompts[i]) for i in batch)
             ids = torch.full((len(batch), width), encoder.pad_id)
             mask = torch.zeros_like(ids)
-            for line, i in enumerate(batch):
-                ids[line, width - len(prompts[i]) :] = torch.tensor(prompts[i])
-                mask[line, width - len(prompts[i]) :] = 1
-            keep = {"logits_to_keep": 1} if best else {}
+            for row, i in enumerate(batch):
+                ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
+                mask[row, width - len(prompts[i]) :] = 1
+            keep = {"logits_to_keep": 1} if tuned else {}
             logits = model(input_ids=ids.to(device), attention_mask=mask.to(device), **keep).logits[:, -1]
-            for i, best_letter in zip(batch, logits[:, letters.ids].argmax(-1).tolist(), strict=True):
-                chosen[i] = "ABCDE"[best_letter]
+            for i, letter in zip(batch, logits[:, letters.ids].argmax(-1).tolist(), strict=True):
+                chosen[i] = "ABCDE"[letter]
     return chosen
 
 
 def harness(model: Any, tokenizer: Any, questions: list[Any], examples: dict[str, list[Any]], batch: str) -> list[str]:
-    """lm-evaluation-harness' own task files over the same questions, 5 worked examples."""
+    """lm-evaluation-harness with its own task files on the same questions, with 5 worked examples."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -96,29 +78,29 @@ def harness(model: Any, tokenizer: Any, questions: list[Any], examples: dict[str
 
     source = Path(lm_eval.__file__).parent / "tasks" / "kormedmcqa"
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        directory = Path(name)
         template = (source / "_template_yaml").read_text(encoding="utf-8")
-        (folder / "_template_yaml").write_text(template.replace("sean0042/KorMedMCQA", "json"), encoding="utf-8")
-        (folder / "utils.py").write_text((source / "utils.py").read_text(encoding="utf-8"), encoding="utf-8")
+        (directory / "_template_yaml").write_text(template.replace("sean0042/KorMedMCQA", "json"), encoding="utf-8")
+        (directory / "utils.py").write_text((source / "utils.py").read_text(encoding="utf-8"), encoding="utf-8")
         members: dict[str, list[int]] = {}
         for index, question in enumerate(questions):
             members.setdefault(question.subject, []).append(index)
         for subject, indices in members.items():
             files = {}
-            for split, asked in (("test", [questions[i] for i in indices]), ("fewshot", examples[subject])):
-                path = folder / f"{subject}-{split}.jsonl"
+            for split, members_of_split in (("test", [questions[i] for i in indices]), ("fewshot", examples[subject])):
+                path = directory / f"{subject}-{split}.jsonl"
                 rows = [
                     {"question": q.question, **dict(zip(LETTERS, q.options, strict=True)), "answer": q.answer + 1}
-                    for q in asked
+                    for q in members_of_split
                 ]
                 path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
                 files[split] = str(path)
             task = {
                 "include": "_template_yaml",
                 "task": f"local_{subject}",
-                "dataset_kwargs": {"data_files": files, "cache_dir": str(folder / "cache")},
+                "dataset_kwargs": {"data_files": files, "cache_dir": str(directory / "cache")},
             }
-            (folder / f"{subject}.yaml").write_text(json.dumps(task), encoding="utf-8")
+            (directory / f"{subject}.yaml").write_text(json.dumps(task), encoding="utf-8")
         result = lm_eval.simple_evaluate(
             model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch if batch == "auto" else int(batch)),
             tasks=[f"local_{subject}" for subject in members],
@@ -134,11 +116,12 @@ def harness(model: Any, tokenizer: Any, questions: list[Any], examples: dict[str
 
 
 def run_one(arguments: argparse.Namespace) -> None:
-    """One contender in this process; prints one line of JSON."""
+    """Runs one contender in this process; prints one line of JSON."""
     import torch
 
     from lorachain.evaluation.protocols.base import batches
     from lorachain.evaluation.protocols.registry import make_protocol
+    from lorachain.memory import peak, reset_peak
     from lorachain.records import LETTERS
     from lorachain.tokens import TokenEncoder
     from lorachain.weights.load import load_model, load_tokenizer, resolve_device
@@ -152,41 +135,37 @@ def run_one(arguments: argparse.Namespace) -> None:
     questions, examples = load_questions(arguments.exam, arguments.questions)
 
     def protocol(name: str, **settings: Any) -> Callable[[], list[str]]:
-        def ask() -> list[str]:
-            asked = make_protocol(name, examples=examples, **settings)
+        def run() -> list[str]:
+            scorer = make_protocol(name, examples=examples, **settings)
             chosen = [""] * len(questions)
-            for group in batches(questions, asked.batch_questions):
-                for i, row in zip(group, asked.score(model, encoder, [questions[i] for i in group]), strict=True):
-                    chosen[i] = "" if row.chosen is None else LETTERS[row.chosen]
+            for batch in batches(questions, scorer.batch_questions):
+                results = scorer.score(model, encoder, [questions[i] for i in batch])
+                for i, result in zip(batch, results, strict=True):
+                    chosen[i] = "" if result.chosen is None else LETTERS[result.chosen]
             return chosen
 
-        return ask
+        return run
 
     contenders: dict[str, Callable[[], list[str]]] = {
         "harness": lambda: harness(model, tokenizer, questions, examples, arguments.batch),
         "lm-eval-3.0": protocol("lm-eval-3.0", shots=5),
-        "plain": lambda: plain_loop(model, encoder, questions, best=False),
-        "plain-sorted": lambda: plain_loop(model, encoder, questions, best=True),
+        "plain": lambda: plain_loop(model, encoder, questions, tuned=False),
+        "plain-sorted": lambda: plain_loop(model, encoder, questions, tuned=True),
         "letters": protocol("letters"),
         "letters-5-orders": protocol("letters", rotations=5),
         "letters-5-shot": protocol("letters", shots=5),
         "options": protocol("options"),
     }
-    on_gpu = device.type == "cuda"
-    before = torch.cuda.memory_allocated() if on_gpu else resident()
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        reset_peak()
-    begun = time.monotonic()
+    reset_peak(device)
+    loaded = peak(device)
+    start = time.monotonic()
     chosen = contenders[arguments.run]()
-    seconds = time.monotonic() - begun
-    peak = (torch.cuda.max_memory_allocated() if on_gpu else peak_resident()) - before
-    print(json.dumps({"seconds": seconds, "peak_mb": peak / 2**20, "chosen": chosen}))
+    seconds = time.monotonic() - start
+    print(json.dumps({"seconds": seconds, "peak_mb": (peak(device) - loaded) / 2**20, "chosen": chosen}))
 
 
 def measure(arguments: argparse.Namespace, contender: str, batch: str = "") -> dict[str, Any]:
-    """A contender in a process of its own."""
+    """Runs a contender in a process of its own."""
     command = [
         sys.executable, __file__, "--model", arguments.model, "--exam", arguments.exam, "--device", arguments.device,
         "--dtype", arguments.dtype, "--questions", str(arguments.questions), "--run", contender, "--batch", batch,
@@ -194,19 +173,19 @@ def measure(arguments: argparse.Namespace, contender: str, batch: str = "") -> d
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     if done.returncode:
         raise SystemExit(f"{contender} failed:\n{done.stderr[-3000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
 
 
 def best_batch(arguments: argparse.Namespace) -> str:
-    """The harness' fastest batch size; prints each, and how far they agree with the first."""
-    tried = {batch: measure(arguments, "harness", batch) for batch in arguments.harness_batch_sizes}
+    """The harness's fastest batch size; prints the speed of each, and how many letters equal those of the first."""
+    results = {batch: measure(arguments, "harness", batch) for batch in arguments.harness_batch_sizes}
     first = arguments.harness_batch_sizes[0]
-    for batch, one in tried.items():
-        same = same_letters(one, tried[first])
-        rate = arguments.questions / one["seconds"]
+    for batch, result in results.items():
+        same = same_letters(result, results[first])
+        rate = arguments.questions / result["seconds"]
         print(f"harness, batch {batch:4} {rate:8.2f} questions/s   {same} letters as at batch {first}", flush=True)
-    return min(tried, key=lambda batch: float(tried[batch]["seconds"]))
+    return min(results, key=lambda batch: float(results[batch]["seconds"]))
 
 
 def main() -> None:
@@ -219,7 +198,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--harness-batch-sizes", nargs="+", default=["4", "8", "16"])
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--out", type=Path, default=None, help="also write the figures of every round here, as JSON")
+    parser.add_argument("--out", type=Path, default=None, help="also write the figures of all rounds to this JSON file")
     parser.add_argument("--run", choices=CONTENDERS, default=None, help=argparse.SUPPRESS)
     parser.add_argument("--batch", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -231,57 +210,58 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for contender, measured in rounds.items():
             measured.append(measure(arguments, contender, batch))
-    found = {contender: summary(measured) for contender, measured in rounds.items()}
-    for contender, one in found.items():
-        rates = [arguments.questions / seconds for seconds in (one["seconds"], one["slowest"], one["fastest"])]
+    summaries = {contender: summary(measured) for contender, measured in rounds.items()}
+    for contender, result in summaries.items():
+        rates = [arguments.questions / result[key] for key in ("seconds", "slowest", "fastest")]
         print(
             f"{contender:18} {rates[0]:8.2f} questions/s ({rates[1]:.2f} to {rates[2]:.2f})"
-            f"   {one['peak_mb']:8.0f} MB above the model"
+            f"   {result['peak_mb']:8.0f} MB above the model"
         )
-    for line in ratios(found):
+    for line in ratios(summaries):
         print(line)
     if arguments.out:
         arguments.out.write_text(json.dumps({"batch": batch, "rounds": rounds}, indent=2) + "\n", encoding="utf-8")
 
 
 def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians over the rounds; the letters are the same in each."""
-    seconds = [one["seconds"] for one in rounds]
+    """Medians over the rounds; the chosen letters are the same in each."""
+    seconds = [result["seconds"] for result in rounds]
     return {
         "seconds": statistics.median(seconds),
         "fastest": min(seconds),
         "slowest": max(seconds),
-        "peak_mb": statistics.median(one["peak_mb"] for one in rounds),
+        "peak_mb": statistics.median(result["peak_mb"] for result in rounds),
         "chosen": rounds[0]["chosen"],
     }
 
 
-def same_letters(one: dict[str, Any], other: dict[str, Any]) -> str:
-    agree = sum(a == b for a, b in zip(one["chosen"], other["chosen"], strict=True))
-    return f"{agree} of {len(one['chosen'])}"
+def same_letters(a: dict[str, Any], b: dict[str, Any]) -> str:
+    agree = sum(x == y for x, y in zip(a["chosen"], b["chosen"], strict=True))
+    return f"{agree} of {len(a['chosen'])}"
 
 
-def ratios(found: dict[str, dict[str, Any]]) -> list[str]:
-    """The comparisons that the bars are about, for those contenders that ran."""
+def ratios(summaries: dict[str, dict[str, Any]]) -> list[str]:
+    """The ratios that have a target (docs/benchmarks.md), for the contenders that ran."""
     lines = []
-    for name, other, what, bar in (
-        ("lm-eval-3.0", "harness", "times the harness' speed", "at least 4"),
-        ("letters", "plain", "times the plain loop's speed", "at least 3"),
-        ("letters", "plain-sorted", "times the sorted loop's speed with logits_to_keep", "at least 1.2"),
+    for name, other, what, target in (
+        ("lm-eval-3.0", "harness", "times the speed of the harness", "at least 4"),
+        ("letters", "plain", "times the speed of the plain loop", "at least 3"),
+        ("letters", "plain-sorted", "times the speed of the sorted loop with logits_to_keep", "at least 1.2"),
     ):
-        if name in found and other in found:
-            ratio = found[other]["seconds"] / found[name]["seconds"]
-            letters = same_letters(found[name], found[other])
-            lines.append(f"{name}: {ratio:.2f} {what} ({bar}); {letters} letters identical")
-    for name, other, what, bar in (
+        if name in summaries and other in summaries:
+            ratio = summaries[other]["seconds"] / summaries[name]["seconds"]
+            letters = same_letters(summaries[name], summaries[other])
+            lines.append(f"{name}: {ratio:.2f} {what} (target: {target}); {letters} letters identical")
+    for name, other, what, target in (
         ("letters-5-orders", "letters", "times the cost of one order", "at most 3.5"),
         ("letters-5-shot", "letters", "times the cost of 0-shot", "at most 1.5"),
     ):
-        if name in found and other in found:
-            lines.append(f"{name}: {found[name]['seconds'] / found[other]['seconds']:.2f} {what} ({bar})")
-    if "letters" in found and "plain" in found:
-        share = found["letters"]["peak_mb"] / found["plain"]["peak_mb"]
-        lines.append(f"letters: {share:.2f} of the plain loop's peak memory above the model (at most 0.3)")
+        if name in summaries and other in summaries:
+            ratio = summaries[name]["seconds"] / summaries[other]["seconds"]
+            lines.append(f"{name}: {ratio:.2f} {what} (target: {target})")
+    if "letters" in summaries and "plain" in summaries:
+        share = summaries["letters"]["peak_mb"] / summaries["plain"]["peak_mb"]
+        lines.append(f"letters: {share:.2f} of the peak memory of the plain loop above the model (target: at most 0.3)")
     return lines
 
 

@@ -1,13 +1,13 @@
 """Merging a LoRA: lorachain against PEFT's merge_and_unload, in one run.
 
     python benchmarks/merge.py --work DIR                    # a random base of medgemma-4b's shape (8.6 GB in bf16)
-    python benchmarks/merge.py --work DIR --shape small      # a minute's trial
-    python benchmarks/merge.py --work DIR --base FOLDER      # any Gemma 3 folder
+    python benchmarks/merge.py --work DIR --shape small      # a one-minute trial
+    python benchmarks/merge.py --work DIR --base DIR         # any Gemma 3 directory
 
-Each contender runs in a process of its own, by turns, from the same files: base and adapter on disk to a merged folder
-on disk, flushed. Seconds count from after the imports. Two peaks of memory are given: resident (what the system counts,
-mapped files included) and anonymous (what cannot be dropped, sampled every 10 ms). The first round's weights are
-compared bit by bit. Needs three times the base on disk.
+Each contender runs in a process of its own, in alternating order, from the same files: base and adapter on disk to a
+merged directory on disk, flushed. Seconds count from after the imports. Two peaks of memory are measured: resident
+(what the system counts, mapped files included) and anonymous (what cannot be dropped, sampled every 10 ms). The merged
+weights of the first round are compared bit by bit. Needs disk space for three times the base.
 """
 
 import argparse
@@ -36,17 +36,18 @@ from transformers import (
 )
 from transformers.core_model_loading import revert_weight_conversion
 
-from lorachain.atomic import sync_tree
+from lorachain.memory import peak
 from lorachain.weights.merge import merge_adapter
 from lorachain.weights.parameter_names import read_parameter_names
 from lorachain.weights.safetensors_io import INDEX_FILE, open_shards, tensor_sha256
+from lorachain.workspace import sync_tree
 
 CONTENDERS = ("lorachain", "peft")
-HUB_SHARD = 5_000_000_000  # bytes, as the hub's medgemma-4b is sharded: two files
+SHARD_BYTES = 5_000_000_000  # as of medgemma-4b on the hub, which has two files
 
 
 def gemma_config(shape: str) -> Gemma3Config:
-    """medgemma-4b's configuration (google/medgemma-4b-it), or a small one of the same kind."""
+    """The configuration of google/medgemma-4b-it, or a small one of the same class."""
     if shape == "4b":
         text = {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34, "vocab_size": 262208}
         text |= {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
@@ -64,9 +65,9 @@ def gemma_config(shape: str) -> Gemma3Config:
     )
 
 
-def make_base(folder: Path, shape: str) -> None:
-    """Random bf16 weights under the hub's names, two at a time in memory at most."""
-    folder.mkdir(parents=True)
+def make_base(directory: Path, shape: str) -> None:
+    """Writes random bf16 weights under the hub's tensor names, without holding more than two tensors in memory."""
+    directory.mkdir(parents=True)
     config = gemma_config(shape)
     with torch.device("meta"):
         model = Gemma3ForConditionalGeneration(config)
@@ -79,7 +80,7 @@ def make_base(folder: Path, shape: str) -> None:
     size = 0
     for name, dimensions in names.items():
         nbytes = 2 * torch.Size(dimensions).numel()
-        if size + nbytes > HUB_SHARD:
+        if size + nbytes > SHARD_BYTES:
             files.append({})
             size = 0
         files[-1][name] = dimensions
@@ -89,15 +90,15 @@ def make_base(folder: Path, shape: str) -> None:
     for number, content in enumerate(files, start=1):
         file = f"model-{number:05}-of-{len(files):05}.safetensors"
         weight_map |= dict.fromkeys(content, file)
-        write_random(folder / file, content, pool)
+        write_random(directory / file, content, pool)
     total = sum(2 * torch.Size(dimensions).numel() for dimensions in names.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2), encoding="utf-8")
-    config.save_pretrained(folder)
+    (directory / INDEX_FILE).write_text(json.dumps(index, indent=2), encoding="utf-8")
+    config.save_pretrained(directory)
 
 
 def write_random(file: Path, content: dict[str, tuple[int, ...]], pool: torch.Tensor) -> None:
-    """One shard, written as it is made; each tensor is another stretch of the pool of random numbers."""
+    """Streams one shard; each tensor is another slice of the pool of random numbers."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, dimensions in content.items():
@@ -116,9 +117,9 @@ def write_random(file: Path, content: dict[str, tuple[int, ...]], pool: torch.Te
                 left, offset = left - len(part), 0
 
 
-def make_adapter(base: Path, folder: Path, rank: int) -> None:
-    """A LoRA on every linear layer of the language model, B far from zero."""
-    folder.mkdir(parents=True)
+def make_adapter(base: Path, directory: Path, rank: int) -> None:
+    """Writes a LoRA on every linear layer of the language model, with B far from zero."""
+    directory.mkdir(parents=True)
     generator = torch.Generator().manual_seed(1)
     tensors, targets = {}, []
     for name, module in read_parameter_names(open_shards(base)).model.named_modules():
@@ -128,9 +129,9 @@ def make_adapter(base: Path, folder: Path, rank: int) -> None:
             b = torch.randn(module.out_features, rank, generator=generator) * 0.01
             tensors[f"base_model.model.{name}.lora_A.weight"] = a
             tensors[f"base_model.model.{name}.lora_B.weight"] = b
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, base_model_name_or_path=str(base))
-    config.save_pretrained(folder)
+    config.save_pretrained(directory)
 
 
 def merge_with_lorachain(base: Path, adapter: Path, out: Path) -> None:
@@ -148,22 +149,27 @@ def merge_with_peft(base: Path, adapter: Path, out: Path) -> None:
 MERGERS: dict[str, Callable[[Path, Path, Path], None]] = {"lorachain": merge_with_lorachain, "peft": merge_with_peft}
 
 
-def status_megabytes(field: str) -> float:
-    """A field of this process' /proc status, in MB."""
+def anonymous_megabytes() -> float:
+    """Anonymous memory of this process now, in MB."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{field}:"):
+        if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024 / 1e6
-    raise KeyError(field)
+    raise SystemExit("/proc/self/status has no RssAnon; this benchmark needs Linux")
+
+
+def peak_megabytes() -> float:
+    """Peak resident memory of this process, in MB."""
+    return peak(torch.device("cpu")) / 1e6
 
 
 def measure(contender: str, base: Path, adapter: Path, out: Path) -> dict[str, float]:
     """Runs one contender in this process."""
-    before = status_megabytes("VmHWM")
-    anonymous, finished = [status_megabytes("RssAnon")], threading.Event()
+    before = peak_megabytes()
+    anonymous, finished = [anonymous_megabytes()], threading.Event()
 
     def sample() -> None:
         while not finished.wait(0.01):
-            anonymous.append(status_megabytes("RssAnon"))
+            anonymous.append(anonymous_megabytes())
 
     sampler = threading.Thread(target=sample, daemon=True)
     sampler.start()
@@ -172,8 +178,12 @@ def measure(contender: str, base: Path, adapter: Path, out: Path) -> dict[str, f
     seconds = time.perf_counter() - start
     finished.set()
     sampler.join()
-    peak = {"resident_mb": status_megabytes("VmHWM"), "anonymous_mb": max(anonymous), "imports_mb": before}
-    return {"seconds": seconds, **peak}
+    return {
+        "seconds": seconds,
+        "resident_mb": peak_megabytes(),
+        "anonymous_mb": max(anonymous),
+        "imports_mb": before,
+    }
 
 
 def in_own_process(contender: str, base: Path, adapter: Path, out: Path) -> dict[str, float]:
@@ -186,7 +196,7 @@ def in_own_process(contender: str, base: Path, adapter: Path, out: Path) -> dict
 
 
 def equal_weights(ours: Path, theirs: Path) -> tuple[int, int]:
-    """How many parameters have the same bits in both folders, of how many."""
+    """How many parameters have the same bits in both directories, and how many there are."""
     a, b = read_parameter_names(open_shards(ours)), read_parameter_names(open_shards(theirs))
     names = a.stored.keys() & b.stored.keys()
     digests = ((tensor_sha256(x.shards.tensors[x.stored[n]]) for x in (a, b)) for n in names)
@@ -197,24 +207,24 @@ def run(work: Path, base: Path, rank: int, rounds: int) -> dict[str, object]:
     adapter = work / "adapter"
     if not adapter.exists():
         make_adapter(base, adapter, rank)
-    found: dict[str, list[dict[str, float]]] = {contender: [] for contender in CONTENDERS}
+    results: dict[str, list[dict[str, float]]] = {contender: [] for contender in CONTENDERS}
     equal = None
     for number in range(rounds):
         order = CONTENDERS if number % 2 == 0 else CONTENDERS[::-1]
         for contender in order:
-            found[contender].append(in_own_process(contender, base, adapter, work / f"out-{contender}"))
-            print(f"round {number + 1} {contender:10} {found[contender][-1]}", flush=True)
+            results[contender].append(in_own_process(contender, base, adapter, work / f"out-{contender}"))
+            print(f"round {number + 1} {contender:10} {results[contender][-1]}", flush=True)
             if number:
                 shutil.rmtree(work / f"out-{contender}")
         if number == 0:
             equal = equal_weights(*(work / f"out-{contender}" for contender in CONTENDERS))
             for contender in CONTENDERS:
                 shutil.rmtree(work / f"out-{contender}")
-    median = {c: {key: statistics.median(r[key] for r in runs) for key in runs[0]} for c, runs in found.items()}
+    median = {c: {key: statistics.median(r[key] for r in runs) for key in runs[0]} for c, runs in results.items()}
     return {
         "base_bytes": open_shards(base).total_bytes,
         "rank": rank,
-        "rounds": found,
+        "rounds": results,
         "median": median,
         "equal": equal,
     }
@@ -222,16 +232,16 @@ def run(work: Path, base: Path, rank: int, rounds: int) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, help="a folder for base, adapter and results; default: a temporary one")
-    parser.add_argument("--base", type=Path, help="a Gemma 3 folder; default: random weights of --shape")
+    parser.add_argument("--work", type=Path, help="a directory for base, adapter and results; default: a temporary one")
+    parser.add_argument("--base", type=Path, help="a Gemma 3 directory; default: random weights of --shape")
     parser.add_argument("--shape", choices=["4b", "small"], default="4b")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--contender", nargs=4, metavar=("NAME", "BASE", "ADAPTER", "OUT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.contender:
-        name, *folders = arguments.contender
-        print(json.dumps(measure(name, *map(Path, folders))))
+        name, *directories = arguments.contender
+        print(json.dumps(measure(name, *map(Path, directories))))
         return
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
@@ -244,8 +254,8 @@ def main() -> None:
     print(f"{'':10} {'seconds':>8} {'resident MB':>12} {'anonymous MB':>13}")
     for contender, m in result["median"].items():
         print(f"{contender:10} {m['seconds']:8.1f} {m['resident_mb']:12.0f} {m['anonymous_mb']:13.0f}")
-    same, of = result["equal"]
-    print(f"parameters with the same bits: {same} of {of}")
+    same, total = result["equal"]
+    print(f"parameters with the same bits: {same} of {total}")
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@
     python benchmarks/training.py --device cuda --model medgemma-4b --pack-length 2048
     python benchmarks/training.py --device cuda --model medgemma-27b --nf4 --checkpointing --workloads 00
 
-TRL and its version come with `pip install -e '.[bench]'`; without it, it is left out. Data: the folder that
-LORACHAIN_REAL_DATA names, else the embedded sample. Each contender runs in a process of its own, so its peak memory is
-its own, and by turns, so that what slows the machine slows all of them. Same base, same LoRA, same rows in the same
-optimizer steps. The figures are medians over the rounds.
+`pip install -e '.[bench]'` installs TRL; without it, TRL is left out. The data is the directory that the environment
+variable LORACHAIN_REAL_DATA names, otherwise the embedded sample. Each contender runs in a process of its own, so that
+its peak memory is its own, and in alternating order, so that whatever slows the machine slows all of them. All have the
+same base, the same LoRA and the same packs in the same optimizer steps. Figures are medians over the rounds.
 """
 
 import argparse
@@ -34,9 +34,9 @@ CONTENDERS = ("lorachain", "trl", "plain")
 
 
 def child(task: str, arguments: dict[str, Any], work: Path) -> Any:
-    """Runs `task` in a process of its own and returns what it found."""
-    answer = work / "answer.json"
-    request = json.dumps({"task": task, "arguments": arguments, "answer": str(answer)})
+    """Runs `task` in a process of its own and returns its result."""
+    result = work / "result.json"
+    request = json.dumps({"task": task, "arguments": arguments, "result": str(result)})
     done = subprocess.run(
         [sys.executable, __file__, "--child", request],
         capture_output=True,
@@ -46,31 +46,33 @@ def child(task: str, arguments: dict[str, Any], work: Path) -> Any:
     )
     if done.returncode:
         raise SystemExit(f"{task} {arguments.get('contender', '')} failed:\n{done.stderr[-4000:]}")
-    return json.loads(answer.read_text(encoding="utf-8"))
+    return json.loads(result.read_text(encoding="utf-8"))
 
 
-def answer_child(request: str) -> None:
-    """The child's side."""
-    asked = json.loads(request)
-    arguments = asked["arguments"]
-    import torch
+def run_child(request: str) -> None:
+    """What the child process does for `child`."""
+    content = json.loads(request)
+    arguments = content["arguments"]
+    if content["task"] == "train":
+        from training_bench.contenders import measure
+        from training_bench.jobs import Job
 
-    from training_bench.contenders import measure
-    from training_bench.counting import matrix_peak
-    from training_bench.jobs import Job
-    from training_bench.second_start import start_stage_00
+        result: Any = measure(Job(**arguments))
+    elif content["task"] == "peak":
+        import torch
 
-    if asked["task"] == "train":
-        found: Any = measure(Job(**arguments))
-    elif asked["task"] == "peak":
-        found = matrix_peak(torch.device(arguments["device"]), arguments["size"])
+        from training_bench.counting import matrix_peak
+
+        result = matrix_peak(torch.device(arguments["device"]), arguments["size"])
     else:
-        found = start_stage_00(Path(arguments["workspace"]), arguments["model"], arguments["source"])
-    Path(asked["answer"]).write_text(json.dumps(found), encoding="utf-8")
+        from training_bench.second_start import start_stage_00
+
+        result = start_stage_00(Path(arguments["workspace"]), arguments["model"], arguments["source"])
+    Path(content["result"]).write_text(json.dumps(result), encoding="utf-8")
 
 
 def prepare(options: argparse.Namespace, work: Path, steps: int = 0) -> tuple[str, str, dict[str, Path]]:
-    """(model, folder of the tokenizer, workload files with lines for at least `steps` steps)."""
+    """(model, directory of the tokenizer, workload files with packs for at least `steps` steps)."""
     from lorachain.registry import embedded_weights
     from lorachain.tokens import TokenEncoder
     from lorachain.training.batch_schedule import BUCKET_STEPS
@@ -84,28 +86,28 @@ def prepare(options: argparse.Namespace, work: Path, steps: int = 0) -> tuple[st
     real = os.environ.get("LORACHAIN_REAL_DATA")
     files = {}
     for name in options.workloads:
-        folder, enough = Path(real) if real else None, max(steps, BUCKET_STEPS)
-        workload = build(name, encoder, folder, pack_length=options.pack_length, steps=enough)
+        real_data, enough = Path(real) if real else None, max(steps, BUCKET_STEPS)
+        workload = build(name, encoder, real_data, pack_length=options.pack_length, steps=enough)
         files[name] = work / f"workload-{name}.json"
         write_workload(workload, files[name])
-        rows = [row for line in workload.lines for row in line]
+        rows = [row for pack in workload.packs for row in pack]
         print(
-            f"{name:13} {workload.source}: {len(workload.lines)} lines, {sum(map(len, rows)) / len(rows):.0f} tokens a "
-            f"row, {workload.supervised_share():.0%} supervised, {workload.batch_size} lines an optimizer step",
+            f"{name:13} {workload.source}: {len(workload.packs)} packs, {sum(map(len, rows)) / len(rows):.0f} tokens "
+            f"per sequence, {workload.supervised_share():.0%} supervised, {workload.batch_size} packs per step",
             flush=True,
         )
     return model, tokenizer, files
 
 
 def search(peer: str, job: dict[str, Any], files: dict[str, Path], work: Path) -> dict[str, dict[str, float]]:
-    """Tokens a second of one step after one of warm-up, by workload and variant."""
+    """Tokens per second of one step after one warm-up step, by workload and variant."""
     from dataclasses import asdict
 
     from training_bench.jobs import VARIANTS
 
-    found: dict[str, dict[str, float]] = {}
+    rates: dict[str, dict[str, float]] = {}
     for workload, file in files.items():
-        found[workload] = {}
+        rates[workload] = {}
         for name, variant in VARIANTS[peer].items():
             arguments = {**job, "contender": peer, "workload": str(file), "steps": 1, "warmup": 1}
             try:
@@ -115,11 +117,11 @@ def search(peer: str, job: dict[str, Any], files: dict[str, Path], work: Path) -
                     f"search {peer:5} {workload:13} {name:45} failed: {str(failure).splitlines()[-1][:120]}", flush=True
                 )
                 continue
-            rate = found[workload][name] = result["tokens_per_second"]
+            rate = rates[workload][name] = result["tokens_per_second"]
             print(
                 f"search {peer:5} {workload:13} {name:45} {rate:8.1f} tokens/s {gigabytes(result):6.2f} GB", flush=True
             )
-    return found
+    return rates
 
 
 def gigabytes(result: dict[str, Any]) -> float:
@@ -144,15 +146,15 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     peers = [contender for contender in contenders if contender in VARIANTS]
     searched = {peer: search(peer, job, files, work) for peer in peers} if options.search else {}
     best = {peer: dict(BEST[peer]) for peer in peers}
-    for peer, found_of in searched.items():
-        best[peer] |= {w: max(rates, key=lambda name: rates[name]) for w, rates in found_of.items() if rates}
+    for peer, by_workload in searched.items():
+        best[peer] |= {w: max(rates, key=lambda name: rates[name]) for w, rates in by_workload.items() if rates}
     results: list[dict[str, Any]] = []
     peaks: list[float] = []
     for number in range(options.rounds):
         peaks.append(child("peak", {"device": options.device, "size": options.peak_size}, work))
         print(f"round {number + 1} bf16 matrix peak {peaks[-1] / 1e12:.3f} TFLOP/s", flush=True)
         for workload, file in files.items():
-            # turned round every second time: none is always first
+            # In alternating order, so that none is always first.
             for contender in contenders if number % 2 == 0 else contenders[::-1]:
                 arguments = {**job, "contender": contender, "workload": str(file)}
                 if contender in peers:
@@ -164,7 +166,7 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
                     f"{gigabytes(result):6.2f} GB  losses {' '.join(f'{loss:.4f}' for loss in result['losses'])}",
                     flush=True,
                 )
-    found = {
+    figures = {
         "settings": job | {"rounds": options.rounds},
         "versions": versions(),
         "matrix_peak": statistics.median(peaks) if peaks else None,
@@ -173,12 +175,12 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         "results": results,
     }
     if options.second_start:
-        found["second_start_seconds"] = second_start(model, work)
-    return found
+        figures["second_start_seconds"] = second_start(model, work)
+    return figures
 
 
 def second_start(model: str, work: Path) -> float:
-    """Stage 00 on all plain text there is, started twice; the second."""
+    """Starts stage 00 twice on all plain text; the seconds of the second start."""
     real = os.environ.get("LORACHAIN_REAL_DATA")
     arguments = {
         "workspace": str(work / "workspace"),
@@ -193,21 +195,21 @@ def second_start(model: str, work: Path) -> float:
 def versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"python": sys.version.split()[0]}
+    installed = {"python": sys.version.split()[0]}
     for name in ("torch", "transformers", "peft", "accelerate", "trl", "bitsandbytes"):
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
-def tables(found: dict[str, Any]) -> str:
-    """Markdown: figures by workload and contender; the ratios are lorachain : contender."""
+def tables(figures: dict[str, Any]) -> str:
+    """Markdown: figures by workload and contender; ratios are lorachain : contender."""
     from training_bench.workloads import TITLES
 
     by: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for result in found["results"]:
+    for result in figures["results"]:
         by.setdefault((result["workload"], result["contender"]), []).append(result)
 
     def median(key: tuple[str, str], field: str) -> float:
@@ -232,7 +234,7 @@ def tables(found: dict[str, Any]) -> str:
         if ours in by and contender != "lorachain":
             ratio = f"{median(ours, 'tokens_per_second') / median(key, 'tokens_per_second'):.2f}"
             memory = f"{median(ours, 'peak_bytes') / median(key, 'peak_bytes'):.2f}"
-        share = median(key, "flops_per_second") / found["matrix_peak"]
+        share = median(key, "flops_per_second") / figures["matrix_peak"]
         rows.append(
             [TITLES[workload], contender, f"{statistics.median(rates):.0f}", f"{min(rates):.0f}–{max(rates):.0f}",
              f"{median(key, 'peak_bytes') / 1e9:.2f}", f"{share:.0%}", ratio, memory]
@@ -250,11 +252,11 @@ def parse() -> argparse.Namespace:
 
     config = load_config()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a folder, or medgemma-4b, medgemma-27b, tiny (random weights); default: the "
-                        "embedded gemma-3-270m")  # fmt: skip
+    parser.add_argument("--model", help="a directory, or medgemma-4b, medgemma-27b, tiny (random weights); default: "
+                        "the embedded gemma-3-270m")  # fmt: skip
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--nf4", action="store_true", help="random weights in 4 bits (bitsandbytes)")
-    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing for all contenders")
+    parser.add_argument("--checkpointing", action="store_true", help="recompute activations, for all contenders")
     parser.add_argument("--workloads", nargs="+", default=["02", "02-reasoning", "00"],
                         choices=["02", "02-reasoning", "00"])  # fmt: skip
     parser.add_argument("--contenders", nargs="+", default=CONTENDERS, choices=CONTENDERS)
@@ -265,7 +267,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--targets", nargs="+", default=config.lora.target_modules)
     parser.add_argument("--pack-length", type=int, default=512)
     parser.add_argument("--micro-batch-tokens", type=int, default=config.training.micro_batch_tokens)
-    parser.add_argument("--peak-size", type=int, default=4096, help="the largest product it is sought with")
+    parser.add_argument("--peak-size", type=int, default=4096, help="size of the largest matrix product that is timed")
     parser.add_argument("--search", action="store_true", help="time the peers' variants first and keep their best")
     parser.add_argument("--second-start", action="store_true", help="also time the second start of stage 00")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
@@ -274,18 +276,18 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     if sys.argv[1:2] == ["--child"]:
-        answer_child(sys.argv[2])
+        run_child(sys.argv[2])
         return
     os.environ.update(QUIET)
     options = parse()
     with tempfile.TemporaryDirectory() as work:
-        found = run(options, Path(work))
-    print(f"\nbf16 matrix peak {found['matrix_peak'] / 1e12:.3f} TFLOP/s; versions {found['versions']}")
-    for peer, variants in found["variants"].items():
+        figures = run(options, Path(work))
+    print(f"\nbf16 matrix peak {figures['matrix_peak'] / 1e12:.3f} TFLOP/s; versions {figures['versions']}")
+    for peer, variants in figures["variants"].items():
         print(f"{peer}: " + "; ".join(f"{workload}: {variants[workload]}" for workload in options.workloads))
-    print("\n" + tables(found))
+    print("\n" + tables(figures))
     if options.json:
-        options.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
+        options.json.write_text(json.dumps(figures, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The parts of `benchmarks/training.py`: workloads, models, contenders, counting, reporting."""
+"""The parts of `benchmarks/training.py`: workloads, models, contenders, operation counts."""

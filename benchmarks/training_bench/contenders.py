@@ -1,9 +1,10 @@
-"""Who trains: this package, TRL's SFTTrainer, and a plain transformers.Trainer. Each runs in a process of its own.
+"""The contenders: lorachain, TRL's SFTTrainer, and a plain transformers.Trainer. Each runs in a process of its own.
 
-All three get the same base, the same fresh LoRA (same seed, so the same numbers), the same optimizer steps with the
-same rows in them, AdamW at a constant learning rate, and gradients clipped at 1. What differs is what each makes of it.
+All three have the same base, the same new LoRA (same seed, so the same numbers), the same packs in the same optimizer
+steps, AdamW at a constant learning rate, and gradients clipped at 1.
 """
 
+import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -16,13 +17,14 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from lorachain.config import load_config
+from lorachain.memory import peak
 from lorachain.tokens import IGNORE_INDEX, Tokenizer, TokenRow
-from lorachain.training.batch_schedule import Line
+from lorachain.training.batch_schedule import Pack
 from lorachain.training.progress import Progress, TrainingSettings
 from lorachain.training.trainer import train
 from lorachain.weights.load import load_tokenizer, plain_model
 from lorachain.weights.lora import PeftModel, add_new_lora
-from training_bench.counting import model_sizes, peak_memory, step_flops, synchronise
+from training_bench.counting import model_sizes, step_flops, synchronize
 from training_bench.jobs import Job, Variant
 from training_bench.models import load_base
 from training_bench.workloads import FirstSteps, Workload, read_workload, total_tokens
@@ -31,14 +33,14 @@ LEARNING_RATE, MAX_GRAD_NORM = 2e-4, 1.0
 
 
 class StepClock:
-    """When each optimizer step ended."""
+    """Records when each optimizer step ended."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.ends: list[float] = []
 
     def tick(self) -> None:
-        synchronise(self.device)
+        synchronize(self.device)
         self.ends.append(time.perf_counter())
 
 
@@ -51,12 +53,12 @@ class _Tick(TrainerCallback):
 
 
 def measure(job: Job) -> dict[str, Any]:
-    """Trains `job.warmup` and then `job.steps` optimizer steps; the clock runs over the latter."""
+    """Trains `job.warmup` and then `job.steps` optimizer steps; only the latter are timed."""
     workload, device = read_workload(Path(job.workload)), torch.device(job.device)
     tokenizer = load_tokenizer(Path(job.tokenizer))
     assert tokenizer.pad_token_id is not None
-    steps = FirstSteps(
-        workload.lines,
+    schedule = FirstSteps(
+        workload.packs,
         count=job.warmup + job.steps,
         batch_size=workload.batch_size,
         micro_batch_tokens=job.micro_batch_tokens,
@@ -73,8 +75,8 @@ def measure(job: Job) -> dict[str, Any]:
     clock = StepClock(device)
     clock.tick()
     with tempfile.TemporaryDirectory() as run:
-        losses = RUNNERS[job.contender](job, model, steps, workload, tokenizer, clock, Path(run))
-    timed = [row for step in steps.all_lines()[job.warmup :] for line in step for row in line]
+        losses = RUNNERS[job.contender](job, model, schedule, workload, tokenizer, clock, Path(run))
+    timed = [row for packs in schedule.packs_by_step()[job.warmup :] for pack in packs for row in pack]
     seconds = clock.ends[-1] - clock.ends[job.warmup]
     return {
         "contender": job.contender,
@@ -85,7 +87,7 @@ def measure(job: Job) -> dict[str, Any]:
         "step_seconds": [b - a for a, b in zip(clock.ends, clock.ends[1:], strict=False)],
         "tokens_per_second": total_tokens(timed) / seconds,
         "flops_per_second": step_flops(timed, sizes) / seconds,
-        "peak_bytes": peak_memory(device),
+        "peak_bytes": peak(device),
         "losses": losses,
         "variant": job.variant,
     }
@@ -94,13 +96,13 @@ def measure(job: Job) -> dict[str, Any]:
 def train_lorachain(
     job: Job,
     model: PeftModel,
-    steps: FirstSteps,
+    schedule: FirstSteps,
     workload: Workload,
     tokenizer: Tokenizer,
     clock: StepClock,
     run: Path,
 ) -> list[float]:
-    """As the chain's stages train."""
+    """As in the stages of the chain."""
     settings = TrainingSettings(
         learning_rate=LEARNING_RATE, warmup_ratio=0.0, scheduler="constant", weight_decay=0.0,
         max_grad_norm=MAX_GRAD_NORM, seed=job.seed, gradient_checkpointing=job.checkpointing, save_every_minutes=1e9,
@@ -111,21 +113,21 @@ def train_lorachain(
         clock.tick()
 
     progress, _ = train(
-        model, steps, settings, run=run, fingerprint="benchmark", on_epoch_end=lambda epoch, step: False,
+        model, schedule, settings, run=run, fingerprint="benchmark", on_epoch_end=lambda epoch, step: False,
         on_step=on_step, on_message=print,
     )  # fmt: skip
     return progress.losses
 
 
 def labels_of(row: TokenRow) -> list[int]:
-    """Not shifted: as transformers and TRL want them."""
+    """Labels that are not shifted, as transformers and TRL expect them."""
     return [IGNORE_INDEX] * row.supervised_from + row.ids[row.supervised_from :]
 
 
-def _common_arguments(job: Job, steps: FirstSteps, workload: Workload, run: Path) -> dict[str, Any]:
+def _common_arguments(job: Job, schedule: FirstSteps, workload: Workload, run: Path) -> dict[str, Any]:
     return {
         "output_dir": str(run),
-        "max_steps": len(steps),
+        "max_steps": len(schedule),
         "per_device_train_batch_size": workload.batch_size,
         "learning_rate": LEARNING_RATE,
         "lr_scheduler_type": "constant",
@@ -140,6 +142,13 @@ def _common_arguments(job: Job, steps: FirstSteps, workload: Workload, run: Path
     }
 
 
+def recompute_argument(enabled: bool) -> dict[str, bool]:
+    """The training argument that recomputes activations: transformers 5.17 has the old name only."""
+    names = {field.name for field in dataclasses.fields(TrainingArguments)}
+    name = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+    return {name: enabled}
+
+
 def _train(trainer: Trainer, clock: StepClock) -> list[float]:
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Tick(clock))
@@ -147,19 +156,19 @@ def _train(trainer: Trainer, clock: StepClock) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-def _plain_collate(pad_id: int, packed: bool) -> Callable[[Sequence[Line]], dict[str, Tensor]]:
-    """Exam rows are padded under an attention mask; the documents of full packs are kept apart by position ids."""
+def _plain_collate(pad_id: int, packed: bool) -> Callable[[Sequence[Pack]], dict[str, Tensor]]:
+    """Pads single sequences under an attention mask; keeps the documents of full packs apart by position ids."""
 
-    def collate(lines: Sequence[Line]) -> dict[str, Tensor]:
-        width = max(total_tokens(line) for line in lines)
+    def collate(packs: Sequence[Pack]) -> dict[str, Tensor]:
+        width = max(total_tokens(pack) for pack in packs)
         columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": [], "mask": []}
-        for line in lines:
-            room = width - total_tokens(line)
-            columns["input_ids"].append([i for row in line for i in row.ids] + [pad_id] * room)
-            columns["labels"].append([i for row in line for i in labels_of(row)] + [IGNORE_INDEX] * room)
-            positions = [p for row in line for p in range(len(row))]
-            tail = range(len(line[-1]), len(line[-1]) + room)
-            columns["mask"].append([*positions, *tail] if packed else [1] * (width - room) + [0] * room)
+        for pack in packs:
+            padding = width - total_tokens(pack)
+            columns["input_ids"].append([i for row in pack for i in row.ids] + [pad_id] * padding)
+            columns["labels"].append([i for row in pack for i in labels_of(row)] + [IGNORE_INDEX] * padding)
+            positions = [p for row in pack for p in range(len(row))]
+            tail = range(len(pack[-1]), len(pack[-1]) + padding)
+            columns["mask"].append([*positions, *tail] if packed else [1] * (width - padding) + [0] * padding)
         columns["position_ids" if packed else "attention_mask"] = columns.pop("mask")
         return {name: torch.tensor(values) for name, values in columns.items()}
 
@@ -169,43 +178,43 @@ def _plain_collate(pad_id: int, packed: bool) -> Callable[[Sequence[Line]], dict
 def train_plain(
     job: Job,
     model: PeftModel,
-    steps: FirstSteps,
+    schedule: FirstSteps,
     workload: Workload,
     tokenizer: Tokenizer,
     clock: StepClock,
     run: Path,
 ) -> list[float]:
-    """transformers.Trainer: bf16 weights, its own loss over full logits."""
+    """transformers.Trainer: bf16 weights, and its own loss over full logits."""
     plain_model(model).set_attn_implementation(Variant(**job.variant).attention)
     arguments = TrainingArguments(
-        **_common_arguments(job, steps, workload, run),
-        gradient_checkpointing=job.checkpointing,
+        **_common_arguments(job, schedule, workload, run),
+        **recompute_argument(job.checkpointing),
         remove_unused_columns=False,
         label_names=["labels"],
     )
     assert tokenizer.pad_token_id is not None
-    lines = [line for step in steps.all_lines() for line in step]
+    dataset = [pack for packs in schedule.packs_by_step() for pack in packs]
     collate = _plain_collate(tokenizer.pad_token_id, workload.packed)
-    return _train(Trainer(model=model, args=arguments, train_dataset=lines, data_collator=collate), clock)
+    return _train(Trainer(model=model, args=arguments, train_dataset=dataset, data_collator=collate), clock)
 
 
 def train_trl(
     job: Job,
     model: PeftModel,
-    steps: FirstSteps,
+    schedule: FirstSteps,
     workload: Workload,
     tokenizer: Tokenizer,
     clock: StepClock,
     run: Path,
 ) -> list[float]:
-    """TRL's SFTTrainer on rows that are tokenized and packed already, in one of its variants."""
+    """TRL's SFTTrainer on packs that are tokenized already, in one of its variants."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     variant = Variant(**job.variant)
     plain_model(model).set_attn_implementation(variant.attention)
     parts = variant.micro_batches or workload.batch_size
-    common = _common_arguments(job, steps, workload, run)
+    common = _common_arguments(job, schedule, workload, run)
     common["per_device_train_batch_size"] = workload.batch_size // parts
     arguments = SFTConfig(
         **common,
@@ -221,12 +230,12 @@ def train_trl(
             parameter.data = parameter.data.to(torch.bfloat16) if parameter.requires_grad else parameter.data
     rows = [
         {
-            "input_ids": [i for row in line for i in row.ids],
-            "labels": [i for row in line for i in labels_of(row)],
-            "seq_lengths": [len(row) for row in line],
+            "input_ids": [i for row in pack for i in row.ids],
+            "labels": [i for row in pack for i in labels_of(row)],
+            "seq_lengths": [len(row) for row in pack],
         }
-        for step in steps.all_lines()
-        for line in step
+        for packs in schedule.packs_by_step()
+        for pack in packs
     ]
     trainer = SFTTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
     return _train(trainer, clock)

@@ -1,17 +1,15 @@
-"""Floating-point operations that a training step needs, and what the machine's matrix units can do.
+"""Floating-point operations that a training step needs, and the machine's peak rate of matrix products.
 
 Counted per optimizer step, one multiply-add as two operations:
 
-    body       4 · P_body           a token      (2 forward, 2 for the activations' gradient; frozen weights want none)
-    attention  12 · heads · d       a (query, key) pair that the mask lets through, a layer  (4 forward, 8 backward)
-    head       4 · V · H            a supervised token     (2 for the logits, 2 for the hidden state's gradient)
+    body       4 · P_body       per token     (2 forward, 2 for the activations' gradient; frozen weights need none)
+    attention  12 · heads · d   per layer and (query, key) pair that the mask allows     (4 forward, 8 backward)
+    head       4 · V · H        per supervised token     (2 for the logits, 2 for the hidden state's gradient)
 
-P_body: weights of the decoder's linear layers. LoRA's own products (6 · P_lora a token, about 5 % of the body at rank
+P_body: weights of the decoder's linear layers. The LoRA's products (6 · P_lora per token, about 5 % of the body at rank
 16), norms, rotary embeddings, softmax and the optimizer are left out, so the share of the peak is a lower bound.
 """
 
-import resource
-import sys
 import time
 from collections.abc import Iterable
 
@@ -25,17 +23,17 @@ from lorachain.weights.load import head_weight, text_decoder
 
 
 def attended_pairs(length: int, window: int | None) -> int:
-    """(query, key) pairs of a causal sequence; a query sees at most `window` keys, itself included."""
+    """(query, key) pairs of a causal sequence; a query attends to at most `window` keys, its own included."""
     if window is None or window >= length:
         return length * (length + 1) // 2
     return window * (window + 1) // 2 + (length - window) * window
 
 
 def model_sizes(model: PreTrainedModel) -> dict[str, int | list[int | None]]:
-    """What `step_flops` needs of a base model (before LoRA is added)."""
+    """The sizes of a base model (before a LoRA is added) that `step_flops` needs."""
     decoder = text_decoder(model)
     config = model.config.get_text_config()
-    # in x out and not numel(): a 4-bit weight is stored packed
+    # Not numel(): a 4-bit weight is stored packed.
     body = sum(m.in_features * m.out_features for m in decoder.modules() if isinstance(m, nn.Linear))
     windows = [config.sliding_window if kind == "sliding_attention" else None for kind in config.layer_types]
     vocabulary, hidden = head_weight(model).shape
@@ -48,7 +46,7 @@ def model_sizes(model: PreTrainedModel) -> dict[str, int | list[int | None]]:
 
 
 def step_flops(rows: Iterable[TokenRow], sizes: dict) -> int:  # type: ignore[type-arg]
-    """Operations of the formula above for these rows."""
+    """Operations for these sequences, by the formula above."""
     total = 0
     for row in rows:
         pairs = sum(attended_pairs(len(row), window) for window in sizes["windows"])
@@ -58,29 +56,21 @@ def step_flops(rows: Iterable[TokenRow], sizes: dict) -> int:  # type: ignore[ty
 
 
 def matrix_peak(device: torch.device, size: int, repeats: int = 5) -> float:
-    """Best bf16 rate of square products of `size`, a half and a quarter of it, in operations per second."""
+    """The best rate of square bf16 products of `size`, half and a quarter of it, in operations per second."""
     best = 0.0
     for n in (size, size // 2, size // 4):
         a, b = (torch.randn(n, n, device=device).bfloat16() for _ in range(2))
         F.linear(a, b)
         for _ in range(repeats):
-            synchronise(device)
+            synchronize(device)
             start = time.perf_counter()
             F.linear(a, b)
-            synchronise(device)
+            synchronize(device)
             best = max(best, 2 * n**3 / (time.perf_counter() - start))
     return best
 
 
-def synchronise(device: torch.device) -> None:
-    """An accelerator's work is queued: the clock is read when it is done."""
+def synchronize(device: torch.device) -> None:
+    """Waits for the queued work of an accelerator, so that the clock is read when it is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes at most in use so far: of the accelerator where there is one, else resident in this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts in kibibytes on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,4 +1,4 @@
-"""What a child process is told to do, and the ways in which the peers can be set up."""
+"""What a child process is to do, and the variants of the peers."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,11 +6,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to set a peer up. Weights are bf16 in all of them, and each step sees the same rows.
+    """One way to set a peer up. Weights are bf16 in all of them, and each step has the same packs.
 
-    `micro_batches`: gradient accumulation; 0 is a line at a time. `padding_free` (TRL) flattens a micro-batch into one
-    row whose documents are kept apart by position ids, as TRL's own packing does; without it, the documents of a pack
-    see each other (TRL's "wrapped" packing). `attention`: transformers' implementation.
+    Attributes:
+        micro_batches: gradient accumulation; 0 is one pack at a time.
+        padding_free: TRL flattens a micro-batch into one row and keeps its documents apart by position ids, as in its
+            own packing. Without it, the documents of a pack attend to each other (TRL's "wrapped" packing).
+        attention: the implementation of transformers.
     """
 
     autocast: bool = False
@@ -27,28 +29,28 @@ TRL_VARIANTS = {
     "bf16 without autocast": Variant(),
     "bf16 adapter": Variant(bf16_adapter=True),
     "bf16 adapter, padding-free": Variant(bf16_adapter=True, padding_free=True),
-    "bf16 adapter, a line at a time": Variant(bf16_adapter=True, micro_batches=0),
-    "bf16 adapter, a line at a time, padding-free": Variant(bf16_adapter=True, padding_free=True, micro_batches=0),
+    "bf16 adapter, a pack at a time": Variant(bf16_adapter=True, micro_batches=0),
+    "bf16 adapter, a pack at a time, padding-free": Variant(bf16_adapter=True, padding_free=True, micro_batches=0),
     "bf16 adapter, checkpointing": Variant(bf16_adapter=True, checkpointing=True),
     "bf16 adapter, eager": Variant(bf16_adapter=True, attention="eager"),
     "bf16 adapter, eager, padding-free": Variant(bf16_adapter=True, padding_free=True, attention="eager"),
-    "bf16 adapter, eager, a line at a time": Variant(bf16_adapter=True, micro_batches=0, attention="eager"),
+    "bf16 adapter, eager, a pack at a time": Variant(bf16_adapter=True, micro_batches=0, attention="eager"),
 }
 VARIANTS = {
     "trl": TRL_VARIANTS,
-    "plain": {"as it comes": Variant(), "eager attention": Variant(attention="eager")},
+    "plain": {"unmodified": Variant(), "eager attention": Variant(attention="eager")},
 }
-"""Of each peer. lorachain has one way."""
+"""By peer. lorachain has one variant."""
 BEST = {
     "trl": {"00": "bf16 adapter", "02": "bf16 adapter, padding-free", "02-reasoning": "bf16 adapter, padding-free"},
-    "plain": dict.fromkeys(("00", "02", "02-reasoning"), "as it comes"),
+    "plain": dict.fromkeys(("00", "02", "02-reasoning"), "unmodified"),
 }
-"""Used where no --search is asked for (docs/benchmarks.md says what was measured)."""
+"""Used without --search (docs/benchmarks.md says what was measured)."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that a child process is told."""
+    """The arguments of a child process."""
 
     contender: str
     workload: str
@@ -64,5 +66,5 @@ class Job:
     micro_batch_tokens: int
     checkpointing: bool
     seed: int = 0
-    """Of the LoRA's first numbers and the order of the lines."""
+    """Of the initial LoRA and the order of the packs."""
     variant: dict[str, Any] = field(default_factory=dict)

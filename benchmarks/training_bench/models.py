@@ -1,4 +1,4 @@
-"""The base that all contenders train: a folder, or random weights of MedGemma's language models' dimensions."""
+"""The base that all contenders train: a directory, or random weights in the shape of MedGemma's language models."""
 
 import copy
 from pathlib import Path
@@ -13,7 +13,7 @@ from lorachain.weights.load import load_model
 from lorachain.weights.quantized import keep_one_layout, require_quantizer
 
 SHAPES: dict[str, dict[str, Any]] = {
-    # google/medgemma-4b-it, its language model: the vision tower is not run in training
+    # The language model of google/medgemma-4b-it; training does not run its vision tower.
     "medgemma-4b": {
         "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34, "num_attention_heads": 8,
         "num_key_value_heads": 4, "head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 1024,
@@ -25,7 +25,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 16, "head_dim": 128, "query_pre_attn_scalar": 168, "sliding_window": 1024,
         "vocab_size": 262208,
     },
-    # for trying the path of random weights on a CPU; the vocabulary holds the embedded tokenizer's ids
+    # For trying random weights on a CPU; the vocabulary covers the ids of the embedded tokenizer.
     "tiny": {
         "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 6, "num_attention_heads": 2,
         "num_key_value_heads": 1, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 64,
@@ -35,20 +35,21 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def load_base(source: str, device: torch.device, *, nf4: bool) -> PreTrainedModel:
-    """`source` is a folder, or a name of SHAPES.
+    """The base in `source`: a directory, or a name of SHAPES.
 
     Raises:
-        ModelError: the folder is no model. ConfigError: 4-bit weights were asked for without bitsandbytes.
+        ModelError: the directory is not a model.
+        ConfigError: 4-bit weights are requested and bitsandbytes is not installed.
     """
     if source in SHAPES:
         return random_model(SHAPES[source], device, nf4=nf4)
     model = load_model(Path(source), device, quantization="nf4" if nf4 else "none")
-    model.set_attn_implementation("sdpa")  # transformers' own default, which the peers get
+    model.set_attn_implementation("sdpa")  # the default of transformers, which the peers use too
     return model
 
 
 def random_model(shape: dict[str, Any], device: torch.device, *, nf4: bool) -> PreTrainedModel:
-    """Made layer by layer on the device: 27B in NF4 never lies there in bf16."""
+    """Random weights, created layer by layer on the device, so that 27B in NF4 is never there in bf16."""
     config = Gemma3TextConfig(**shape, dtype="bfloat16")
     config._attn_implementation = "sdpa"
     empty = copy.deepcopy(config)
@@ -69,7 +70,7 @@ def random_model(shape: dict[str, Any], device: torch.device, *, nf4: bool) -> P
     model.config = model.model.config = config
     if nf4:
         keep_one_layout(model)
-        model.is_loaded_in_4bit = True  # what PEFT asks before it wraps a 4-bit layer
+        model.is_loaded_in_4bit = True  # PEFT checks it before it wraps a 4-bit layer
     return model.requires_grad_(False).eval()
 
 
@@ -83,5 +84,5 @@ def _in_nf4(layer: nn.Module, device: torch.device) -> nn.Module:
             module.in_features, module.out_features, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4"
         )
         packed.weight = bnb.nn.Params4bit(module.weight.data.cpu(), requires_grad=False, quant_type="nf4")
-        layer.set_submodule(name, packed.to(device))  # moving to the device is what packs
+        layer.set_submodule(name, packed.to(device))  # moving to the device packs the weight
     return layer

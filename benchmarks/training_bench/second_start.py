@@ -1,4 +1,4 @@
-"""How long a stage takes from after the imports to its first step being ready to run."""
+"""How long a stage takes from after the imports until its first step is ready to run."""
 
 import time
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from lorachain.workspace import Workspace
 
 
 class _Quiet:
-    """A reporter that says nothing."""
+    """A reporter without output."""
 
     def message(self, text: str) -> None: ...
 
@@ -41,7 +41,10 @@ def _context(workspace: Path, model: str, source: str | None) -> ChainContext:
 
 
 def start_stage_00(workspace: Path, model: str, source: str | None) -> float:
-    """Seconds: sources read, base and adapter loaded, first step's batches made. The first call makes the workspace."""
+    """Seconds to read the sources, load base and adapter, and build the first batch.
+
+    The first call creates the workspace.
+    """
     context = _context(workspace, model, source)
     if not context.workspace.raw_lora_added(context.model).exists():
         initialize(context)
@@ -49,7 +52,7 @@ def start_stage_00(workspace: Path, model: str, source: str | None) -> float:
     run = StageRun(context, "00")
     load_adapter(load_model(run.parent.base, context.device, context.dtype), run.parent.folder, trainable=True)
     settings = context.stage("00")
-    steps = BatchSchedule(
+    schedule = BatchSchedule(
         run.task.packs_of_epoch,
         epochs=settings.epochs,
         batch_size=settings.batch_size,
@@ -57,5 +60,5 @@ def start_stage_00(workspace: Path, model: str, source: str | None) -> float:
         pad_id=run.encoder.pad_id,
         seed=context.config.seed,
     )
-    steps[0]
+    schedule[0]
     return time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""What is trained on: token rows of stage 00 and stage 02, the same for every contender, and their optimizer steps."""
+"""The training data: packs of stage 00 and stage 02 and their optimizer steps, the same for all contenders."""
 
 import json
 import random
@@ -10,8 +10,9 @@ from lorachain.data.exam import load_exam
 from lorachain.data.plain_text import stream_plain_text
 from lorachain.prompts import exam_examples, plain_text_example
 from lorachain.records import ExamQuestion
-from lorachain.tokens import TokenEncoder, TokenRow, pack, split_long
-from lorachain.training.batch_schedule import BUCKET_STEPS, BatchSchedule, Line
+from lorachain.tokens import TokenEncoder, TokenRow, split_long
+from lorachain.tokens import pack as pack_rows
+from lorachain.training.batch_schedule import BUCKET_STEPS, BatchSchedule, Pack
 
 SAMPLE = "sample"
 TITLES = {
@@ -20,24 +21,24 @@ TITLES = {
     "00": "stage 00, plain text",
 }
 EXAM_BATCH, TEXT_BATCH = 8, 4
-"""Lines an optimizer step, as in the chain's defaults."""
+"""Packs per optimizer step, as in the chain's defaults."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Lines of some optimizer steps: of BUCKET_STEPS at least, so that bucketing by length works as in a long run."""
+    """Packs of at least BUCKET_STEPS optimizer steps, so that bucketing by length works as in a long run."""
 
     name: str
     source: str
     batch_size: int
-    lines: list[list[TokenRow]]
+    packs: list[list[TokenRow]]
 
     @property
     def packed(self) -> bool:
         return self.name == "00"
 
     def supervised_share(self) -> float:
-        rows = [row for line in self.lines for row in line]
+        rows = [row for pack in self.packs for row in pack]
         return sum(row.supervised for row in rows) / sum(map(len, rows))
 
 
@@ -48,10 +49,10 @@ def total_tokens(rows: Iterable[TokenRow]) -> int:
 def build(
     name: str, encoder: TokenEncoder, real_data: Path | None, *, pack_length: int, steps: int = BUCKET_STEPS
 ) -> Workload:
-    """One of TITLES, from the folder of real data where there is one, else from the embedded sample.
+    """The workload `name` of TITLES, from the directory of real data or, without one, from the embedded sample.
 
-    The published exam's training questions carry no reasoning, so that workload is the sample's in either case: both
-    lines that stage 02 makes of a question with reasoning.
+    The training questions of the published exam have no reasoning, so "02-reasoning" always uses the sample: both
+    sequences that stage 02 makes of a question with reasoning.
     """
     if name == "00":
         source = str(real_data / "plain") if real_data else SAMPLE
@@ -60,8 +61,8 @@ def build(
     source = str(real_data / "kormedmcqa") if real_data and not reasoned else SAMPLE
     questions = load_exam([source], "train").questions
     random.Random(0).shuffle(questions)
-    lines = [[row] for q in questions for row in _exam_rows(q, encoder, reasoned=reasoned)]
-    return Workload(name, _shown(source, real_data), EXAM_BATCH, lines[: EXAM_BATCH * steps])
+    packs = [[row] for q in questions for row in _exam_rows(q, encoder, reasoned=reasoned)]
+    return Workload(name, _shown(source, real_data), EXAM_BATCH, packs[: EXAM_BATCH * steps])
 
 
 def _shown(source: str, real_data: Path | None) -> str:
@@ -76,51 +77,51 @@ def _exam_rows(question: ExamQuestion, encoder: TokenEncoder, *, reasoned: bool)
 
 
 def _packs(source: str, encoder: TokenEncoder, length: int, steps: int) -> list[list[TokenRow]]:
-    """Full packs only: documents are added until there is enough to fill them."""
-    wanted = TEXT_BATCH * steps
+    """Full packs only: documents are added until there are enough to fill them."""
+    count = TEXT_BATCH * steps
     rows: list[TokenRow] = []
     tokens = 0
     for document in stream_plain_text([source]):
         pieces = split_long(encoder.encode(plain_text_example(document)), length)
         rows += pieces
         tokens += total_tokens(pieces)
-        if tokens > wanted * length:
+        if tokens > count * length:
             break
-    packs = [[rows[i] for i in group] for group in pack([len(row) for row in rows], length)]
-    whole = wanted if len(packs) >= wanted else len(packs) // TEXT_BATCH * TEXT_BATCH
-    return sorted(packs, key=lambda line: -sum(map(len, line)))[:whole]
+    packs = [[rows[i] for i in group] for group in pack_rows([len(row) for row in rows], length)]
+    kept = count if len(packs) >= count else len(packs) // TEXT_BATCH * TEXT_BATCH
+    return sorted(packs, key=lambda rows: -sum(map(len, rows)))[:kept]
 
 
 class FirstSteps(BatchSchedule):
     """The first `count` optimizer steps of a workload."""
 
     def __init__(
-        self, lines: Sequence[Line], *, count: int, batch_size: int, micro_batch_tokens: int, pad_id: int, seed: int
+        self, packs: Sequence[Pack], *, count: int, batch_size: int, micro_batch_tokens: int, pad_id: int, seed: int
     ) -> None:
         super().__init__(
-            lambda epoch: lines,
+            lambda epoch: packs,
             epochs=1,
             batch_size=batch_size,
             micro_batch_tokens=micro_batch_tokens,
             pad_id=pad_id,
             seed=seed,
         )
-        self.count = min(count, self.steps_per_epoch)
+        self.count = count
 
     def __len__(self) -> int:
-        return self.count
+        return min(self.count, self.steps_per_epoch)
 
-    def all_lines(self) -> list[list[Line]]:
-        return [self.packs_of_step(step) for step in range(self.count)]
+    def packs_by_step(self) -> list[list[Pack]]:
+        return [self.packs_of_step(step) for step in range(len(self))]
 
 
 def write_workload(workload: Workload, path: Path) -> None:
-    lines = [[[row.ids, row.supervised_from] for row in line] for line in workload.lines]
-    content = {"name": workload.name, "source": workload.source, "batch_size": workload.batch_size, "lines": lines}
+    packs = [[[row.ids, row.supervised_from] for row in pack] for pack in workload.packs]
+    content = {"name": workload.name, "source": workload.source, "batch_size": workload.batch_size, "packs": packs}
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def read_workload(path: Path) -> Workload:
     content = json.loads(path.read_text(encoding="utf-8"))
-    content["lines"] = [[TokenRow(ids, first) for ids, first in line] for line in content["lines"]]
+    content["packs"] = [[TokenRow(ids, first) for ids, first in pack] for pack in content["packs"]]
     return Workload(**content)

@@ -1,4 +1,4 @@
-"""The training benchmark on a tiny model: contenders train the same thing, and operations are counted rightly."""
+"""The training benchmark on a tiny model: contenders train the same, and operations are counted correctly."""
 
 import importlib.util
 import json
@@ -21,10 +21,10 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
-    folder = tmp_path / "tiny"
-    make_text_model(dtype=torch.bfloat16).save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
-    return folder
+    directory = tmp_path / "tiny"
+    make_text_model(dtype=torch.bfloat16).save_pretrained(directory)
+    make_tokenizer().save_pretrained(directory)
+    return directory
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def _benchmarks_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["02", "02-reasoning", "00"])
-def test_the_plain_trainer_and_ours_see_the_same_losses_on_the_same_steps(
+def test_the_plain_trainer_and_ours_have_the_same_losses_on_the_same_steps(
     name: str, tiny: Path, tmp_path: Path
 ) -> None:
     from training_bench.contenders import measure
@@ -42,7 +42,7 @@ def test_the_plain_trainer_and_ours_see_the_same_losses_on_the_same_steps(
 
     workload = build(name, TokenEncoder(make_tokenizer()), None, pack_length=128)
     write_workload(workload, tmp_path / "workload.json")
-    found = {
+    results = {
         contender: measure(
             Job(
                 contender=contender, workload=str(tmp_path / "workload.json"), model=str(tiny), tokenizer=str(tiny),
@@ -52,7 +52,7 @@ def test_the_plain_trainer_and_ours_see_the_same_losses_on_the_same_steps(
         )
         for contender in ("lorachain", "plain")
     }  # fmt: skip
-    ours, plain = found["lorachain"], found["plain"]
+    ours, plain = results["lorachain"], results["plain"]
     assert ours["tokens"] == plain["tokens"] > 0
     assert ours["supervised"] == plain["supervised"] > 0
     assert len(ours["losses"]) == 2
@@ -60,7 +60,7 @@ def test_the_plain_trainer_and_ours_see_the_same_losses_on_the_same_steps(
     assert ours["losses"] == pytest.approx(plain["losses"], rel=2e-3)
 
 
-def test_the_script_runs_its_children_and_writes_figures(tiny: Path, tmp_path: Path) -> None:
+def test_the_script_runs_its_children_and_writes_the_figures(tiny: Path, tmp_path: Path) -> None:
     has_trl = importlib.util.find_spec("trl") is not None
     command = [
         sys.executable, str(BENCHMARKS / "training.py"), "--model", str(tiny), "--workloads", "02", "--rounds", "1",
@@ -89,7 +89,7 @@ def test_attended_pairs_are_those_of_the_mask(length: int, window: int | None) -
     assert attended_pairs(length, window) == int(mask.sum())
 
 
-def test_the_body_is_counted_as_the_dispatcher_counts_it() -> None:
+def test_the_body_is_counted_as_torch_counts_it() -> None:
     from training_bench.counting import model_sizes, step_flops
 
     model, length = make_text_model(), 12

@@ -32,11 +32,11 @@ class Killed(BaseException):
     """As abrupt as SIGKILL: nothing in lorachain catches it."""
 
 
-def lora_model(kind: str, dropout: float, quantization: Any, folder: Path) -> PeftModel:
+def lora_model(kind: str, dropout: float, quantization: Any, directory: Path) -> PeftModel:
     base = (make_text_model if kind == "text" else make_multimodal_model)(dtype=torch.bfloat16)
     if quantization != "none":
-        base.save_pretrained(folder)
-        base = load_model(folder, torch.device("cpu"), quantization=quantization)
+        base.save_pretrained(directory)
+        base = load_model(directory, torch.device("cpu"), quantization=quantization)
     return add_new_lora(
         base,
         base_path="b",
@@ -194,7 +194,7 @@ def test_sigterm_saves_and_the_same_command_resumes_to_the_same_files(
     _, messages = process.communicate(timeout=200)
     assert process.returncode == 143, messages
     assert "is saved" in messages
-    assert "go on with: lorachain train 02" in messages
+    assert "lorachain train 02" in messages
     assert "Traceback" not in messages
     assert not (roots[1] / "model" / "02_trained").exists()
 
@@ -205,7 +205,7 @@ def test_sigterm_saves_and_the_same_command_resumes_to_the_same_files(
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         assert (uninterrupted / name).read_bytes() == (killed / name).read_bytes()
     for name in ("kormedmcqa_validation_results.json", "training_info.json"):
-        read = [without_times(json.loads((folder / name).read_text())) for folder in (uninterrupted, killed)]
+        read = [without_times(json.loads((trained / name).read_text())) for trained in (uninterrupted, killed)]
         for info in read:
             info.get("configuration", {}).pop("training", None)
         assert read[0] == read[1], name

@@ -1,4 +1,4 @@
-"""`lm-eval-3.0` against lm-evaluation-harness itself, item by item, on the harness' own task files."""
+"""`lm-eval-3.0` equals lm-evaluation-harness question by question, on the task files of the harness."""
 
 import json
 import random
@@ -38,7 +38,7 @@ QUESTIONS, SHOTS = make_questions(12, 0), make_questions(6, 1)
 
 @pytest.fixture(scope="module")
 def model():  # type: ignore[no-untyped-def]
-    """A tiny model that has learnt to answer with a letter, in several wordings, and sometimes at length."""
+    """A tiny model trained to answer with a letter, in several wordings and sometimes at length."""
     model = make_text_model()
     encoder = TokenEncoder(make_tokenizer())
     endings = ["\n\n", ". 열", "<eos>", " 정답: B\n\n", "번 Q: 열", "</s>"]
@@ -57,43 +57,43 @@ def model():  # type: ignore[no-untyped-def]
         torch.nn.functional.cross_entropy(logits, ids[0, -tail:]).backward()
         optimizer.step()
         optimizer.zero_grad()
-    model.generation_config.eos_token_id = encoder.eos_id  # as Gemma's own; the harness would write on behind it
+    model.generation_config.eos_token_id = encoder.eos_id  # as Gemma's own; otherwise the harness generates beyond it
     return model.eval()
 
 
-def harness_tasks(folder: Path) -> None:
-    """The harness' own template and extraction, over local rows instead of the hub's."""
+def harness_tasks(directory: Path) -> None:
+    """Writes the template and the extraction of the harness, with local rows in place of the hub's."""
     source = Path(lm_eval.__file__).parent / "tasks" / "kormedmcqa"
     template = (source / "_template_yaml").read_text(encoding="utf-8")
     assert "sean0042/KorMedMCQA" in template
-    (folder / "_template_yaml").write_text(template.replace("sean0042/KorMedMCQA", "json"), encoding="utf-8")
-    shutil.copy(source / "utils.py", folder / "utils.py")
+    (directory / "_template_yaml").write_text(template.replace("sean0042/KorMedMCQA", "json"), encoding="utf-8")
+    shutil.copy(source / "utils.py", directory / "utils.py")
     files = {}
     for split, questions in (("test", QUESTIONS), ("fewshot", SHOTS)):
-        path = folder / f"{split}.jsonl"
+        path = directory / f"{split}.jsonl"
         rows = [
             {"question": q.question, **dict(zip(LETTERS, q.options, strict=True)), "answer": q.answer + 1}
             for q in questions
         ]
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         files[split] = str(path)
-    kwargs = {"data_files": files, "cache_dir": str(folder / "cache")}
+    kwargs = {"data_files": files, "cache_dir": str(directory / "cache")}
     task = {"include": "_template_yaml", "task": "kormedmcqa_local", "dataset_kwargs": kwargs}
-    (folder / "local.yaml").write_text(json.dumps(task), encoding="utf-8")
+    (directory / "local.yaml").write_text(json.dumps(task), encoding="utf-8")
 
 
 @pytest.mark.parametrize("shots", [0, 5])
 def test_same_prompts_same_letters_same_score(  # type: ignore[no-untyped-def]
     model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shots: int
 ) -> None:
-    # An answer that does not stop goes on to the limit; 1,024 is too long for a test.
+    # An answer that does not stop runs to the limit; 1,024 is too long for a test.
     monkeypatch.setattr("lorachain.evaluation.protocols.lm_eval.MAX_NEW_TOKENS", LIMIT)
     tokenizer = make_tokenizer()
-    # As Gemma's own tokenizer: BOS comes with the special tokens.
+    # As Gemma's own tokenizer adds BOS with the special tokens.
     tokenizer._tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
     harness_tasks(tmp_path)
-    # One at a time: in a batch the harness writes on behind a stop until all have stopped, and bytes that are no
-    # character, of which this tokenizer has many, then swallow the stop string before them.
+    # One at a time: in a batch the harness generates beyond a stop until all have stopped, and bytes that are no valid
+    # character, of which this tokenizer gives many, then hide the stop string before them.
     harness = lm_eval.simple_evaluate(
         model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1, add_bos_token=True),
         tasks=["kormedmcqa_local"],
@@ -104,13 +104,13 @@ def test_same_prompts_same_letters_same_score(  # type: ignore[no-untyped-def]
     )
     samples = sorted(harness["samples"]["kormedmcqa_local"], key=lambda sample: sample["doc_id"])
     protocol = LmEval(shots=shots, examples={"doctor": SHOTS})
-    rows = protocol.score(model, TokenEncoder(tokenizer), QUESTIONS)
-    assert len(samples) == len(rows) == len(QUESTIONS)
-    for question, row, sample in zip(QUESTIONS, rows, samples, strict=True):
+    results = protocol.score(model, TokenEncoder(tokenizer), QUESTIONS)
+    assert len(samples) == len(results) == len(QUESTIONS)
+    for question, result, sample in zip(QUESTIONS, results, samples, strict=True):
         assert sample["arguments"][0][0] == lm_eval_prompt(question, SHOTS[:shots])
-        assert row.generation == sample["resps"][0][0]
-        assert ("" if row.chosen is None else LETTERS[row.chosen]) == sample["filtered_resps"][0]
-        assert row.correct == bool(sample["exact_match"])
+        assert result.generation == sample["resps"][0][0]
+        assert ("" if result.chosen is None else LETTERS[result.chosen]) == sample["filtered_resps"][0]
+        assert result.correct == bool(sample["exact_match"])
     score = harness["results"]["kormedmcqa_local"]["exact_match,extract_answer"]
-    assert score == pytest.approx(sum(row.correct for row in rows) / len(rows))
-    assert len({row.chosen for row in rows}) > 2  # the comparison says something
+    assert score == pytest.approx(sum(result.correct for result in results) / len(results))
+    assert len({result.chosen for result in results}) > 2  # so that agreement is no coincidence
