@@ -36,11 +36,11 @@ from transformers import (
 )
 from transformers.core_model_loading import revert_weight_conversion
 
+from lorachain.atomic import sync_tree
 from lorachain.memory import peak
 from lorachain.weights.merge import merge_adapter
 from lorachain.weights.parameter_names import read_parameter_names
 from lorachain.weights.safetensors_io import INDEX_FILE, open_shards, tensor_sha256
-from lorachain.workspace import sync_tree
 
 CONTENDERS = ("lorachain", "peft")
 SHARD_BYTES = 5_000_000_000  # as of medgemma-4b on the hub, which has two files

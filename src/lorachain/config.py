@@ -116,7 +116,7 @@ def read_config(
     for layer in ([read_toml(user_file)] if user_file is not None else []) + list(overrides):
         _merge(values, layer)
     if unknown := sorted(values["stages"].keys() - stages.keys()) if isinstance(values["stages"], dict) else []:
-        raise ConfigError(f"unknown stage {unknown[0]!r} in [stages]; allowed: {', '.join(stages)}")
+        raise ConfigError(f"unknown stage {unknown[0]!r} in [stages]{_where(user_file)}; allowed: {', '.join(stages)}")
     try:
         return ChainConfig.model_validate(values)
     except ValidationError as error:
@@ -196,5 +196,8 @@ def _explain(error: ValidationError, user_file: Path | None) -> str:
             lines.append(f"setting {key!r} is missing")
         else:
             lines.append(f"setting {key!r} is {problem['input']!r}: {problem['msg'].lower()}")
-    where = f" in {user_file} or on the command line" if user_file else ""
-    return "; ".join(lines) + f"{where}. `lorachain run --dry-run` prints every setting with its value"
+    return "; ".join(lines) + f"{_where(user_file)}. `lorachain run --dry-run` prints every setting with its value"
+
+
+def _where(user_file: Path | None) -> str:
+    return f" in {user_file} or on the command line" if user_file else ""

@@ -1,4 +1,4 @@
-"""What a user can get wrong: exit code 2, one message with what, value, allowed and next step, nothing left behind."""
+"""User errors: exit code 2, one message (what, the value, what is allowed, the next step), nothing left behind."""
 
 import errno
 import fcntl
@@ -40,9 +40,9 @@ def test_numbers_that_are_not_allowed(root: Path, option: str, value: str) -> No
     ("toml", "says"),
     [
         ("epochz = 3", ("unknown setting 'epochz'", "(value 3)")),
-        ("[stages.03]\nepochs = 1", ("stages", "03")),
+        ("[stages.03]\nepochs = 1", ("unknown stage '03'", "allowed: 00, 01, 02")),
         ("[lora]\nranks = 3", ("unknown setting 'lora.ranks'",)),
-        ("device = ", ("--config",)),
+        ("device = ", ("--config", "is not valid TOML")),
         ("dtype = 'float16'", ("'dtype' is 'float16'", "bfloat16")),
     ],
 )
@@ -52,7 +52,7 @@ def test_a_config_file_that_is_not_allowed(root: Path, toml: str, says: tuple[st
     refused(root, *command, says=(*says, "user.toml"))
 
 
-def test_a_config_file_that_is_not_there(root: Path) -> None:
+def test_a_missing_config_file(root: Path) -> None:
     refused(root, "run", "--model", "tiny", "--workspace", root, "--config", root / "no.toml", says=("no.toml",))
 
 
@@ -64,42 +64,46 @@ def test_a_target_module_that_matches_nothing(root: Path) -> None:
 
 
 @pytest.mark.parametrize("device", ["cuda:7", "nonsense"])
-def test_a_device_that_is_not_there(root: Path, device: str) -> None:
+def test_an_unavailable_device(root: Path, device: str) -> None:
     says = (f"device {device!r} is not available", "this machine has: cpu")
-    refused(root, "init", "--device", device, *options_of(root), says=says)
+    refused(root, "run", "--device", device, *options_of(root), says=says)
 
 
 # ---- parents, locks, stale work --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("stage", "maker"), [("00", "init"), ("01", "train 00"), ("02", "train 01")])
-def test_a_missing_parent_names_the_command_that_makes_it(root: Path, stage: str, maker: str) -> None:
-    says = (f"stage {stage} starts from", "which is missing", f"lorachain {maker} --model tiny --workspace {root}")
+@pytest.mark.parametrize(("stage", "command"), [("00", "init"), ("01", "train 00"), ("02", "train 01")])
+def test_a_missing_parent_names_the_command_that_creates_it(root: Path, stage: str, command: str) -> None:
+    says = (f"stage {stage} starts from", "which is missing", f"lorachain {command} --model tiny --workspace {root}")
     refused(root, "train", stage, *options_of(root), says=says)
 
 
-def test_a_missing_parent_leaves_an_empty_folder_empty(tmp_path: Path) -> None:
+def test_a_missing_parent_leaves_an_empty_directory_empty(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     command = ("train", "01", "--model", "gemma-3-270m", "--workspace", tmp_path / "here")
     refused(tmp_path / "here", *command, says=("lorachain train 00",))
 
 
-def test_a_second_concurrent_run_says_who_holds_the_lock(root: Path) -> None:
+def test_a_concurrent_run_names_the_process_that_holds_the_lock(root: Path) -> None:
     path = root / "model" / ".lock-tiny"
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write('{"pid": 4242, "host": "somewhere", "start": "2026-01-01 10:00:00"}')
         lock.flush()
-        says = ("another run works on tiny", "process 4242 on somewhere, started 2026-01-01 10:00:00", "Wait for it")
+        says = (
+            "another run is working on tiny",
+            "process 4242 on somewhere, started 2026-01-01 10:00:00",
+            "Wait for it",
+        )
         refused(root, "init", *options_of(root), says=says)
 
 
-def test_the_lock_of_a_dead_run_is_taken_over_with_a_word(root: Path) -> None:
+def test_the_lock_of_a_dead_run_is_taken_over_with_a_message(root: Path) -> None:
     path = root / "model" / ".lock-tiny"
     path.write_text('{"pid": 4242, "host": "somewhere", "start": "2026-01-01 10:00:00"}')
     code, _, err = run_command_line("init", *options_of(root))
     assert code == 0
-    assert "ended without a word (process 4242 on somewhere" in err
+    assert "took over the lock of a run that ended unexpectedly (process 4242 on somewhere" in err
     assert not path.exists()
 
 
@@ -112,7 +116,7 @@ def test_a_changed_dictionary_makes_01_stale_and_asks(finished_copy: Path, tmp_p
     refused(finished_copy, *command, says=says)
     code, _, err = run_command_line(*command, "--yes")
     assert code == 0, err
-    assert "then 01 merged + new LoRA, 02 exam" in err
+    assert "01: medical dictionary will be run again, then merge: 01 merged + new LoRA, 02: KorMedMCQA" in err
     assert "next: lorachain train 02" in err
 
     code, out, err = run_command_line(*command)
@@ -120,7 +124,7 @@ def test_a_changed_dictionary_makes_01_stale_and_asks(finished_copy: Path, tmp_p
     assert err.count("is finished") == 2
     dictionary.write_text("\n".join(lines[:-1]), encoding="utf-8")
     refused(finished_copy, *command, says=("stale (dictionary.jsonl changed)", "--yes"))
-    # status compares with what lies on the disk, whatever options a stage was given.
+    # status compares with the files on disk, whatever options a stage was run with.
     _, out, _ = run_command_line("status", "--model", "tiny", "--workspace", finished_copy)
     assert "stale: dictionary.jsonl changed" in " ".join(out.split())
     assert out.count("fresh") == 3  # init, 00 and the merge
@@ -134,10 +138,12 @@ def test_an_adapter_that_was_changed_makes_its_stage_and_the_next_stale(finished
     _, out, _ = run_command_line("status", *options_of(finished_copy))
     assert out.count("stale") == 2
     assert "00_trained" in out
-    refused(finished_copy, "train", "00", *options_of(finished_copy), says=("was changed after training", "--yes"))
+    refused(
+        finished_copy, "train", "00", *options_of(finished_copy), says=("was changed after it was written", "--yes")
+    )
 
 
-def test_a_broken_training_info_can_be_made_again(started: Path) -> None:
+def test_a_damaged_training_info_can_be_replaced(started: Path) -> None:
     (started / "model" / "raw_lora_added" / "tiny" / "training_info.json").write_text("{}")
     refused(started, "init", *options_of(started), says=("training_info.json", "--yes"))
     assert run_command_line("init", "--yes", *options_of(started))[0] == 0
@@ -151,8 +157,8 @@ def test_status_of_nothing_and_of_a_finished_chain(root: Path, finished_copy: Pa
     assert "lorachain init --model tiny" in " ".join(out.split())
     code, out, _ = run_command_line("status", *options_of(finished_copy))
     assert out.count("fresh") == 5
-    for head in ("stage", "state", "accuracy", "when", "next"):
-        assert head in out
+    for heading in ("stage", "state", "accuracy (dev)", "finished", "next command"):
+        assert heading in out
 
 
 def test_debug_shows_the_traceback(root: Path) -> None:
@@ -202,7 +208,7 @@ def test_bad_sources(
     refused(started, "train", "00", option, path, *options_of(started), says=says)
 
 
-def test_a_source_that_is_not_there(started: Path) -> None:
+def test_a_missing_source(started: Path) -> None:
     says = ("nowhere.jsonl", "neither a path that exists", "nor a hub id")
     refused(started, "train", "00", "--plain-text", "nowhere.jsonl", *options_of(started), says=says)
 
@@ -232,7 +238,7 @@ def test_no_space_before_a_stage(started: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every flush to the disk fails."""
+    """Makes every flush to the disk fail."""
     monkeypatch.setattr(os, "fsync", raising(OSError(errno.ENOSPC, "No space left on device")))
     yield
     monkeypatch.undo()
@@ -241,14 +247,14 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("full_disk")
 @pytest.mark.parametrize("command", [("init", "--yes", "--rank", "2"), ("train", "00")])
 def test_no_space_during_a_write(started: Path, command: tuple[str, ...]) -> None:
-    says = ("no space left on the disk while writing", "what stood before is intact", "run the same command again")
+    says = ("no space left on the disk while writing", "existing files are unchanged", "run the same command again")
     refused(started, *command, *options_of(started), says=says)
 
 
-def test_a_workspace_that_is_a_file_is_named(tmp_path: Path, lorachain: Callable[..., tuple[int, str, str]]) -> None:
+def test_a_workspace_that_is_a_file_is_refused(tmp_path: Path, lorachain: Callable[..., tuple[int, str, str]]) -> None:
     file = tmp_path / "file"
     file.write_text("", encoding="utf-8")
     code, _, err = lorachain("status", "--model", "gemma-3-270m", "--workspace", file)
     assert code == 2
-    assert f"{file} is no folder" in err
+    assert f"{file} is not a directory" in err
     assert "Traceback" not in err

@@ -1,4 +1,4 @@
-"""A model that is not there, not allowed or not to be had: one message, nothing left behind."""
+"""Models that are unknown, not allowed or not available: one message, nothing left behind."""
 
 import errno
 import json
@@ -21,36 +21,36 @@ ROOT = Path(__file__).parent.parent.parent
 def test_unknown_model(root: Path) -> None:
     refused(
         root, "init", "--model", "medgema", "--workspace", root,
-        says=("unknown model 'medgema'", "this workspace knows: tiny", "model_paths.json", "huggingface_id"),
+        says=("unknown model 'medgema'", "this workspace knows: gemma-3-270m, medgemma-27b, medgemma-4b, tiny", "model_paths.json", "huggingface_id"),
     )  # fmt: skip
 
 
-def test_unknown_model_in_an_empty_folder(tmp_path: Path) -> None:
+def test_unknown_model_in_an_empty_directory(tmp_path: Path) -> None:
     refused(tmp_path, "init", "--model", "x", "--workspace", tmp_path, says=("gemma-3-270m, medgemma-27b",))
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "", "a\nb", "..", ".hidden", "a/b", "a..b", "x" * 97, "가"])
 @pytest.mark.parametrize("command", [("init",), ("train", "00"), ("run",), ("status",)])
-def test_model_names_that_lead_out_of_the_workspace(root: Path, name: str, command: tuple[str, ...]) -> None:
+def test_model_names_that_would_leave_the_workspace(root: Path, name: str, command: tuple[str, ...]) -> None:
     refused(
         root, *command, "--model", name, "--workspace", root, says=(repr(name), "is not allowed", "letters, digits")
     )
 
 
 @pytest.mark.parametrize(
-    ("entry", "words"),
+    ("entry", "text"),
     [
-        ({}, "names no origin"),
+        ({}, "names no weights"),
         ({"local_path": "a", "huggingface_id": "b/c"}, "exactly one of"),
         ({"huggingface_id": "not an id"}, "huggingface_id is 'not an id'"),
-        ({"huggingface": "a/b"}, "huggingface is 'a/b'"),
+        ({"huggingface": "a/b"}, "unknown key 'huggingface'"),
         ([], "the entry is []"),
     ],
 )
-def test_broken_entries(root: Path, entry: object, words: str) -> None:
+def test_invalid_entries(root: Path, entry: object, text: str) -> None:
     path = root / "model" / "raw" / "model_paths.json"
     path.write_text(json.dumps({"tiny": entry}))
-    refused(root, "init", "--model", "tiny", "--workspace", root, says=(str(path), "'tiny'", words))
+    refused(root, "init", "--model", "tiny", "--workspace", root, says=(str(path), "'tiny'", text))
 
 
 def test_a_local_path_without_a_model(root: Path, tmp_path: Path) -> None:
@@ -83,21 +83,21 @@ RESPONSE: Any = SimpleNamespace(headers={}, request=None, status_code=403)
     ],
     ids=["gated", "missing", "offline", "unreachable", "full"],
 )
-def test_the_hub_says_no(root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, says: tuple[str, ...]) -> None:
+def test_an_error_of_the_hub(
+    root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, says: tuple[str, ...]
+) -> None:
     hub_model(root)
     monkeypatch.setattr("lorachain.registry.snapshot_download", raising(error))
     refused(root, "init", "--model", "far", "--workspace", root, says=says)
 
 
-def test_the_hub_unreachable_for_real(root: Path) -> None:
-    """HF_HUB_OFFLINE is set for all tests, and the cache holds no such model."""
+def test_the_hub_is_unreachable(root: Path) -> None:
+    """HF_HUB_OFFLINE is set for all tests, and the cache has no such model."""
     hub_model(root)
     refused(root, "init", "--model", "far", "--workspace", root, says=("owner/far is not in the local cache",))
 
 
-def test_a_model_in_the_hubs_cache_is_found_offline_by_the_script(
-    tmp_path: Path, save_tiny: Callable[..., Path]
-) -> None:
+def test_the_script_finds_a_cached_hub_model_offline(tmp_path: Path, save_tiny: Callable[..., Path]) -> None:
     revision = "a" * 40
     repository = tmp_path / "hf" / "hub" / "models--owner--tiny"
     (repository / "snapshots").mkdir(parents=True)

@@ -14,18 +14,18 @@ Finished = Callable[..., FinishedChain]
 
 
 @pytest.mark.parametrize("kind", ["text", "multimodal"])
-def test_the_chain_verifies_link_by_link(finished_chain: Finished, lorachain: Run, kind: str) -> None:
+def test_every_stage_of_the_chain_is_verified(finished_chain: Finished, lorachain: Run, kind: str) -> None:
     chain = finished_chain(kind)
     code, _, err = lorachain("verify", "--model", "tiny", "--workspace", chain.root)
     assert code == 0, err
-    assert err.count("holds") == 5
+    assert err.count(" verified\n") == 5
     merged = chain.model / "01_another_lora_added" / "tiny" / "base"
     assert str(chain.root.parent) not in (merged / "merge_report.json").read_text(encoding="utf-8")
     code, _, err = lorachain("verify", merged, "--workspace", chain.root)
     assert code == 0, err
 
 
-def test_verify_names_the_first_broken_link(finished_copy: Path, lorachain: Run) -> None:
+def test_verify_names_the_first_stage_that_does_not_match(finished_copy: Path, lorachain: Run) -> None:
     adapter = finished_copy / "model" / "01_trained" / "tiny" / "adapter_model.safetensors"
     tensors = load_file(adapter)
     name = sorted(tensors)[0]
@@ -37,24 +37,25 @@ def test_verify_names_the_first_broken_link(finished_copy: Path, lorachain: Run)
     assert "Traceback" not in err
 
 
-def test_merge_command_proves_what_it_wrote(finished_chain: Finished, lorachain: Run, tmp_path: Path) -> None:
+def test_merge_verifies_what_it_wrote(finished_chain: Finished, lorachain: Run, tmp_path: Path) -> None:
     chain = finished_chain("text")
     out = tmp_path / "merged"
     adapter = chain.model / "01_trained" / "tiny"
     code, screen, err = lorachain("merge", adapter, "--into", chain.base, "--out", out, "--device", "cpu")
     assert code == 0, err
-    assert "updates lost_to_rounding" in screen
+    assert "updates lost to rounding" in screen
     report = json.loads((out / "merge_report.json").read_text())
-    # The base is bf16: rounding may turn a near tie of a random model, no more.
+    # The base is bf16: rounding may decide a near tie of a random model, no more.
     assert report["probe"]["letter_agreement"] >= 0.8
     assert 0 <= report["probe"]["mean_kl"] < 0.05
     assert report["totals"]["max_error_half_ulps"] <= 1.001
     code, _, err = lorachain("verify", out)
     assert code == 0, err
-    # The chain's own merge is this one.
-    ours = load_file(chain.model / "01_another_lora_added" / "tiny" / "base" / "model.safetensors")
-    theirs = load_file(out / "model.safetensors")
-    assert all((ours[name] == theirs[name]).all() for name in ours)
+    # The merge of the chain gives the same weights.
+    of_chain = load_file(chain.model / "01_another_lora_added" / "tiny" / "base" / "model.safetensors")
+    of_command = load_file(out / "model.safetensors")
+    assert of_chain.keys() == of_command.keys()
+    assert all((of_chain[name] == of_command[name]).all() for name in of_chain)
 
 
 def test_merge_into_another_base_writes_nothing(
@@ -87,13 +88,13 @@ def test_compose_is_the_chain_as_one_adapter(
     assert {t.shape[0] for name, t in tensors.items() if "lora_A" in name} == {rank or 8}
     if rank is None:
         assert probe["rounding_of_merged_base"]["mean_kl"] < 1e-3
-    # It names its base by the short name, which the workspace knows.
+    # Its configuration names the base by the short name, which the workspace knows.
     common = ("--model", "tiny", "--workspace", chain.root, "--exam", "sample", "--device", "cpu", "--limit", 3)
     code, _, err = lorachain("eval", out, *common, "--out", tmp_path / "composed.json")
     assert code == 0, err
 
 
-def test_export_of_the_merged_chain_loads_and_scores_like_it(
+def test_the_merged_export_loads_and_is_comparable_with_the_chain(
     finished_chain: Finished, lorachain: Run, tmp_path: Path
 ) -> None:
     chain = finished_chain("text")
@@ -107,7 +108,6 @@ def test_export_of_the_merged_chain_loads_and_scores_like_it(
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "not" in card
     assert "wilson" in card.lower() or "%" in card
-    # float32 throughout, so that only the merge's one rounding can move a score
     common = ("--model", "tiny", "--workspace", chain.root, "--exam", "sample", "--limit", 8, "--device", "cpu")
     assert lorachain("eval", "02", *common, "--protocol", "options", "--out", tmp_path / "a.json")[0] == 0
     assert lorachain("eval", out, *common, "--protocol", "options", "--out", tmp_path / "b.json")[0] == 0
@@ -116,7 +116,7 @@ def test_export_of_the_merged_chain_loads_and_scores_like_it(
     assert "McNemar" in screen
 
 
-def test_eval_refuses_what_cannot_be_compared_and_what_is_no_model(
+def test_eval_and_compare_refuse_other_questions_and_what_is_not_a_model(
     finished_chain: Finished, lorachain: Run, tmp_path: Path
 ) -> None:
     common = ("--model", "tiny", "--workspace", finished_chain("text").root, "--exam", "sample", "--device", "cpu")
@@ -130,15 +130,19 @@ def test_eval_refuses_what_cannot_be_compared_and_what_is_no_model(
     assert "questions" in err
     code, _, err = lorachain("eval", "nowhere", *common, "--out", tmp_path / "c.json")
     assert code == 2
-    assert "no model to score" in err
+    assert "'nowhere' is not a model that can be scored; allowed: base, a stage of the chain" in err
     code, _, err = lorachain("eval", "base", *common, "--split", "test", "--out", tmp_path / "c.json")
     assert code == 2
 
 
-def test_history_tells_the_lineage_with_every_score(finished_chain: Finished, lorachain: Run) -> None:
+def test_history_lists_the_lineage_with_every_score(finished_chain: Finished, lorachain: Run) -> None:
     code, out, err = lorachain("history", "02", "--model", "tiny", "--workspace", finished_chain("text").root)
     assert code == 0, err
-    assert out.count("before:") == 3
+    assert out.count("before: letters/1") == 3
+    assert out.count(" epoch ") == 5
+    assert out.count(" n=10 (dev)") == 2 * 8  # by both protocols
+    assert "perplexity" in out
+    assert "exact match" in out
     assert "sample (" in out
 
 

@@ -1,4 +1,4 @@
-"""Exported folders: what plain transformers and peft load is what the chain made; a failure leaves nothing."""
+"""Exported directories: plain transformers and peft load the chain's model; a failure leaves nothing behind."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import PeftModel
 
+from artifact_making import training_info
 from lora_making import load_plain, logits, save_adapter_for, save_base
 from lorachain.errors import AdapterError
 from lorachain.export.card import CardFacts
@@ -15,7 +16,7 @@ from lorachain.weights.verify import verify_merge
 
 
 def facts_for(base: Path) -> CardFacts:
-    return CardFacts("tiny", str(base), "AutoModelForCausalLM", [{"stage": "02", "sources": [], "training": {}}])
+    return CardFacts("tiny", str(base), "AutoModelForCausalLM", [training_info()])
 
 
 @pytest.fixture
@@ -27,9 +28,9 @@ def chain(tmp_path: Path) -> dict[str, Path]:
     return {"base": base, "first": first, "merged_base": tmp_path / "merged_base", "second": second}
 
 
-def test_merged_export_is_the_chains_model_with_card_and_proof(chain: dict[str, Path], tmp_path: Path) -> None:
+def test_merged_export_is_the_chains_model_with_card_and_report(chain: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "export"
-    export_hf(chain["merged_base"], chain["second"], out, facts_for(chain["base"]))
+    export_hf(chain["merged_base"], chain["second"], out, facts_for(chain["base"]), final=out)
     together = logits(PeftModel.from_pretrained(load_plain(chain["merged_base"], "text"), str(chain["second"])))
     torch.testing.assert_close(logits(load_plain(out, "text")), together, atol=2e-4, rtol=1e-4)
     assert {"README.md", "NOTICE", "merge_report.json", "tokenizer.json", "chat_template.jinja"} <= {
@@ -48,13 +49,18 @@ def test_adapter_export_is_the_chain_on_the_public_base(chain: dict[str, Path], 
     torch.testing.assert_close(composed, together, atol=3e-4, rtol=1e-4)
     names = {path.name for path in out.iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "compose_report.json"} <= names
-    assert "config.json" not in names  # a base's configuration beside an adapter makes loaders take it for a model
+    assert "config.json" not in names  # beside an adapter, loaders would take it for a model's
     assert "AutoModelForCausalLM.from_pretrained" in (out / "README.md").read_text()
 
 
 def test_a_failed_export_leaves_nothing(chain: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="was trained on a base with the hash"):
         export_hf(
-            chain["base"], chain["second"], tmp_path / "export", facts_for(chain["base"]), expected_base_sha256="0" * 64
+            chain["base"],
+            chain["second"],
+            tmp_path / "export",
+            facts_for(chain["base"]),
+            final=tmp_path / "export",
+            expected_base_sha256="0" * 64,
         )
     assert not [path for path in tmp_path.iterdir() if "export" in path.name]

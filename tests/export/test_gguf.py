@@ -1,6 +1,5 @@
-"""GGUF export around llama.cpp's converter; the converter itself is a stand-in here, or the real one where there is."""
+"""GGUF export around llama.cpp's converter: a stand-in for it here, or the real one where it is installed."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -8,7 +7,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from artifact_making import logit_diff, training_info
 from lora_making import save_base
+from lorachain.artifacts import GgufReport, LogitDiff
 from lorachain.errors import ConfigError, ModelError
 from lorachain.export import gguf
 from lorachain.export.card import CardFacts
@@ -16,7 +17,7 @@ from lorachain.export.gguf import CONVERTER, GGUF_REPORT, check_gguf, export_ggu
 from lorachain.provenance import sha256_file
 from lorachain.weights.safetensors_io import weights_sha256
 
-FACTS = CardFacts("tiny", "gemma-3-270m", "AutoModelForCausalLM", [{"stage": "02", "sources": [], "training": {}}])
+FACTS = CardFacts("tiny", "gemma-3-270m", "AutoModelForCausalLM", [training_info()])
 STAND_IN = """
 import sys, gguf, numpy as np
 file = sys.argv[sys.argv.index("--outfile") + 1]
@@ -48,15 +49,21 @@ def test_export_has_weights_modelfile_card_notice_and_report(
 ) -> None:
     monkeypatch.setattr(gguf, "load_gguf", lambda file: file.stat().st_size)  # the stand-in writes no model
     out = tmp_path / "out"
-    report = export_gguf(
-        model, out, FACTS, outtype="q8_0", compare=lambda back: {"size": back}, converter=stand_in(tmp_path)
-    )
+    sizes: list[object] = []
+
+    def compare(back: object) -> LogitDiff:
+        sizes.append(back)
+        return logit_diff(rows=7)
+
+    report = export_gguf(model, out, FACTS, outtype="q8_0", compare=compare, converter=stand_in(tmp_path))
     file = out / "tiny-q8_0.gguf"
     assert {path.name for path in out.iterdir()} == {file.name, "Modelfile", "README.md", "NOTICE", GGUF_REPORT}
-    assert json.loads((out / GGUF_REPORT).read_text()) == report
-    assert report["sha256"] == sha256_file(file)
-    assert report["model_sha256"] == weights_sha256(model)
-    assert report["probe"] == {"size": file.stat().st_size}
+    assert GgufReport.read(out / GGUF_REPORT) == report
+    assert (report.file, report.outtype) == (file.name, "q8_0")
+    assert report.sha256 == sha256_file(file)
+    assert report.model_sha256 == weights_sha256(model)
+    assert report.probe == logit_diff(rows=7)
+    assert sizes == [file.stat().st_size]  # the file was loaded back once
     text = (file.parent / "Modelfile").read_text()
     assert text.startswith("FROM ./tiny-q8_0.gguf\n")
     assert "Gemma Terms of Use" in text
@@ -66,29 +73,33 @@ def test_export_has_weights_modelfile_card_notice_and_report(
 
 def test_what_cannot_be_loaded_back_is_not_exported(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be loaded back"):
-        export_gguf(model, tmp_path / "out", FACTS, outtype="q8_0", compare=unasked, converter=stand_in(tmp_path))
+        export_gguf(model, tmp_path / "out", FACTS, outtype="q8_0", compare=not_called, converter=stand_in(tmp_path))
     assert not (tmp_path / "out").exists()
 
 
-def unasked(back: object) -> dict[str, object]:
-    raise AssertionError("there was nothing to compare")
+def not_called(back: object) -> LogitDiff:
+    raise AssertionError("nothing was loaded that could be compared")
 
 
-def test_a_model_without_chat_template_gets_the_bare_prompt() -> None:
+def test_a_model_without_a_chat_template_gets_the_bare_prompt() -> None:
     text = modelfile("m.gguf", "notice", chat=False)
     assert 'TEMPLATE """{{ .Prompt }}"""' in text
     assert "start_of_turn" not in text
     assert 'PARAMETER stop "<end_of_turn>"' in modelfile("m.gguf", "notice", chat=True)
 
 
-def test_without_a_converter_the_command_is_said(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_converter_the_message_has_the_command(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(
         ConfigError, match=f"(?s)pipx install {CONVERTER}.*{CONVERTER} .*merged --outtype bf16 --outfile"
     ):
-        export_gguf(model, tmp_path / "out", FACTS, outtype="bf16", compare=unasked)
-    with pytest.raises(ConfigError, match=r"converter .*nowhere\.py is not there"):
-        export_gguf(model, tmp_path / "out", FACTS, outtype="bf16", compare=unasked, converter=tmp_path / "nowhere.py")
+        export_gguf(model, tmp_path / "out", FACTS, outtype="bf16", compare=not_called)
+    with pytest.raises(ConfigError, match=r"converter .*nowhere\.py does not exist"):
+        export_gguf(
+            model, tmp_path / "out", FACTS, outtype="bf16", compare=not_called, converter=tmp_path / "nowhere.py"
+        )
 
 
 @pytest.mark.parametrize(
@@ -99,12 +110,12 @@ def test_without_a_converter_the_command_is_said(model: Path, tmp_path: Path, mo
         ({"names": ("token_embd.weight", "output.weight")}, "Gemma 3 ties them"),
     ],
 )
-def test_another_model_than_the_merged_one_is_refused(
+def test_a_file_of_another_model_is_refused(
     model: Path, tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ModelError, match=message):
         export_gguf(
-            model, tmp_path / "out", FACTS, outtype="bf16", compare=unasked, converter=stand_in(tmp_path, **change)
+            model, tmp_path / "out", FACTS, outtype="bf16", compare=not_called, converter=stand_in(tmp_path, **change)
         )
     assert not (tmp_path / "out").exists()
 
@@ -113,12 +124,12 @@ def test_the_converters_failure_is_passed_on(model: Path, tmp_path: Path) -> Non
     script = tmp_path / "convert.py"
     script.write_text("raise SystemExit('unknown architecture')")
     with pytest.raises(ModelError, match="unknown architecture"):
-        export_gguf(model, tmp_path / "out", FACTS, outtype="bf16", compare=unasked, converter=script)
+        export_gguf(model, tmp_path / "out", FACTS, outtype="bf16", compare=not_called, converter=script)
 
 
-def test_a_file_that_is_no_gguf(model: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_not_gguf(model: Path, tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"not a gguf file at all, only text, but long enough to read a header from")
-    with pytest.raises(ModelError, match="is no GGUF file"):
+    with pytest.raises(ModelError, match="is not a GGUF file"):
         check_gguf(tmp_path / "m.gguf", model)
 
 
@@ -130,11 +141,14 @@ def test_bf16_round_trip_of_a_real_gemma_is_bit_exact(tmp_path: Path) -> None:
     from lorachain.weights.load import load_model
 
     base = embedded_weights()
-    ours = load_model(base, torch.device("cpu")).state_dict()
+    weights = load_model(base, torch.device("cpu")).state_dict()
 
-    def differing(back: PreTrainedModel) -> dict[str, object]:
-        found = back.state_dict()
-        return {"differing": [name for name in ours if not torch.equal(ours[name], found[name])]}
+    different: list[str] = []
 
-    report = export_gguf(base, tmp_path / "out", FACTS, outtype="bf16", compare=differing)
-    assert report["probe"] == {"differing": []}
+    def compare(back: PreTrainedModel) -> LogitDiff:
+        loaded = back.state_dict()
+        different.extend(name for name in weights if not torch.equal(weights[name], loaded[name]))
+        return logit_diff()
+
+    export_gguf(base, tmp_path / "out", FACTS, outtype="bf16", compare=compare)
+    assert different == []

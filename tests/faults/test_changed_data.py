@@ -1,4 +1,4 @@
-"""Data that is edited while a chain is on its way: the run says so, asks, and then ends as a fresh run would have."""
+"""Data that changes while a chain runs: the run reports it, asks, and then ends as a new run would have."""
 
 import json
 import shutil
@@ -7,12 +7,12 @@ from pathlib import Path
 from fault_making import Place, Undisturbed, differences, outcome
 
 
-def everything_in(folder: Path) -> dict[str, bytes]:
+def all_files(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def edit(place: Place, name: str) -> None:
-    """One row more."""
+    """Adds a row."""
     row = {"term": "새 용어", "definition": "새 뜻", "english": "new term", "text": "새 문서 하나"}
     with (place.root / name).open("a", encoding="utf-8") as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -23,33 +23,36 @@ def test_a_dictionary_edited_between_two_stages(undisturbed: Undisturbed) -> Non
     place.renew()
     edit(place, "dictionary.jsonl")
     assert undisturbed.run("run").code == 0
-    wanted = outcome(place)
-    assert differences(wanted, undisturbed.wanted)  # the edit matters
+    expected = outcome(place)
+    assert differences(expected, undisturbed.expected)  # the edit matters
 
     place.renew()
     merging = next(number for number, event in enumerate(undisturbed.events, start=1) if "tensor" in event[0])
     assert undisturbed.run("run", at=merging).code == -9  # 01 is trained, what follows is not
     edit(place, "dictionary.jsonl")
-    before = everything_in(place.model)
+    before = all_files(place.model)
     refused = undisturbed.run("run")
     assert refused.code == 2
-    words = "01 dictionary: dictionary.jsonl changed; 01 dictionary will be redone, then 01 merged + new LoRA, 02 exam"
-    assert words in refused.err
-    assert "00 plain text is finished" in refused.err
+    message = (
+        "01: medical dictionary: dictionary.jsonl changed; 01: medical dictionary will be run again, then "
+        "merge: 01 merged + new LoRA, 02: KorMedMCQA with reasoning"
+    )
+    assert message in refused.err
+    assert "00: plain Korean text is finished" in refused.err
     assert "nothing was changed. Run again with --yes" in refused.err
-    after = everything_in(place.model)
+    after = all_files(place.model)
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     assert all(name.endswith(".lock-tiny") for name in changed), changed
 
-    redone = undisturbed.run("run", "--yes")
-    assert redone.code == 0, redone.err
-    assert words in redone.err
-    # The log alone also tells of what was replaced.
-    assert differences(outcome(place), wanted).keys() == {"train_01_debug.log"}
+    repeated = undisturbed.run("run", "--yes")
+    assert repeated.code == 0, repeated.err
+    assert message in repeated.err
+    # Only the log also has the steps of the run that was replaced.
+    assert differences(outcome(place), expected).keys() == {"train_01_debug.log"}
 
 
-def test_what_is_replaced_stands_until_the_new_one_does(undisturbed: Undisturbed) -> None:
-    """Killed between the two renames that exchange the folders: the old one is still there, the next run goes on."""
+def test_a_replaced_directory_is_kept_until_the_new_one_is_complete(undisturbed: Undisturbed) -> None:
+    """Killed between the two renames that exchange the directories: the old one is kept, and the next run resumes."""
     place = undisturbed.place
     adapter = place.model / "00_trained" / "tiny" / "adapter_model.safetensors"
     train = place.command("train", "00")
@@ -70,6 +73,6 @@ def test_what_is_replaced_stands_until_the_new_one_does(undisturbed: Undisturbed
     aside = adapter.parent.with_name(".tiny.replaced")
     assert not adapter.exists()
     assert (aside / adapter.name).read_bytes() == old
-    assert undisturbed.server.run(*train).code == 0  # the yes was given
+    assert undisturbed.server.run(*train).code == 0  # replacing it was confirmed before the kill
     assert adapter.read_bytes() == new
     assert not aside.exists()

@@ -1,4 +1,4 @@
-"""Any of our own files, edited or damaged anywhere: a message or the truth, no crash. The readers of data have
+"""Our own files, edited or damaged anywhere: a message or a correct result, never a crash. For readers of data see
 `data/test_reader_fuzz.py`."""
 
 import json
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from chain_making import FinishedChain, options_of, run_command_line
-from lorachain.chain.history import RunRecord
+from lorachain.chain.run_record import open_run
 from lorachain.errors import DataError, ModelError
 from lorachain.training.checkpoints import MANIFEST, reason_to_skip
 from lorachain.weights.safetensors_io import read_shard
@@ -26,12 +26,12 @@ values = st.sampled_from([None, True, 0, -1, 3.5, 10**30, "", "x", "../x", [], [
 Position = tuple[str | int, ...]
 
 
-def places(value: Any, at: Position = ()) -> Iterator[Position]:
-    """Every place of a JSON value; of a long list the first two."""
+def positions(value: Any, at: Position = ()) -> Iterator[Position]:
+    """Every position in a JSON value; of a list the first two items."""
     yield at
-    inner = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
-    for key, found in inner:
-        yield from places(found, (*at, key))
+    items = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from positions(item, (*at, key))
 
 
 def edited(value: Any, at: Position, new: object, *, remove: bool) -> Any:
@@ -49,7 +49,7 @@ def edited(value: Any, at: Position, new: object, *, remove: bool) -> Any:
 
 @pytest.fixture(scope="module")
 def chain(finished_chain: Callable[..., FinishedChain], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished workspace; every example puts back what it edited."""
+    """A finished workspace; every example restores what it edited."""
     return shutil.copytree(finished_chain("text").root, tmp_path_factory.mktemp("edited") / "workspace")
 
 
@@ -60,7 +60,7 @@ def test_no_command_crashes_over_an_edited_file(chain: Path, data: st.DataObject
     path = data.draw(st.sampled_from(files))
     content = path.read_bytes()
     value = json.loads(content)
-    at = data.draw(st.sampled_from(list(places(value))))
+    at = data.draw(st.sampled_from(list(positions(value))))
     path.write_text(json.dumps(edited(value, at, data.draw(values), remove=data.draw(st.booleans()))))
     try:
         for command in ("status", "run", "history", "verify"):
@@ -81,11 +81,11 @@ def good_weights() -> bytes:
 
 @FUZZ
 @given(data=st.data())
-def test_any_bytes_in_the_place_of_weights(tmp_path: Path, data: st.DataObject) -> None:
+def test_any_bytes_as_weights(tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(good_weights())
     for _ in range(data.draw(st.integers(0, 3))):
-        place = data.draw(st.integers(0, len(content)))
-        content[place : place + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))
+        start = data.draw(st.integers(0, len(content)))
+        content[start : start + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))
     file = tmp_path / "model.safetensors"
     file.write_bytes(bytes(content))
     try:
@@ -107,29 +107,31 @@ def test_any_manifest_and_any_record(tmp_path: Path, content: bytes) -> None:
     checkpoint = tmp_path / "checkpoint-1"
     checkpoint.mkdir(exist_ok=True)
     (checkpoint / MANIFEST).write_bytes(content)
-    assert reason_to_skip(checkpoint, "fingerprint")  # none of them is whole
-    run = tmp_path / "run"
-    run.mkdir(exist_ok=True)
-    (run / "run.json").write_bytes(content)
-    record = RunRecord.open(run, "fingerprint")
+    assert reason_to_skip(checkpoint, "fingerprint")  # none of them is complete
+    state = tmp_path / "run" / "run.json"
+    state.parent.mkdir(exist_ok=True)
+    state.write_bytes(content)
+    record = open_run(state, "fingerprint", tmp_path / "superseded")
     assert record.scores == []
-    assert record.moved_aside == tmp_path / ".run.superseded"
+    assert record.moved_to == tmp_path / "superseded"
+    assert (tmp_path / "superseded" / "run.json").read_bytes() == content
 
 
 @FUZZ
 @given(data=st.data())
 def test_a_record_edited_anywhere(tmp_path: Path, chain: Path, data: st.DataObject) -> None:
-    """Moved aside, or read as something that can be gone on with."""
+    """It is moved aside, or read as a record that a run can resume with."""
     stored = json.loads((chain / "model" / "02_training" / "tiny" / "run.json").read_text(encoding="utf-8"))
     fingerprint = stored["fingerprint"]
-    at = data.draw(st.sampled_from(list(places(stored))))
-    run = tmp_path / "run"
-    shutil.rmtree(run, ignore_errors=True)
-    run.mkdir()
+    at = data.draw(st.sampled_from(list(positions(stored))))
+    state = tmp_path / "run" / "run.json"
+    shutil.rmtree(state.parent, ignore_errors=True)
+    state.parent.mkdir()
     changed = edited(stored, at, data.draw(values), remove=data.draw(st.booleans()))
-    (run / "run.json").write_text(json.dumps(changed), encoding="utf-8")
-    record = RunRecord.open(run, fingerprint)
+    state.write_text(json.dumps(changed), encoding="utf-8")
+    record = open_run(state, fingerprint, tmp_path / "superseded")
     if len(record.scores) > 1:
-        with suppress(DataError):  # results of other questions are not compared, and say so
+        with suppress(DataError):  # results of other questions cannot be compared
             record.best("letters")
-    record.forget_after(1)
+    record.drop_after(1)
+    assert all(score.step <= 1 for score in record.scores)

@@ -1,4 +1,4 @@
-"""Broken and hostile files in model folders: a message and exit code 2, never a hang, a crash or an unpickled file."""
+"""Damaged and hostile files in model directories: a message and exit code 2, never a hang, a crash or unpickling."""
 
 import os
 import pickle
@@ -34,7 +34,7 @@ def nested_header(path: Path) -> None:
 
 
 def a_gigabyte(path: Path) -> None:
-    """Sparse: it costs nothing to make, and would cost a gigabyte to read."""
+    """Sparse: cheap to create, and a gigabyte of memory to read."""
     path.write_bytes(b"{")
     os.truncate(path, 2**30)
 
@@ -45,12 +45,12 @@ def loop(path: Path) -> None:
 
 
 def pipe(path: Path) -> None:
-    """Reading it would wait for ever."""
+    """Reading it would block forever."""
     path.unlink()
     os.mkfifo(path)
 
 
-def no_utf8(path: Path) -> None:
+def not_utf8(path: Path) -> None:
     path.write_bytes(b"\xff\xfe{}")
 
 
@@ -60,20 +60,20 @@ def other_json(path: Path) -> None:
 
 Damage = Callable[[Path], None]
 WEIGHTS: list[Damage] = [empty, cut, header_of_a_terabyte, nested_header, loop]
-JSONS: list[Damage] = [empty, cut, nested, a_gigabyte, loop, pipe, no_utf8, other_json]
+JSONS: list[Damage] = [empty, cut, nested, a_gigabyte, loop, pipe, not_utf8, other_json]
 
 
-def assert_refused(code: int, err: str, *words: str) -> None:
+def assert_refused(code: int, err: str, *texts: str) -> None:
     assert code == 2, err
     assert "Traceback" not in err
     assert err.count("error: ") == 1
-    for word in words:
-        assert word in err
+    for text in texts:
+        assert text in err
 
 
 @pytest.fixture
 def fresh(tmp_path: Path, save_tiny: Callable[..., Path]) -> tuple[Path, Path]:
-    """A workspace and its model's folder."""
+    """A workspace and the directory of its model."""
     weights = save_tiny("text")
     return make_workspace(tmp_path / "workspace", weights), weights
 
@@ -94,7 +94,7 @@ def test_the_bases_json(fresh: tuple[Path, Path], damage: Damage, name: str) -> 
     damage(weights / name)
     code, _, err = run_command_line("init", *options_of(root))
     if name == "tokenizer_config.json" and damage in (loop, pipe):
-        return  # to transformers a file that is not there; it needs no such file
+        return  # transformers treats it as missing, and does not need it
     assert_refused(code, err, str(weights))
 
 
@@ -108,7 +108,7 @@ def test_model_paths(fresh: tuple[Path, Path], damage: Damage) -> None:
 
 @pytest.fixture
 def started(fresh: tuple[Path, Path]) -> tuple[Path, Path]:
-    """A workspace with its first step done, and that step's folder."""
+    """A workspace with raw_lora_added, and that directory."""
     root, _ = fresh
     assert run_command_line("init", *options_of(root))[0] == 0
     return root, root / "model" / "raw_lora_added" / "tiny"
@@ -133,8 +133,8 @@ def test_a_parents_json(started: tuple[Path, Path], damage: Damage, name: str) -
     assert run_command_line("status", *options_of(root))[0] == 0
 
 
-def test_a_pickle_in_an_adapters_place_is_never_loaded(started: tuple[Path, Path], tmp_path: Path) -> None:
-    """PEFT takes adapter_model.bin where the safetensors file is missing."""
+def test_a_pickle_instead_of_an_adapter_is_never_loaded(started: tuple[Path, Path], tmp_path: Path) -> None:
+    """PEFT reads adapter_model.bin where the safetensors file is missing."""
     root, parent = started
     witness = tmp_path / "witness"
 
@@ -149,7 +149,7 @@ def test_a_pickle_in_an_adapters_place_is_never_loaded(started: tuple[Path, Path
     assert not witness.exists()
 
 
-def test_a_pickle_in_the_weights_place_is_never_loaded(fresh: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_pickle_instead_of_weights_is_never_loaded(fresh: tuple[Path, Path], tmp_path: Path) -> None:
     root, weights = fresh
     shutil.move(weights / "model.safetensors", weights / "pytorch_model.bin")
     code, _, err = run_command_line("init", *options_of(root))
@@ -157,7 +157,7 @@ def test_a_pickle_in_the_weights_place_is_never_loaded(fresh: tuple[Path, Path],
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc", "", "a\nb", "..", "a/b", "x" * 97])
-def test_a_models_name_cannot_leave_the_workspace(fresh: tuple[Path, Path], name: str) -> None:
+def test_a_model_name_cannot_leave_the_workspace(fresh: tuple[Path, Path], name: str) -> None:
     root, _ = fresh
     code, _, err = run_command_line("status", "--model", name, "--workspace", root)
     assert_refused(code, err, "is not allowed")

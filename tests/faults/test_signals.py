@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl+C: the step is finished and saved, the exit code says which, the words say how to go on."""
+"""SIGTERM and Ctrl+C: the step is finished and saved, the exit code tells which, the message tells how to resume."""
 
 import os
 import signal
@@ -17,10 +17,10 @@ def wait_until(condition: Callable[[], bool], running: Running) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_in_training_saves_and_the_same_command_goes_on(
+def test_a_signal_in_training_saves_and_the_same_command_resumes(
     undisturbed: Undisturbed, number: signal.Signals, code: int
 ) -> None:
-    """A second run that is started meanwhile says who holds the lock."""
+    """A second run started meanwhile names the process that holds the lock."""
     undisturbed.place.renew()
     running = undisturbed.server.start(*undisturbed.place.command("run"), slow_step=1.0)
     checkpoints = undisturbed.place.model / "00_training" / "tiny"
@@ -28,39 +28,39 @@ def test_a_signal_in_training_saves_and_the_same_command_goes_on(
     if number == signal.SIGTERM:
         second = undisturbed.run("run")
         assert second.code == 2
-        assert f"another run works on tiny in {undisturbed.place.root}: process {running.pid} on " in second.err
+        assert f"another run is working on tiny in {undisturbed.place.root}: process {running.pid} on " in second.err
     os.kill(running.pid, number)
     done = undisturbed.server.wait(running)
     assert done.code == code, done.err
-    assert "which is saved; go on with: lorachain run --model tiny" in done.err
+    assert "which is saved; resume with: lorachain run --model tiny" in done.err
     assert "Traceback" not in done.err
     assert not (undisturbed.place.model / ".lock-tiny").exists()
     assert "resuming from checkpoint-" in undisturbed.finish().err
 
 
 def test_a_second_ctrl_c_exits_at_once(undisturbed: Undisturbed) -> None:
-    """Within the first step, which would take a minute: no checkpoint is written."""
+    """During the first step, which would take a minute: no checkpoint is written."""
     undisturbed.place.renew()
     running = undisturbed.server.start(*undisturbed.place.command("run"), slow_step=60.0)
     record = undisturbed.place.model / "00_training" / "tiny" / "run.json"
     wait_until(lambda: record.exists() and '"epoch": 0' in record.read_text(), running)
-    time.sleep(2)  # measured before the first step, the run is in it now
+    time.sleep(2)  # validated before the first step, the run is in that step now
     os.kill(running.pid, signal.SIGINT)
     time.sleep(0.5)
     os.kill(running.pid, signal.SIGINT)
     done = undisturbed.server.wait(running)
     assert done.code == 130, done.err
-    assert "go on with: lorachain run" in done.err
+    assert "resume with: lorachain run" in done.err
     assert "Traceback" not in done.err
     assert not any(record.parent.glob("checkpoint-*"))
 
 
-def test_sigterm_outside_of_training_takes_back_what_was_being_written(undisturbed: Undisturbed) -> None:
+def test_sigterm_outside_of_training_removes_what_was_being_written(undisturbed: Undisturbed) -> None:
     undisturbed.place.renew()
     copying = next(n for n, event in enumerate(undisturbed.events, start=1) if event[0] == "copy a tensor")
     done = undisturbed.run("run", at=copying, by=signal.SIGTERM)
     assert done.code == 143, done.err
-    assert "finished stages and checkpoints are kept; go on with: lorachain run" in done.err
+    assert "finished stages and checkpoints are kept; resume with: lorachain run" in done.err
     merged = undisturbed.place.model / "01_another_lora_added"
     assert not merged.exists() or not any(merged.iterdir())
     undisturbed.finish()

@@ -1,5 +1,7 @@
-"""Two processes share each step over gloo, with the whole model each (DDP) or half of its layers' weights (FSDP2): the
-same adapter to rounding, and resumed as exactly as one."""
+"""Two processes share each step over gloo, each with the whole model (DDP) or half of its layers' weights (FSDP2).
+
+The adapter is that of one process to rounding, and an interrupted run resumes exactly.
+"""
 
 import os
 import signal
@@ -16,11 +18,11 @@ from safetensors.torch import load_file
 from fault_making import Done, Place, Running, Undisturbed, differences, outcome
 
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
-"""What `accelerate launch --use_fsdp --fsdp_version 2` sets."""
+"""The variables that `accelerate launch --use_fsdp --fsdp_version 2` sets."""
 
 
 def environments() -> list[dict[str, str]]:
-    """What a launcher tells each of two processes."""
+    """The variables that a launcher sets for each of two processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -41,8 +43,8 @@ class Pair:
         done = self.base.server.run(*self.place.command("init"))
         assert done.code == 0, done.err
 
-    def start(self, *words: str, at: int = 0, slow_step: float = 0.0) -> list[Running]:
-        command = self.place.command(*(words or ("train", "00")), "--device", "cpu")
+    def start(self, *arguments: str, at: int = 0, slow_step: float = 0.0) -> list[Running]:
+        command = self.place.command(*(arguments or ("train", "00")), "--device", "cpu")
         return [
             self.base.server.start(
                 *command, environment={**environment, **self.sharding}, at=0 if rank else at, slow_step=slow_step
@@ -53,8 +55,8 @@ class Pair:
     def wait(self, both: list[Running]) -> list[Done]:
         return [self.base.server.wait(running) for running in both]
 
-    def run(self, *words: str) -> list[Done]:
-        both = self.wait(self.start(*words))
+    def run(self, *arguments: str) -> list[Done]:
+        both = self.wait(self.start(*arguments))
         assert [done.code for done in both] == [0, 0], [done.err for done in both]
         return both
 
@@ -65,19 +67,19 @@ def pair(undisturbed: Undisturbed, request: pytest.FixtureRequest) -> Pair:
 
 
 @pytest.fixture(scope="module")
-def wanted(pair: Pair) -> tuple[dict[str, object], list[tuple[str, str]]]:
-    """What two undisturbed processes end with, and the main one's events."""
+def expected(pair: Pair) -> tuple[dict[str, object], list[tuple[str, str]]]:
+    """The outcome of two processes without faults, and the events of the main one."""
     pair.renew()
     first, second = pair.run()
-    assert second.out == second.err == ""  # one speaks
-    assert not any("/checkpoint-" in path or "_trained" in path for _, path in second.events)  # and writes
+    assert second.out == second.err == ""  # only the main one prints
+    assert not any("/checkpoint-" in path or "_trained" in path for _, path in second.events)  # or writes
     return outcome(pair.place), first.events
 
 
 def test_killed_and_started_again_two_processes_end_the_same(
-    pair: Pair, wanted: tuple[dict[str, object], list[tuple[str, str]]]
+    pair: Pair, expected: tuple[dict[str, object], list[tuple[str, str]]]
 ) -> None:
-    result, events = wanted
+    result, events = expected
     steps = [number for number, event in enumerate(events, start=1) if event[0] == "optimizer step"]
     pair.renew()
     main, other = pair.start(at=steps[5])
@@ -90,7 +92,7 @@ def test_killed_and_started_again_two_processes_end_the_same(
 
 
 def test_a_signal_to_one_process_stops_both_at_the_same_step(
-    pair: Pair, wanted: tuple[dict[str, object], list[tuple[str, str]]]
+    pair: Pair, expected: tuple[dict[str, object], list[tuple[str, str]]]
 ) -> None:
     pair.renew()
     both = pair.start(slow_step=0.5)
@@ -99,14 +101,14 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(
     os.kill(both[1].pid, signal.SIGTERM)
     done = pair.wait(both)
     assert [one.code for one in done] == [143, 143], done
-    assert "which is saved; go on with: lorachain train 00" in done[0].err
+    assert "which is saved; resume with: lorachain train 00" in done[0].err
     assert done[1].err == ""
     pair.run()
-    assert not differences(outcome(pair.place), wanted[0])
+    assert not differences(outcome(pair.place), expected[0])
 
 
 def test_two_processes_train_the_adapter_that_one_trains(pair: Pair) -> None:
-    """To rounding: sums are formed in another order. Without dropout, which each process draws for itself."""
+    """To rounding: sums are taken in another order. Without dropout, which each process draws by itself."""
     plain = replace(pair, place=replace(pair.place, dropout=0.0))
     adapters = []
     for processes in (1, 2):
@@ -122,7 +124,7 @@ def test_two_processes_train_the_adapter_that_one_trains(pair: Pair) -> None:
         torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-6)
 
 
-def test_a_launcher_starts_them(undisturbed: Undisturbed, tmp_path: Path) -> None:
+def test_a_launcher_starts_two_processes(undisturbed: Undisturbed, tmp_path: Path) -> None:
     """`python -m lorachain` under torchrun, which `accelerate launch --multi_gpu` calls."""
     place = replace(undisturbed.place, root=undisturbed.place.root.with_name("launched"))
     pair = Pair(undisturbed, place, FSDP2)
@@ -135,9 +137,9 @@ def test_a_launcher_starts_them(undisturbed: Undisturbed, tmp_path: Path) -> Non
     assert (pair.place.model / "00_trained" / "tiny" / "training_info.json").is_file()
 
 
-def test_a_whole_chain_with_sharded_layers_is_that_of_whole_models(undisturbed: Undisturbed) -> None:
-    """Byte for byte: validation, recall, the best epoch's adapter and the merge too. And a run that was begun one way
-    goes on the other way."""
+def test_a_chain_with_sharded_layers_equals_one_with_whole_models(undisturbed: Undisturbed) -> None:
+    """Byte for byte, including validation, exact match, the best epoch's adapter and the merge. A run started with one
+    resumes with the other."""
     chains = []
     place = replace(undisturbed.place, root=undisturbed.place.root.with_name("chain"))
     for sharding in ({}, FSDP2):
@@ -166,7 +168,7 @@ def test_a_whole_chain_with_sharded_layers_is_that_of_whole_models(undisturbed: 
         ({**FSDP2, "FSDP_OFFLOAD_PARAMS": "true"}, "lorachain does not offload"),
     ],
 )
-def test_other_ways_of_sharding_are_refused(undisturbed: Undisturbed, setting: dict[str, str], says: str) -> None:
+def test_other_kinds_of_sharding_are_refused(undisturbed: Undisturbed, setting: dict[str, str], says: str) -> None:
     environment = {**environments()[0], **setting}
     done = undisturbed.server.run(*undisturbed.place.command("train", "00"), environment=environment)
     assert done.code == 2

@@ -1,0 +1,109 @@
+"""Valid artifacts with values that tests can recognize."""
+
+from typing import Any
+
+from lorachain.artifacts import LogitDiff, Measure, TrainingInfo
+from lorachain.artifacts.stages import (
+    DataIdentity,
+    Measures,
+    ParentIdentity,
+    SourceRecord,
+    StageSettings,
+    StageValidation,
+    TrainingFacts,
+    TrainingInputs,
+)
+from lorachain.artifacts.validation import ProtocolScore
+
+HASH = "ab" * 32
+
+
+def logit_diff(**changes: Any) -> LogitDiff:
+    values = {"rows": 24, "max_abs_logit": 0.5, "mean_abs_logit": 0.1, "mean_kl": 0.01, "max_kl": 0.02}
+    return LogitDiff(**{**values, "argmax_agreement": 1.0, "letter_agreement": 1.0, **changes})
+
+
+def protocol_score(accuracy: float, low: float, high: float) -> ProtocolScore:
+    return ProtocolScore(
+        protocol="letters",
+        protocol_version="1",
+        split="dev",
+        n=1039,
+        correct=round(1039 * accuracy),
+        accuracy=accuracy,
+        wilson95=(low, high),
+        summary="above chance (p < 0.001)",
+    )
+
+
+def source_record(**changes: Any) -> SourceRecord:
+    values = {"name": "sample", "kind": "sample", "files": {"a.jsonl": HASH}, "sha256": HASH, "short_name": "sample"}
+    return SourceRecord(**{**values, "rows": 3401, "bad_rows": 0, **changes})
+
+
+def perplexity_measure(value: float) -> Measure:
+    return Measure(
+        name="perplexity", protocol_version="1", split="held-out documents", value=value, n=1071, unit="tokens"
+    )
+
+
+def exact_match_measure(value: float | None, n: int = 30) -> Measure:
+    wilson95 = None if value is None else (max(0.0, value - 0.1), min(1.0, value + 0.1))
+    return Measure(
+        name="exact match",
+        protocol_version="1",
+        split="trained entries",
+        value=value,
+        n=n,
+        unit="answers",
+        wilson95=wilson95,
+        detail={"exact": round((value or 0) * n)},
+    )
+
+
+def training_info(stage: str = "02", **changes: Any) -> TrainingInfo:
+    """A valid training_info.json; `changes` replace its fields."""
+    settings = StageSettings(
+        stage={}, training={}, validation={}, dtype="bfloat16", quantization="none", answer_style="letters"
+    )
+    fields: dict[str, Any] = {
+        "stage": stage,
+        "model": "tiny",
+        "finished": "2026-01-01T10:00:00+0000",
+        "depends_on": TrainingInputs(
+            parent=ParentIdentity(folder="01_another_lora_added/tiny", adapter_sha256=HASH, base_sha256=HASH),
+            data=DataIdentity(sources=HASH, dev=HASH),
+            settings=settings,
+            seed=0,
+        ),
+        "depends_on_sha256": HASH,
+        "base": "google/gemma-3-270m",
+        "base_sha256": HASH,
+        "adapter_sha256": HASH,
+        "sources": (source_record(),),
+        "exam_sources": (source_record(),),
+        "counts": {"questions": 3000, "questions_also_in_dev_left_out": 2},
+        "training": TrainingFacts(
+            optimizer_steps=1234,
+            tokens=5_678_901,
+            supervised_tokens=1_000_000,
+            seconds=10.0,
+            tokens_per_second=567_890.1,
+            peak_memory_bytes=10**9,
+            loss_first=3.0,
+            loss_last_tenth=1.0,
+            losses=(3.0, 1.0),
+            device="cpu",
+        ),
+        "validation": StageValidation(
+            selected_by="letters",
+            before={"letters": protocol_score(0.4721, 0.4418, 0.5025)},
+            after={"letters": protocol_score(0.5534, 0.523, 0.5833)},
+            epoch_kept=3,
+        ),
+        "measures": Measures(before={}, after={}),
+        "configuration": {},
+        "versions": {"lorachain": "0"},
+        "git_commit": None,
+    }
+    return TrainingInfo(**{**fields, **changes})
