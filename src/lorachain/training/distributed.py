@@ -82,7 +82,7 @@ def join_processes(device: torch.device, *, quantized: bool = False) -> tuple[Pr
     sharded = take_sharding_request()
     if sharded and quantized:
         raise ConfigError(
-            "FSDP2 is requested and 'quantization' is set: quantized layers cannot be sharded. "
+            "FSDP2 is requested and 'quantization' is set: the bytes of quantized layers are not sharded. "
             'Launch without --use_fsdp, or set quantization = "none"'
         )
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
