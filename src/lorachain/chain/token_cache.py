@@ -21,8 +21,8 @@ from lorachain.workspace import atomic_folder
 
 ROWS, MADE_FROM = "rows.arrow", "made_from.json"
 _CODE = (
-    *("records.py", "prompts.py", "content_letters.py", "option_references.py", "chat_template.py"),
-    *("tokens.py", "token_store.py", "data", "chain/tasks.py"),
+    *("records.py", "prompts.py", "content_letters.py", "letter_uses.py", "option_references.py"),
+    *("chat_template.py", "tokens.py", "token_store.py", "data", "chain/tasks.py"),
 )
 """What of this package decides the rows: an edit there makes other rows."""
 _LIBRARIES = ("tokenizers", "transformers")
