@@ -20,7 +20,7 @@ SCRIPTS = [
 LAYERS = [
     {"errors", "records", "redaction", "memory"},
     {"workspace", "provenance", "config", "registry", "tokens", "token_store"}
-    | {"prompts", "chat_template", "option_references", "content_letters"},
+    | {"prompts", "chat_template", "content_letters", "letter_uses", "option_references"},
     {"data", "weights"},
     {"training", "inference"},
     {"evaluation"},
@@ -35,8 +35,9 @@ SAME_LAYER = {
     "provenance": {"workspace"},
     "config": {"workspace"},
     "content_letters": set(),
-    "option_references": {"content_letters"},
-    "prompts": {"option_references"},
+    "letter_uses": {"content_letters"},
+    "option_references": {"content_letters", "letter_uses"},
+    "prompts": {"letter_uses", "option_references"},
     "chat_template": {"prompts"},
     "tokens": {"prompts", "chat_template"},
     "token_store": {"tokens"},

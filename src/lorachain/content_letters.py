@@ -13,7 +13,8 @@ WINDOW = 48
 """Characters considered on each side of a letter."""
 
 # Emphasis, quotes and characters of no width around a letter say nothing about it.
-_IGNORED = dict.fromkeys(map(ord, "*_`~\"'“”‘’\u200b\u200c\u200d\u2060\ufeff\u00ad"))
+_IGNORED = dict.fromkeys(map(ord, "*_`$\"'“”‘’\u200b\u200c\u200d\u2060\ufeff\u00ad"))
+_MATH = re.compile(r"\\(?:boxed|text|textbf|mathbf|mathrm)(?=\{)")
 
 # Endings of Korean words that can follow a letter directly: "B가", "B이다", "B번은", "B라고".
 _ENDING = (
@@ -22,7 +23,7 @@ _ENDING = (
     r"|임을|임이|임|일|였다|이|가|은|는|을|를|과|와|도|만|의|에서|에게|에|으로|로|까지|부터|보다|처럼|밖에|뿐|하고|랑"
     r"|라고|라는|라서|라면|란|라|나|든|며|고|지만|므로|면|지|죠|요|기|다)"
 )
-ENDINGS = rf"(?:번|항)?{_ENDING}{{0,3}}(?![가-힣])"
+ENDINGS = rf"(?:(?:번|항){_ENDING}{{0,3}}|{_ENDING}{{1,3}})(?![가-힣])"
 """What may follow the letter of an option without a space, up to the end of the word."""
 
 # Only nouns that leave no doubt: "환자 A" or "검사 (B)" may also be an option.
@@ -44,7 +45,8 @@ _KNOWN_BEFORE = re.compile(
 # Of a bracketed letter: "혈액형(A)" is a name, "반코마이신(A)" an option.
 _KNOWN_BEFORE_BRACKET = re.compile(
     r"(?:비타민|글로불린|혈액형|유전자형|혈청형|아형|인플루엔자|혈우병|조효소|엔자임"
-    r"|(?<![A-Za-z])(?i:vitamin|hepatitis|influenza|type|group|class|immunoglobulin|ig|hemophilia|coenzyme)) ?\Z"
+    r"|(?<![A-Za-z])(?i:vitamin|hepatitis|influenza|type|group|class|immunoglobulin|ig|hemophilia|coenzyme))\Z"
+    r"|혈액형(?:은|는|이|가|의|:) ?\Z"
 )
 
 _KOREAN_AFTER = (
@@ -75,19 +77,18 @@ _KNOWN_AFTER = re.compile(
     rf"|\s?(?:{_KOREAN_AFTER}|반응\s단백|(?:{_KOREAN_AFTER_SHORT})(?:{ENDINGS}|(?![가-힣])))"  # B세포, A 군
     rf"|(?:{_KOREAN_AFTER_SHORT})[가-힣]"  # B형간염, B군사슬알균
     r"|[^\W가-힣]"  # part of a word or number: Aδ, B₁₂
+    r"|/(?![A-E](?![A-Za-z]))[A-Za-z]|-a\s"  # A/G, but not A/B; A-a
 )
 _KNOWN_GLUED_AFTER = re.compile(rf"(?:{_KOREAN_AFTER}|(?:{_KOREAN_AFTER_SHORT}))")
-_JOINED_AFTER = re.compile(
-    r"[-‐-―−+=°′×][^\s,.)\]]"  # A-a, C=O
-    r"|/(?![A-E](?![A-Za-z]))\w"  # A/G, but not A/B
-    rf"|(?!{ENDINGS})[가-힣]"  # a compound noun, but not B이다
-)
-RANGE_AFTER = re.compile(r"\s?[-‐-―−~∼～]\s?[A-E](?![A-Za-z0-9])")
+_NAMED_THINGS = re.compile(rf"{_KOREAN_BEFORE}|(?<![A-Za-z])(?i:{_ENGLISH_BEFORE}|blood)(?![A-Za-z])")
+RANGE_AFTER = re.compile(r"\s?(?:[-‐-―−~∼～]|부터|에서|(?:to|through)\s)\s?[A-E](?![A-Za-z0-9])")
+"""From one option to another: "A~D", "A부터 D까지"."""
 
 
 def cleaned(text: str) -> str:
-    """Without emphasis, quotes and characters of no width, runs of spaces as one."""
-    return re.sub(r"[^\S\n]{1,48}", " ", text.translate(_IGNORED))
+    """Composed, without emphasis, quotes and characters of no width, and runs of spaces as one."""
+    text = unicodedata.normalize("NFC", _MATH.sub("", text).translate(_IGNORED))
+    return re.sub(r"[^\S\n]{1,48}", " ", text)
 
 
 def squeezed(text: str) -> str:
@@ -118,7 +119,6 @@ def is_known_name(before: str, after: str, *, bracketed: bool = False) -> bool:
     return bool(EPITHET_AFTER.match(after) or _KNOWN_AFTER.match(after) or _KNOWN_BEFORE.search(before))
 
 
-def is_joined(after: str) -> bool:
-    """Whether the letter is joined to what follows, so that it is part of a name unless something calls it an
-    option."""
-    return bool(_JOINED_AFTER.match(after))
+def speaks_of_named_things(before: str) -> bool:
+    """Whether the sentence up to the letter speaks of something that is called by letters: "부족한 비타민은 D"."""
+    return bool(_NAMED_THINGS.search(re.split(r"[.!?\n]", before)[-1]))

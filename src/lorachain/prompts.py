@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from lorachain.option_references import depends_on_order, remap
+from lorachain.letter_uses import remap
+from lorachain.option_references import depends_on_order
 from lorachain.records import LETTERS, ExamQuestion, PlainText, Term
 
 ANSWER_CUE = "정답："

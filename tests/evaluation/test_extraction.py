@@ -87,7 +87,7 @@ def test_kormedeval(text: str, choice: int | None) -> None:
         ("정답： 비타민 A 결핍 (D)", 3),
         ("정답： Aspirin", None),
         ("정답： A. 열\n정답： B. 마른 기침", 0),  # the first answer line counts
-        ("정답은 B", None),
+        ("정답은 B", 1),  # without an answer line, a sentence that states the answer
         ("풀이만 있다", None),
         ("정답： 모름", None),
     ],
