@@ -1,6 +1,9 @@
+"""Exact match of a dictionary: counts, limits of generation, and the measure that a stage records."""
+
 import pytest
 
 from conftest import make_text_model, make_tokenizer
+from lorachain.artifacts import Measure
 from lorachain.errors import DataError
 from lorachain.evaluation import exact_match as exact_match_module
 from lorachain.evaluation.exact_match import character_f1, exact_match, normalize
@@ -38,7 +41,7 @@ def test_character_f1(answer: str, expected: str, f1: float) -> None:
 
 
 def oracle(monkeypatch: pytest.MonkeyPatch, answers: dict[str, str]) -> list[int]:
-    """A generator that knows `answers` by the prompt's text, and the limits that it was given."""
+    """Generates `answers` by the text of the prompt; returns the limits that it is called with."""
     limits: list[int] = []
 
     def generate(model, encoder, prompts, *, max_new_tokens, token_budget, on_progress):  # type: ignore[no-untyped-def]
@@ -51,35 +54,39 @@ def oracle(monkeypatch: pytest.MonkeyPatch, answers: dict[str, str]) -> list[int
     return limits
 
 
-def asked(text: str, cue: str) -> str:
-    return render(Prompt(text, cue), None)
+def prompt(text: str, cue: str) -> str:
+    return render(Prompt(text, cue), make_tokenizer())
 
 
 def test_counts_per_direction_and_headline(monkeypatch: pytest.MonkeyPatch) -> None:
     oracle(
         monkeypatch,
         {
-            asked("뜻: 바이러스 감염", "용어:"): " 감기",
-            asked("용어: 감기", "뜻:"): " 바이러스  감염",
-            asked("용어: 당뇨병", "영어:"): " DIABETES",
+            prompt("뜻: 바이러스 감염", "용어:"): " 감기",
+            prompt("용어: 감기", "뜻:"): " 바이러스  감염",
+            prompt("용어: 당뇨병", "영어:"): " DIABETES",
         },
     )
-    heard: list[int] = []
+    progress: list[int] = []
     result = exact_match(
-        make_text_model(), TokenEncoder(make_tokenizer()), ENTRIES, split="train sample", on_progress=heard.append
+        make_text_model(), TokenEncoder(make_tokenizer()), ENTRIES, split="train sample", on_progress=progress.append
     )
     counts = {name: (part.exact, part.n) for name, part in result.by_direction.items()}
     assert counts == {
         "definition->term": (1, 2), "term->definition": (1, 2), "english->term": (0, 2), "term->english": (1, 2),
     }  # fmt: skip
     assert (result.exact, result.n) == (2, 6)  # definitions are not in the headline
-    assert heard == [2, 4, 6, 8]
-    stored = result.as_dict()
-    assert stored["protocol"] == "exact_match"
-    assert stored["version"] == 1
-    assert stored["split"] == "train sample"
-    assert stored["exact_match"] == pytest.approx(2 / 6)
-    assert stored["wilson95"][0] < 2 / 6 < stored["wilson95"][1]
+    assert progress == [2, 4, 6, 8]
+    measure = Measure(**result.as_measure())
+    assert (measure.name, measure.protocol_version, measure.split) == ("exact match", "1", "train sample")
+    assert (measure.n, measure.unit) == (6, "answers")
+    assert measure.value == pytest.approx(2 / 6)
+    assert measure.wilson95 is not None
+    assert measure.wilson95[0] < 2 / 6 < measure.wilson95[1]
+    assert measure.detail["exact"] == 2
+    assert measure.detail["by_direction"]["english->term"]["exact_match"] == 0
+    assert measure.summary.startswith("exact match 33.3 % [")
+    assert measure.summary.endswith("] n=6")
 
 
 def test_answers_are_bounded_by_the_longest_expected(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,10 +107,13 @@ def test_only_definitions_have_no_headline(monkeypatch: pytest.MonkeyPatch) -> N
     oracle(monkeypatch, {})
     result = exact_match(
         make_text_model(), TokenEncoder(make_tokenizer()), ENTRIES, split="s", ask=["term->definition"]
-    ).as_dict()
-    assert result["n"] == 0
-    assert result["exact_match"] is None
-    assert result["by_direction"]["term->definition"]["n"] == 2
+    )
+    measure = Measure(**result.as_measure())
+    assert measure.n == 0
+    assert measure.value is None
+    assert measure.wilson95 is None
+    assert measure.summary == "exact match: none of the answers could be counted"
+    assert measure.detail["by_direction"]["term->definition"]["n"] == 2
 
 
 def test_nothing_to_ask_is_an_error() -> None:

@@ -1,4 +1,4 @@
-"""Evaluations on disk: whole, resumable, comparable only with their like."""
+"""Evaluations on disk: complete, resumable, checked before the work, and only compared where they are comparable."""
 
 import json
 from pathlib import Path
@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from conftest import make_text_model, make_tokenizer
-from lorachain.errors import DataError
+from lorachain.artifacts.evaluation import EvalResult, ScoredModelIdentity
+from lorachain.errors import ConfigError, DataError, WorkspaceError
 from lorachain.evaluation.compare import compare_results
 from lorachain.evaluation.protocols.options import Options
 from lorachain.evaluation.protocols.registry import make_protocol
-from lorachain.evaluation.results import baselines, read_results, rows_path
+from lorachain.evaluation.results import baselines, check_output, read_results, rows_path
 from lorachain.evaluation.runner import run_evaluation
 from lorachain.evaluation.statistics import macro_interval, wilson
 from lorachain.records import ExamQuestion
@@ -25,41 +26,48 @@ QUESTIONS = [
 ]
 
 
-def evaluate(out: Path, protocol: Any = None, questions: list[ExamQuestion] = QUESTIONS, **changes: Any) -> Any:
-    settings = {"model_identity": {"name": "tiny"}, "split": "dev", **changes}
+def identity(name: str) -> ScoredModelIdentity:
+    return ScoredModelIdentity(name=name, base_sha256="ab" * 32, adapter_sha256=None, quantization="none")
+
+
+def evaluate(
+    out: Path, protocol: Any = None, questions: list[ExamQuestion] = QUESTIONS, *, name: str = "tiny", **changes: Any
+) -> EvalResult:
+    settings = {"model_identity": identity(name), "split": "dev", **changes}
     model = make_text_model(settings.pop("model_seed", 0))
     return run_evaluation(
         model, TokenEncoder(make_tokenizer()), questions, protocol or make_protocol("letters"), out=out, **settings
     )
 
 
-def test_a_result_says_everything(tmp_path: Path) -> None:
-    heard: list[tuple[int, int, int]] = []
+def test_a_result_has_everything_that_belongs_to_a_score(tmp_path: Path) -> None:
+    progress: list[tuple[int, int, int]] = []
     out = tmp_path / "sub" / "results.json"
-    result = evaluate(out, on_progress=lambda *state: heard.append(state), selection={"limit": 12})
+    result = evaluate(out, on_progress=lambda *state: progress.append(state), selection={"limit": 12})
     stored, rows = read_results(out)
     assert stored == result
-    assert stored["schema_version"] == 1
-    assert (stored["protocol"], stored["protocol_version"], stored["split"]) == ("letters", "1", "dev")
-    assert stored["settings"] == {"shots": 0, "rotations": 1}
+    assert stored.schema_version == 2
+    assert (stored.protocol, stored.protocol_version, stored.split) == ("letters", "1", "dev")
+    assert stored.settings == {"shots": 0, "rotations": 1}
+    assert stored.model == identity("tiny")
     correct = sum(row["correct"] for row in rows)
-    assert stored["score"]["n"] == len(rows) == 12
-    assert stored["score"]["correct"] == correct
-    assert stored["score"]["wilson95"] == list(wilson(correct, 12))
-    assert {name: part["n"] for name, part in stored["per_subject"].items()} == {"doctor": 6, "nurse": 6}
-    macro = sum(part["accuracy"] for part in stored["per_subject"].values()) / 2
-    assert stored["macro"]["accuracy"] == pytest.approx(macro)
-    assert stored["data"]["selection"] == {"limit": 12}
-    assert stored["data"]["exams"] == ["x"]
-    assert "notice" not in stored
+    assert stored.score.n == len(rows) == 12
+    assert stored.score.correct == correct
+    assert stored.score.wilson95 == wilson(correct, 12)
+    assert {subject: score.n for subject, score in stored.per_subject.items()} == {"doctor": 6, "nurse": 6}
+    macro = sum(score.accuracy for score in stored.per_subject.values()) / 2
+    assert stored.macro.accuracy == pytest.approx(macro)
+    assert stored.data.selection == {"limit": 12}
+    assert stored.data.exams == ("x",)
+    assert stored.notice is None
     assert [row["id"] for row in rows] == [question.id for question in QUESTIONS]
     assert all(len(row["logprobs"]) == 5 and row["prompt_tokens"] > 10 for row in rows)
-    assert heard[-1] == (12, 12, correct)
+    assert progress[-1] == (12, 12, correct)
     assert sorted(path.name for path in out.parent.iterdir()) == ["results.json", "results.parquet"]
 
 
-def test_the_test_split_says_so(tmp_path: Path) -> None:
-    assert "test split" in evaluate(tmp_path / "r.json", split="test")["notice"]
+def test_a_result_on_the_test_split_has_a_notice(tmp_path: Path) -> None:
+    assert "test split" in (evaluate(tmp_path / "r.json", split="test").notice or "")
 
 
 def small_batches() -> Options:
@@ -72,10 +80,13 @@ class KilledError(Exception):
 
 @pytest.mark.parametrize("damage", [None, '{"seconds": 1.0, "ro'])
 def test_an_interrupted_evaluation_ends_with_the_same_result(tmp_path: Path, damage: str | None) -> None:
-    whole = evaluate(tmp_path / "whole.json", small_batches())
+    uninterrupted = evaluate(tmp_path / "whole.json", small_batches())
+
+    finished: list[int] = []
 
     def kill(done: int, total: int, correct: int) -> None:
         if done >= 8:
+            finished.append(done)
             raise KilledError
 
     out = tmp_path / "cut.json"
@@ -85,17 +96,16 @@ def test_an_interrupted_evaluation_ends_with_the_same_result(tmp_path: Path, dam
     journal = out.with_name("cut.json.unfinished.jsonl")
     if damage:
         journal.write_text(journal.read_text(encoding="utf-8") + damage, encoding="utf-8")
-    asked: list[int] = []
+    scored: list[int] = []
     protocol = small_batches()
-    real = Options.score
+    score = Options.score
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Options, "score", lambda self, m, e, q: asked.append(len(q)) or real(self, m, e, q))
+        patch.setattr(Options, "score", lambda self, m, e, q: scored.append(len(q)) or score(self, m, e, q))
         resumed = evaluate(out, protocol)
-    assert sum(asked) < 12  # what was done is not done again
+    assert sum(scored) == 12 - finished[0] < 12  # finished questions are not scored again
     assert not journal.exists()
-    for changing in ("seconds", "rows"):
-        del whole[changing], resumed[changing]
-    assert resumed == whole
+    same = {"seconds": 0.0, "rows": uninterrupted.rows}  # the file name and the times are other
+    assert resumed.model_copy(update=same) == uninterrupted.model_copy(update=same)
     assert read_results(out)[1] == read_results(tmp_path / "whole.json")[1]
 
 
@@ -107,7 +117,7 @@ def test_another_unfinished_evaluation_is_not_continued(tmp_path: Path) -> None:
     with pytest.raises(KilledError):
         evaluate(out, small_batches(), on_progress=kill)
     with pytest.raises(DataError, match="unfinished evaluation with another model"):
-        evaluate(out, small_batches(), model_identity={"name": "other"})
+        evaluate(out, small_batches(), name="other")
     with pytest.raises(DataError, match="another protocol"):
         evaluate(out, make_protocol("letters"))
 
@@ -118,24 +128,62 @@ def test_bad_selections_are_refused(tmp_path: Path, questions: list[ExamQuestion
         evaluate(tmp_path / "r.json", questions=questions)
 
 
+class MustNotRun:
+    """A protocol that fails when it is asked for anything."""
+
+    name, version, settings, batch_questions = "letters", "1", {}, 1  # noqa: RUF012
+
+    def score(self, *arguments: object) -> None:
+        raise AssertionError("scored before the output was checked")
+
+
+@pytest.mark.parametrize("name", ["r.parquet", "r", "r.JSON", "directory"])
+def test_a_name_that_cannot_be_a_result_is_refused_before_the_work(tmp_path: Path, name: str) -> None:
+    (tmp_path / "directory").mkdir()
+    with pytest.raises(ConfigError, match=r"must end in \.json"):
+        evaluate(tmp_path / name, MustNotRun())
+    assert [path.name for path in tmp_path.iterdir()] == ["directory"]
+
+
+@pytest.mark.parametrize("existing", ["r.json", "r.parquet"])
+@pytest.mark.parametrize("make", [Path.touch, Path.mkdir, lambda path: path.symlink_to("nowhere")])
+def test_an_existing_output_is_refused_before_the_work(tmp_path: Path, existing: str, make: Any) -> None:
+    make(tmp_path / existing)
+    with pytest.raises(WorkspaceError, match=f"{existing} exists; choose another name or remove it"):
+        evaluate(tmp_path / "r.json", MustNotRun())
+    assert [path.name for path in tmp_path.iterdir()] == [existing]
+
+
+def test_an_output_below_a_file_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(WorkspaceError, match="file is not a directory that can be written to"):
+        evaluate(tmp_path / "file" / "sub" / "r.json", MustNotRun())
+
+
+def test_an_output_in_a_new_directory_is_allowed(tmp_path: Path) -> None:
+    check_output(tmp_path / "new" / "sub" / "r.json")
+    assert not list(tmp_path.iterdir())
+
+
 def test_comparison_counts_the_flips(tmp_path: Path) -> None:
     a = evaluate(tmp_path / "a.json")
-    b = evaluate(tmp_path / "b.json", model_seed=5, model_identity={"name": "trained"})
-    found = compare_results(tmp_path / "a.json", tmp_path / "b.json")
+    b = evaluate(tmp_path / "b.json", model_seed=5, name="trained")
+    comparison = compare_results(tmp_path / "a.json", tmp_path / "b.json")
     rows = [read_results(tmp_path / name)[1] for name in ("a.json", "b.json")]
     gained = {y["id"] for x, y in zip(*rows, strict=True) if y["correct"] and not x["correct"]}
-    assert {flip["id"] for flip in found["gained"]} == gained
-    assert len(found["gained"]) - len(found["lost"]) == b["score"]["correct"] - a["score"]["correct"]
-    assert found["difference"] == pytest.approx(b["score"]["accuracy"] - a["score"]["accuracy"])
-    assert found["bootstrap95"][0] <= found["difference"] <= found["bootstrap95"][1]
-    assert found["n"] == 12
-    assert found["gained"] or found["lost"]
-    _, flips = comparison_tables(found, with_flips=True)
-    assert flips.row_count == len(found["gained"]) + len(found["lost"])
-    assert "tiny" in found["words"]
+    assert {flip.id for flip in comparison.gained} == gained
+    assert len(comparison.gained) - len(comparison.lost) == b.score.correct - a.score.correct
+    assert comparison.difference == pytest.approx(b.score.accuracy - a.score.accuracy)
+    assert comparison.bootstrap95 is not None
+    assert comparison.bootstrap95[0] <= comparison.difference <= comparison.bootstrap95[1]
+    assert comparison.n == 12
+    assert comparison.gained or comparison.lost
+    _, flips = comparison_tables(comparison, with_flips=True)
+    assert flips.row_count == len(comparison.gained) + len(comparison.lost)
+    assert "tiny" in comparison.summary
     same = compare_results(tmp_path / "a.json", tmp_path / "a.json")
-    assert same["mcnemar_p"] == 1.0
-    assert same["gained"] == same["lost"] == []
+    assert same.mcnemar_p == 1.0
+    assert same.gained == same.lost == ()
 
 
 @pytest.mark.parametrize(
@@ -145,26 +193,36 @@ def test_comparison_counts_the_flips(tmp_path: Path) -> None:
         ({"protocol_version": "2"}, "protocol version"),
         ({"settings": {"shots": 5}}, "settings"),
         ({"split": "test"}, "split: dev and test"),
-        ({"data": {"n": 12, "sha256": "0" * 64}}, "questions: 12 with hash"),
-        ({"schema_version": 7}, "schema version 7; this lorachain reads 1"),
+        ({"data": {"sha256": "0" * 64}}, "questions: 12 with hash"),
+        ({"schema_version": 7}, "schema version 7 is from a newer lorachain, this one reads up to 2"),
+        ({"score": {"accuracy": float("nan")}}, "'score.accuracy' is nan"),
+        ({"surprise": 1}, "unknown key 'surprise'"),
     ],
 )
-def test_unlike_results_are_not_compared(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    result = evaluate(tmp_path / "a.json")
-    (tmp_path / "b.json").write_text(json.dumps({**result, **change}), encoding="utf-8")
+def test_results_that_are_not_alike_are_not_compared(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    stored = evaluate(tmp_path / "a.json").as_dict()
+    for key, value in change.items():
+        stored[key] = {**stored[key], **value} if key in ("data", "score") else value
+    (tmp_path / "b.json").write_text(json.dumps(stored), encoding="utf-8")
     with pytest.raises(DataError, match=message):
         compare_results(tmp_path / "a.json", tmp_path / "b.json")
 
 
-def test_files_that_are_no_result_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_a_result_are_refused(tmp_path: Path) -> None:
     evaluate(tmp_path / "a.json")
     rows_path(tmp_path / "a.json").write_bytes(b"other")
     with pytest.raises(DataError, match="is not the file"):
         read_results(tmp_path / "a.json")
+    rows_path(tmp_path / "a.json").unlink()
+    with pytest.raises(DataError, match="its rows cannot be read"):
+        read_results(tmp_path / "a.json")
     (tmp_path / "list.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(DataError, match="schema version None"):
+    with pytest.raises(DataError, match="is not a valid exam result: it holds list, not an object"):
         read_results(tmp_path / "list.json")
-    with pytest.raises(DataError, match="cannot be read as an exam result"):
+    (tmp_path / "empty.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(DataError, match="schema_version is None"):
+        read_results(tmp_path / "empty.json")
+    with pytest.raises(DataError, match=r"absent\.json cannot be read \(exam result\)"):
         read_results(tmp_path / "absent.json")
 
 
@@ -173,11 +231,11 @@ def test_baselines() -> None:
         ExamQuestion(f"q{i}", "s", "?", ("a", "b", "longest", "d", "e"), answer)
         for i, answer in enumerate((2, 2, 1, 0))
     ]
-    found = baselines(questions)
-    assert found["always_majority_letter"]["letter"] == "C"
-    assert found["always_majority_letter"]["correct"] == 2
-    assert found["always_longest_option"]["correct"] == 2
-    assert found["always_longest_option"]["n"] == 4
+    scores = baselines(questions)
+    assert scores.always_majority_letter.letter == "C"
+    assert scores.always_majority_letter.correct == 2
+    assert scores.always_longest_option.correct == 2
+    assert scores.always_longest_option.n == 4
 
 
 def test_macro_interval_resamples_within_subjects() -> None:

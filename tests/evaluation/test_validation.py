@@ -1,13 +1,17 @@
-import json
+"""The validation of an epoch: scores of both protocols, comparisons with earlier ones, and their form on disk."""
+
 from dataclasses import replace
 
 import pytest
 
 from conftest import make_text_model, make_tokenizer
+from lorachain.artifacts import EpochScore, ValidationHistory, ValidationResult
 from lorachain.errors import DataError
+from lorachain.evaluation.questions import question_set_hash
 from lorachain.evaluation.scoring import score_questions
 from lorachain.evaluation.statistics import wilson
-from lorachain.evaluation.validation import ValidationResult, question_set_hash, validate
+from lorachain.evaluation.validation import validate
+from lorachain.evaluation.validation_result import compare_validations, summarize_validation
 from lorachain.records import ExamQuestion
 from lorachain.tokens import TokenEncoder
 
@@ -16,73 +20,84 @@ QUESTIONS = [
     ExamQuestion(f"q{i}", ("nurse", "doctor")[i % 2], f"질문 {i}?", TEXTS, i % 5, exam=("kormedmcqa", "probe")[i // 4])
     for i in range(6)
 ]
+TEN = [ExamQuestion(str(i), "x" if i < 4 else "y", f"질문 {i}?", TEXTS, i % 5, exam="a") for i in range(10)]
+"""Their gold letters are ABCDEABCDE."""
+
+
+def result_of(letters: str, options: str, questions: list[ExamQuestion] = TEN, split: str = "dev") -> ValidationResult:
+    return summarize_validation(questions, {"letters": letters, "options": options}, split, 1.0)
 
 
 @pytest.fixture
 def result() -> ValidationResult:
-    return ValidationResult(
-        split="dev", exams=("a",) * 10, subjects=("x",) * 4 + ("y",) * 6, ids=tuple(map(str, range(10))),
-        gold="ABCDEABCDE", chosen={"letters": "AAAAAAAAAA", "options": "ABCDEABCDA"}, data_sha256="ab", seconds=1.0,
-    )  # fmt: skip
+    return result_of("AAAAAAAAAA", "ABCDEABCDA")
 
 
-def test_validate_says_what_the_scores_say() -> None:
+def test_validate_agrees_with_the_scores() -> None:
     model, encoder = make_text_model(), TokenEncoder(make_tokenizer())
-    heard: list[int] = []
-    result = validate(model, encoder, QUESTIONS, split="dev", on_progress=heard.append)
+    progress: list[int] = []
+    result = validate(model, encoder, QUESTIONS, split="dev", on_progress=progress.append)
     scores = score_questions(model, encoder, QUESTIONS)
-    assert result.chosen["letters"] == "".join("ABCDE"[score.chosen_letter] for score in scores)
-    assert result.chosen["options"] == "".join("ABCDE"[score.chosen_option] for score in scores)
-    assert result.gold == "ABCDEA"
-    assert heard[-1] == 6
-    stored = result.as_dict()
-    assert set(stored["protocols"]) == {"letters", "options"}
-    for name, part in stored["protocols"].items():
-        assert (part["protocol"], part["version"], part["split"], part["n"]) == (name, "1", "dev", 6)
-        assert part["wilson95"] == list(wilson(part["correct"], 6))
-        assert part["accuracy"] == part["correct"] / 6
-        assert sum(part["chosen_letters"].values()) == 6
-        assert sum(group["n"] for group in part["per_subject"].values()) == 6
-        assert {name: group["n"] for name, group in part["per_exam"].items()} == {"kormedmcqa": 4, "probe": 2}
-        assert "chance" in part["words"]
+    answers = result.questions
+    assert answers.chosen["letters"] == "".join("ABCDE"[score.chosen_letter] for score in scores)
+    assert answers.chosen["options"] == "".join("ABCDE"[score.chosen_option] for score in scores)
+    assert answers.gold == "ABCDEA"
+    assert progress[-1] == 6
+    assert set(result.protocols) == {"letters", "options"}
+    assert result.data_sha256 == question_set_hash(QUESTIONS)
+    for name, score in result.protocols.items():
+        assert (score.protocol, score.protocol_version, score.split, score.n) == (name, "1", "dev", 6)
+        assert score.correct == sum(a == b for a, b in zip(answers.chosen[name], answers.gold, strict=True))
+        assert score.wilson95 == wilson(score.correct, 6)
+        assert score.accuracy == score.correct / 6
+        assert sum(score.chosen_letters.values()) == 6
+        assert sum(group.n for group in score.per_subject.values()) == 6
+        assert {exam: group.n for exam, group in score.per_exam.items()} == {"kormedmcqa": 4, "probe": 2}
+        assert "chance" in score.summary
+        assert score.headline.model_dump() == {key: getattr(score, key) for key in type(score.headline).model_fields}
 
 
-def test_goes_through_json_unchanged(result: ValidationResult) -> None:
-    assert ValidationResult.from_dict(json.loads(json.dumps(result.as_dict()))) == result
+def test_a_result_is_unchanged_by_json(result: ValidationResult) -> None:
+    score = EpochScore(stage="00", epoch=1, step=7, at="2026-01-01", result=result, compared_with={})
+    history = ValidationHistory(results=(score,))
+    assert ValidationHistory.parse(history.as_dict()) == history
 
 
 def test_known_counts(result: ValidationResult) -> None:
-    letters, options = (result.as_dict()["protocols"][name] for name in ("letters", "options"))
-    assert (letters["correct"], options["correct"]) == (2, 9)
-    assert letters["chosen_letters"] == {"A": 10, "B": 0, "C": 0, "D": 0, "E": 0}
-    assert options["per_subject"]["x"]["correct"] == 4
-    assert options["per_subject"]["y"]["correct"] == 5
-    assert letters["words"].startswith("not significantly different from chance")
-    assert options["words"].startswith("above chance")
-    assert result.accuracy("options") == 0.9
+    letters, options = (result.protocols[name] for name in ("letters", "options"))
+    assert (letters.correct, options.correct) == (2, 9)
+    assert letters.chosen_letters == {"A": 10, "B": 0, "C": 0, "D": 0, "E": 0}
+    assert options.per_subject["x"].correct == 4
+    assert options.per_subject["y"].correct == 5
+    assert letters.summary.startswith("not significantly different from chance")
+    assert options.summary.startswith("above chance")
+    assert options.accuracy == 0.9
+    assert sum(result.correct("options")) == 9
 
 
 def test_comparison_with_the_start(result: ValidationResult) -> None:
-    later = replace(result, chosen={"letters": "ABCDEABCDE", "options": "ABCDEABCDE"})
-    found = later.compare_to(result)
-    assert (found["letters"]["gained"], found["letters"]["lost"]) == (8, 0)
-    assert found["letters"]["mcnemar_p"] == pytest.approx(2 * 0.5**8)
-    assert found["letters"]["words"].startswith("better than the start")
-    assert found["options"]["words"] == "not significantly different from the start (p = 1.000)"
+    later = result_of("ABCDEABCDE", "ABCDEABCDE")
+    comparisons = compare_validations(later, result)
+    letters, options = comparisons["letters"], comparisons["options"]
+    assert (letters.gained, letters.lost, letters.n, letters.split) == (8, 0, 10, "dev")
+    assert (letters.protocol, letters.protocol_version) == ("letters", "1")
+    assert letters.mcnemar_p == pytest.approx(2 * 0.5**8)
+    assert letters.summary.startswith("better than the start")
+    assert options.summary == "not significantly different from the start (p = 1.000)"
     assert later.better_than(result, "letters")
     assert not result.better_than(result, "letters")
 
 
-@pytest.mark.parametrize("change", [{"split": "test"}, {"data_sha256": "cd"}])
-def test_other_questions_are_not_compared(result: ValidationResult, change: dict[str, str]) -> None:
-    with pytest.raises(DataError, match="differ in their questions"):
-        replace(result, **change).compare_to(result)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("change", [{"schema_version": 2}, {"questions": {}}])
-def test_foreign_results_are_refused(result: ValidationResult, change: dict[str, object]) -> None:
-    with pytest.raises(DataError, match="validate again"):
-        ValidationResult.from_dict({**result.as_dict(), **change})
+def test_results_of_other_questions_are_not_compared(result: ValidationResult) -> None:
+    others = [
+        result_of("AAAAAAAAAA", "ABCDEABCDA", split="test"),
+        result_of("AAAAAAAAAA", "ABCDEABCDA", [replace(TEN[0], question="다른 질문"), *TEN[1:]]),
+    ]
+    for other in others:
+        with pytest.raises(DataError, match="differ in their questions"):
+            compare_validations(other, result)
+        with pytest.raises(DataError, match="differ in their questions"):
+            other.better_than(result, "letters")
 
 
 def test_bad_question_sets_are_refused() -> None:
@@ -93,7 +108,7 @@ def test_bad_question_sets_are_refused() -> None:
         validate(model, encoder, [QUESTIONS[0], QUESTIONS[0]])
 
 
-def test_hash_follows_every_field() -> None:
+def test_the_hash_depends_on_every_field_that_is_scored() -> None:
     hashes = {question_set_hash(QUESTIONS)}
     first = QUESTIONS[0]
     for other in (
@@ -104,4 +119,4 @@ def test_hash_follows_every_field() -> None:
     ):
         hashes.add(question_set_hash([other, *QUESTIONS[1:]]))
     assert len(hashes) == 5
-    assert question_set_hash([replace(first, reasoning="이유"), *QUESTIONS[1:]]) in hashes  # not asked, not counted
+    assert question_set_hash([replace(first, reasoning="이유"), *QUESTIONS[1:]]) in hashes  # not part of the prompt

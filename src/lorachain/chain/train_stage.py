@@ -122,6 +122,7 @@ def load_inputs(context: ChainContext, runtime: Runtime, stage: Stage) -> StageI
     config = context.config
     require_quantizer(config.quantization)  # before the data is read, which may take long
     parent = find_parent(context, stage)
+    parent_identity = ParentIdentity(**parent.identity())  # reads its files: a missing one is an AdapterError
     adapter_bytes = (parent.folder / ADAPTER_WEIGHTS).stat().st_size
     require_space(context.workspace.training(stage.name, context.model), adapter_bytes * _CHECKPOINT_FACTOR)
     encoder = TokenEncoder(load_tokenizer(parent.base))
@@ -152,7 +153,7 @@ def load_inputs(context: ChainContext, runtime: Runtime, stage: Stage) -> StageI
         + ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in task.counts.items() if count)
     )
     depends_on = TrainingInputs(
-        parent=ParentIdentity(**parent.identity()),
+        parent=parent_identity,
         data=DataIdentity(sources=sources_hash(task.sources), dev=sources_hash(questions.sources)),
         settings=StageSettings(**deciding_settings(config, context.entry, stage)),
         seed=config.seed,
