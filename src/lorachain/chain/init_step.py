@@ -6,9 +6,10 @@ from typing import Any
 from lorachain.chain.context import ChainContext
 from lorachain.provenance import SCHEMA_VERSION, TRAINING_INFO, git_commit, package_versions, sha256_json, write_json
 from lorachain.registry import base_reference, weights_folder, write_default_entries
-from lorachain.weights.load import load_tokenizer, skeleton
+from lorachain.weights.load import load_tokenizer
 from lorachain.weights.lora import add_new_lora, save_adapter
 from lorachain.weights.lora_file import adapter_sha256
+from lorachain.weights.model_config import build_meta_model
 from lorachain.weights.safetensors_io import weights_sha256
 from lorachain.workspace import atomic_folder
 
@@ -55,11 +56,11 @@ def write_new_lora(
 ) -> None:
     """A LoRA with B = 0 for `base`, the tokenizer and training_info.json, into `folder`.
 
-    The factors are drawn on a skeleton without weights: a 27B model costs no memory here.
+    The factors are drawn on a model without weights: a 27B model costs no memory here.
     """
     lora = context.config.lora
     model = add_new_lora(
-        skeleton(base),
+        build_meta_model(base),
         base_path=reference,
         rank=lora.rank,
         alpha=lora.alpha,

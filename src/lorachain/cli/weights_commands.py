@@ -37,13 +37,12 @@ def merge(
 ) -> None:
     """Merge a LoRA into its base, streaming, and prove it: merge_report.json beside the weights."""
     from lorachain.chain.debug_log import quiet_libraries
-    from lorachain.chain.probe import check_merge_logits
+    from lorachain.chain.probe import merge_check
     from lorachain.registry import find_entry, weights_folder
     from lorachain.report.console import ConsoleReporter
     from lorachain.report.tables import merge_table
-    from lorachain.weights.load import resolve_device, stored_dtype
-    from lorachain.weights.merge import merge_adapter
-    from lorachain.weights.merge_report import write_merge_report
+    from lorachain.weights.load import comparison_dtype, resolve_device
+    from lorachain.weights.merge import merge_adapter, unchanged_layers
     from lorachain.weights.quantized import trained_in
     from lorachain.workspace import Workspace
 
@@ -61,9 +60,10 @@ def merge(
             quantization=quantization or trained_in(adapter),
             weights=weights,
             on_progress=lambda done, total: bar(100 * done // total),
+            check=merge_check(base, adapter, target, comparison_dtype(base)),
         )
-    report = check_merge_logits(report, base, adapter, out, target, stored_dtype(base))
-    write_merge_report(out, report)
+    if unchanged := unchanged_layers(report):
+        screen.message(f"B is zero in {len(unchanged)} layers, which stay unchanged; first {unchanged[0]}")
     screen.table(merge_table(report.as_dict(), f"{adapter} merged into {base}"))
 
 
@@ -147,7 +147,7 @@ def _export_adapter(context: "ChainContext", chain: dict[str, Path], out: Path, 
     base, first, merged, second = (chain[name] for name in ("base", "01", "merged", "02"))
     facts = _card_facts(context, chain)
     report = export_adapter(base, first, second, out, facts, merged_base=merged, rank=rank).as_dict()
-    proof = check_composition_logits(base, out, merged, second, context.device, context.dtype)
+    proof = check_composition_logits(base, out, merged, second, context.device, context.dtype, exact=rank is None)
     write_json(out / COMPOSE_REPORT, {**report, "probe": proof})
     ConsoleReporter().table(compose_table(report, proof, f"{context.model}: the chain as one adapter in {out}"))
 
@@ -231,10 +231,10 @@ def _finished_chain(context: "ChainContext") -> dict[str, Path]:
 
 def _card_facts(context: "ChainContext", chain: dict[str, Path]) -> Any:
     from lorachain.export.card import CardFacts, read_stage_infos
-    from lorachain.weights.load import skeleton
+    from lorachain.weights.model_config import read_model_config
 
     stages = read_stage_infos([context.workspace.trained("00", context.model), chain["01"], chain["02"]])
-    multimodal = skeleton(chain["base"]).config.model_type == "gemma3"
+    multimodal = read_model_config(chain["base"]).model_type == "gemma3"
     return CardFacts(
         name=f"{context.model}-korean-medical",
         base=context.entry.huggingface_id or context.model,
