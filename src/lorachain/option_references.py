@@ -1,7 +1,7 @@
 """Questions whose options must keep their order, because something refers to an option by its place.
 
-Such a reference is in an option ("모두 옳다", "A와 B"), or in the reasoning in a form that is not followed to a new place: a
-number, "첫 번째 보기", or a letter that may or may not name an option. Every pattern has a bounded width.
+Such a reference is in an option ("모두 옳다", "A와 B"), or in the reasoning in a form that is not followed to a new
+place: a number, "첫 번째 보기", or a letter that may or may not name an option. Every pattern has a bounded width.
 """
 
 import re

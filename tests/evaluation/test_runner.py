@@ -131,7 +131,7 @@ def test_bad_selections_are_refused(tmp_path: Path, questions: list[ExamQuestion
 class MustNotRun:
     """A protocol that fails when it is asked for anything."""
 
-    name, version, settings, batch_questions = "letters", "1", {}, 1  # noqa: RUF012
+    name, version, settings, batch_questions = "letters", "1", {}, 1
 
     def score(self, *arguments: object) -> None:
         raise AssertionError("scored before the output was checked")

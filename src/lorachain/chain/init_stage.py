@@ -11,8 +11,9 @@ from lorachain.chain.stages import Stage
 from lorachain.config import LoraSettings
 from lorachain.provenance import adapter_sha256, git_commit, package_versions, sha256_json
 from lorachain.registry import base_reference, has_weights, weights_folder, write_default_entries
-from lorachain.weights.load import load_tokenizer, skeleton
+from lorachain.weights.load import load_tokenizer
 from lorachain.weights.lora import add_new_lora, save_adapter
+from lorachain.weights.model_config import build_meta_model
 from lorachain.weights.safetensors_io import weights_sha256
 from lorachain.workspace import TRAINING_INFO
 
@@ -47,7 +48,7 @@ def write_new_lora(folder: Path, *, base: Path, reference: str, lora: LoraSettin
     The factors are drawn on a model without weights: a 27B model costs no memory here.
     """
     model = add_new_lora(
-        skeleton(base),
+        build_meta_model(base),
         base_path=reference,
         rank=lora.rank,
         alpha=lora.resolved_alpha,

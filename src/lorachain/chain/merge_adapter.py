@@ -4,13 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lorachain.artifacts import MergeReport, MergeWeights, read_stage_info
-from lorachain.atomic import atomic_folder
-from lorachain.chain.probe import check_merge_logits
+from lorachain.chain.probe import merge_check
 from lorachain.config import Quantization
 from lorachain.registry import EMBEDDED, find_entry, weights_folder
-from lorachain.weights.load import resolve_device, stored_dtype
+from lorachain.weights.load import comparison_dtype, resolve_device
 from lorachain.weights.merge import merge_adapter
-from lorachain.weights.merge_report import read_merge_report, write_merge_report
+from lorachain.weights.merge_report import read_merge_report
 from lorachain.weights.quantized import trained_in
 from lorachain.workspace import TRAINING_INFO, Workspace
 
@@ -39,26 +38,17 @@ def merge_and_verify(
     named = not Path(into).is_dir()
     name = model if into == "base" else into
     base = weights_folder(find_entry(workspace, name)) if named else Path(into)
-    target = resolve_device(device)
-    with atomic_folder(out, replace=False) as staging:
-        merged = staging / "merged"
-        report = merge_adapter(
-            base,
-            adapter,
-            merged,
-            expected_base_sha256=base_of_training(adapter),
-            base_name=name if named else None,
-            final=out,
-            quantization=quantization or trained_in(adapter),
-            weights=weights,
-            on_progress=on_progress,
-        )
-        report = check_merge_logits(report, base, adapter, merged, target, stored_dtype(base))
-        write_merge_report(merged, report)
-        for path in merged.iterdir():
-            path.rename(staging / path.name)
-        merged.rmdir()
-    return report
+    return merge_adapter(
+        base,
+        adapter,
+        out,
+        expected_base_sha256=base_of_training(adapter),
+        base_name=name if named else None,
+        quantization=quantization or trained_in(adapter),
+        weights=weights,
+        on_progress=on_progress,
+        check=merge_check(base, adapter, resolve_device(device), comparison_dtype(base)),
+    )
 
 
 def base_of_training(adapter: Path) -> str | None:

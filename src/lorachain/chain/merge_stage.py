@@ -7,12 +7,11 @@ from lorachain.chain.history import read_history, write_history
 from lorachain.chain.init_stage import stage_info_fields, write_new_lora
 from lorachain.chain.made_from import merge_inputs
 from lorachain.chain.parents import find_parent
-from lorachain.chain.probe import check_merge_logits
+from lorachain.chain.probe import merge_check
 from lorachain.chain.runtime import Runtime
 from lorachain.chain.stages import Stage
 from lorachain.registry import weights_folder
 from lorachain.weights.merge import merge_adapter
-from lorachain.weights.merge_report import write_merge_report
 from lorachain.weights.quantized import trained_in
 from lorachain.workspace import TRAINING_INFO, merged_base
 
@@ -38,9 +37,8 @@ def merge_and_add_lora(context: ChainContext, runtime: Runtime, stage: Stage) ->
                 final=merged_base(final),
                 quantization=trained_in(parent.folder),
                 on_progress=lambda done, total: bar(100 * done // total),
+                check=merge_check(parent.base, parent.folder, runtime.device, runtime.dtype),
             )
-        report = check_merge_logits(report, parent.base, parent.folder, base, runtime.device, runtime.dtype)
-        write_merge_report(base, report)
         reference = str(merged_base(final).resolve())
         seed = context.config.seed + 1  # not the factors of the first LoRA again
         write_new_lora(staging, base=base, reference=reference, lora=context.config.lora, seed=seed)

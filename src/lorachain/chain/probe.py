@@ -1,6 +1,8 @@
-"""The fixed probe: are two ways to the same weights the same model? Exam questions and plain text, both shipped."""
+"""The fixed probe: do two ways to the same weights result in the same model? Exam questions and plain text, both
+bundled."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,7 +18,7 @@ from lorachain.memory import release
 from lorachain.prompts import answer_prompt
 from lorachain.tokens import TokenEncoder
 from lorachain.weights.load import load_model, load_tokenizer
-from lorachain.weights.logit_diff import compare_logits, probe_logits
+from lorachain.weights.logit_diff import check_logit_diff, compare_logits, mean_kl_limit, probe_logits
 from lorachain.weights.lora import load_adapter
 from lorachain.weights.merge import merge_adapter
 from lorachain.weights.safetensors_io import open_shards
@@ -26,6 +28,8 @@ DOCUMENTS = 8
 _DOCUMENT_TOKENS = 256
 _FREE_SHARE = 0.9
 """Of an accelerator's free memory, for weights; the probe's activations are small."""
+_MERGE = ("base + adapter", "the merged model")
+_TRAINED = ("quantized base + adapter", "the merged model")
 
 
 class Probe:
@@ -53,7 +57,7 @@ class Probe:
         return self.logits_of(load_adapter(model, adapter, trainable=False) if adapter else model)
 
     def logits_of(self, model: nn.Module) -> Tensor:
-        """The same of a model that is in memory already."""
+        """The same for a model that is in memory already."""
         return probe_logits(model, self._rows)
 
     def _device_for(self, base: Path, quantization: Quantization) -> torch.device:
@@ -63,59 +67,95 @@ class Probe:
         fits = open_shards(base).total_bytes < _FREE_SHARE * torch.cuda.mem_get_info(self._device)[0]
         return self._device if fits else torch.device("cpu")
 
-    def compare(self, a: Tensor, b: Tensor) -> LogitDiff:
-        """Max and mean |Δlogit|, KL in nats, agreement of the most likely token and of the exam letter."""
-        return LogitDiff(**compare_logits(a, b, self._letters))
+    def compare(
+        self, a: Tensor, b: Tensor, names: tuple[str, str] = ("the reference", "the compared model")
+    ) -> LogitDiff:
+        """Max and mean |Δlogit|, KL in nats, agreement of the most likely token and of the exam letter.
+
+        Raises:
+            ModelError: a logit is not finite.
+        """
+        return LogitDiff(**compare_logits(a, b, self._letters, names))
+
+
+def merge_check(
+    base: Path, adapter: Path, device: torch.device, dtype: torch.dtype
+) -> Callable[[Path, MergeReport], MergeReport]:
+    """`check_merge_logits` as the `check` of `merge_adapter`: a merge that fails it leaves nothing behind."""
+    return lambda merged, report: check_merge_logits(report, base, adapter, merged, device, dtype)
 
 
 def check_merge_logits(
     report: MergeReport, base: Path, adapter: Path, merged: Path, device: torch.device, dtype: torch.dtype
 ) -> MergeReport:
-    """The report with its probe: base + adapter against the merged model, in the same numeric type.
+    """The report with its probe: base + adapter against the merged model, computed in the same type.
 
-    Where the base was quantized in training, also what training saw against the merge into the original and into the
-    dequantized weights. The one of them that was not asked for is written beside `merged`, and removed again.
+    Where the base was quantized in training, also what training computed against the merge into the original and into
+    the dequantized weights. The one that was not requested is written beside `merged`, and removed afterwards.
 
     Raises:
+        ModelError: logits are not finite, or differ by more than `mean_kl_limit`.
         AdapterError, ModelError, ConfigError, WorkspaceError: as `merge_adapter`.
     """
     probe = Probe(base, device, dtype)
     merged_logits = probe.logits(merged)
     if report.quantization == "none":
-        return report.model_copy(update={"probe": probe.compare(probe.logits(base, adapter), merged_logits)})
+        diff = probe.compare(probe.logits(base, adapter), merged_logits, _MERGE)
+        check_logit_diff(diff.as_dict(), mean_kl_limit(dtype), " and ".join(_MERGE))
+        return report.model_copy(update={"probe": diff})
     trained = probe.logits(base, adapter, quantization=report.quantization)
     other_weights: MergeWeights = "dequantized" if report.weights == "original" else "original"
     other = merged.with_name(f".{merged.name}.compared")
-    shutil.rmtree(other, ignore_errors=True)  # of a proof that was killed
+    shutil.rmtree(other, ignore_errors=True)  # left by a check that was killed
     try:
         merge_adapter(base, adapter, other, quantization=report.quantization, weights=other_weights)
         other_logits = probe.logits(other)
     finally:
         shutil.rmtree(other, ignore_errors=True)
     against = {
-        report.weights: probe.compare(trained, merged_logits),
-        other_weights: probe.compare(trained, other_logits),
+        report.weights: probe.compare(trained, merged_logits, _TRAINED),
+        other_weights: probe.compare(trained, other_logits, _TRAINED),
     }
-    # Quantized layers multiply with the dequantized weights (int8 also rounds what it multiplies them with).
-    own = against["dequantized"]
+    # Quantized layers multiply by the dequantized weights (int8 also rounds activations).
+    diff, limit, names = against["dequantized"], mean_kl_limit(dtype, report.quantization), _TRAINED
     if report.weights == "original":
-        own = probe.compare(probe.logits(base, adapter), merged_logits)
+        diff, limit, names = (
+            probe.compare(probe.logits(base, adapter), merged_logits, _MERGE),
+            mean_kl_limit(dtype),
+            _MERGE,
+        )
+    check_logit_diff(diff.as_dict(), limit, " and ".join(names))
     ordered = {name: against[name] for name in sorted(against, reverse=True)}
-    return report.model_copy(update={"probe": own, "quantized_base": ordered})
+    return report.model_copy(update={"probe": diff, "quantized_base": ordered})
 
 
 def check_composition_logits(
-    base: Path, composed: Path, merged_base: Path, second: Path, device: torch.device, dtype: torch.dtype
+    base: Path,
+    composed: Path,
+    merged_base: Path,
+    second: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    exact: bool = True,
 ) -> CompositionProbe:
-    """base + composed against merged base + second adapter.
+    """base + composed adapter against merged base + second adapter.
 
     `in_dtype` is what a user sees. `rounding_of_merged_base` is the same in float32, where nothing but the rounding of
-    the merged base (and what a recompression left out) can differ.
+    the merged base (and what a recompression left out) can differ. A recompression (not `exact`) may differ by any
+    amount.
+
+    Raises:
+        ModelError: logits are not finite, or those of an exact composition differ by more than `mean_kl_limit`.
     """
     probe = Probe(base, device, dtype)
+    names = ("merged base + second adapter", "base + composed adapter")
 
     def compared(compute: torch.dtype) -> LogitDiff:
         chained = probe.logits(merged_base, second, compute)
-        return probe.compare(chained, probe.logits(base, composed, compute))
+        diff = probe.compare(chained, probe.logits(base, composed, compute), names)
+        if exact:
+            check_logit_diff(diff.as_dict(), mean_kl_limit(compute), " and ".join(names))
+        return diff
 
     return CompositionProbe(in_dtype=compared(dtype), rounding_of_merged_base=compared(torch.float32))

@@ -35,6 +35,7 @@ def merge(
     from lorachain.chain.merge_adapter import merge_and_verify
     from lorachain.report.console import ConsoleReporter
     from lorachain.report.tables import merge_table
+    from lorachain.weights.merge import unchanged_layers
     from lorachain.workspace import Workspace
 
     quiet_libraries()
@@ -51,6 +52,8 @@ def merge(
             weights=weights,
             on_progress=lambda done, total: bar(100 * done // total),
         )
+    if unchanged := unchanged_layers(report):
+        console.message(f"B is zero in {len(unchanged)} layers, which stay unchanged; first {unchanged[0]}")
     console.table(merge_table(report, f"{adapter} merged into {into}"))
 
 

@@ -13,7 +13,7 @@ from lorachain.atomic import atomic_folder
 from lorachain.chain.context import ChainContext
 from lorachain.chain.merge_adapter import base_of_training
 from lorachain.chain.parents import base_of
-from lorachain.chain.probe import Probe, check_composition_logits, check_merge_logits
+from lorachain.chain.probe import Probe, check_composition_logits, merge_check
 from lorachain.chain.runtime import Runtime
 from lorachain.chain.stages import chain_stages, parent_of, training_stages
 from lorachain.errors import ConfigError, WorkspaceError
@@ -22,8 +22,7 @@ from lorachain.export.folders import export_adapter, export_hf
 from lorachain.export.gguf import OUT_TYPES, OutType, export_gguf
 from lorachain.registry import weights_folder
 from lorachain.weights.compose import COMPOSE_REPORT
-from lorachain.weights.load import skeleton
-from lorachain.weights.merge_report import write_merge_report
+from lorachain.weights.model_config import read_model_config
 from lorachain.workspace import TRAINING_INFO
 
 Form = Literal["hf", "adapter", "gguf"]
@@ -101,7 +100,9 @@ def _export_adapter(
         report = export_adapter(
             chain.base, chain.first, chain.last, staging, facts, merged_base=chain.merged, rank=rank
         )
-        probe = check_composition_logits(chain.base, staging, chain.merged, chain.last, runtime.device, runtime.dtype)
+        probe = check_composition_logits(
+            chain.base, staging, chain.merged, chain.last, runtime.device, runtime.dtype, exact=rank is None
+        )
         report = report.model_copy(update={"probe": probe})
         report.write(staging / COMPOSE_REPORT)
     return report
@@ -109,12 +110,15 @@ def _export_adapter(
 
 def _export_hf(runtime: Runtime, chain: FinishedChain, out: Path, facts: CardFacts) -> MergeReport:
     with atomic_folder(out, replace=False) as staging:
-        report = export_hf(
-            chain.merged, chain.last, staging, facts, final=out, expected_base_sha256=base_of_training(chain.last)
+        return export_hf(
+            chain.merged,
+            chain.last,
+            staging,
+            facts,
+            final=out,
+            expected_base_sha256=base_of_training(chain.last),
+            check=merge_check(chain.merged, chain.last, runtime.device, runtime.dtype),
         )
-        report = check_merge_logits(report, chain.merged, chain.last, staging, runtime.device, runtime.dtype)
-        write_merge_report(staging, report)
-    return report
 
 
 def _export_gguf(
@@ -135,7 +139,7 @@ def _export_gguf(
 
 
 def _card_facts(context: ChainContext, chain: FinishedChain) -> CardFacts:
-    multimodal = skeleton(chain.base).config.model_type == "gemma3"
+    multimodal = read_model_config(chain.base).model_type == "gemma3"
     return CardFacts(
         name=f"{context.model}-korean-medical",
         base=context.entry.huggingface_id or context.model,

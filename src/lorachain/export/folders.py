@@ -6,7 +6,7 @@ from pathlib import Path
 from lorachain.artifacts import ComposeReport, MergeReport
 from lorachain.export.card import CardFacts, write_card
 from lorachain.weights.compose import compose_adapters
-from lorachain.weights.merge import COMPANIONS, Progress, merge_adapter
+from lorachain.weights.merge import COMPANIONS, MergeCheck, merge_adapter
 from lorachain.weights.quantized import trained_in
 
 _NOT_WITH_AN_ADAPTER = {"config.json", "generation_config.json", "NOTICE"}
@@ -20,12 +20,12 @@ def export_hf(
     *,
     final: Path,
     expected_base_sha256: str | None = None,
-    on_progress: Progress | None = None,
+    check: MergeCheck | None = None,
 ) -> MergeReport:
     """Base + adapter merged into the empty directory `out`, with model card, NOTICE and merge report.
 
     For a whole chain `base` is the merged base and `adapter` the one trained on it. `final` is where `out` will be
-    renamed to.
+    renamed to, and `check` that of `merge_adapter`.
 
     Raises:
         AdapterError, ModelError, WorkspaceError: as `merge_adapter`.
@@ -37,7 +37,7 @@ def export_hf(
         expected_base_sha256=expected_base_sha256,
         final=final,
         quantization=trained_in(adapter),
-        on_progress=on_progress,
+        check=check,
     )
     _lift(out / "merged")
     write_card(out, facts, "hf")

@@ -1,10 +1,10 @@
 """Causal attention on a CPU: matrix products in blocks of queries.
 
-PyTorch's fused kernel reaches a tenth of the machine's bf16 rate on a CPU at Gemma's head width of 256, and less still
-for a single query; plain products reach two to three times that, and twenty times for a single query
-(docs/benchmarks.md). They are taken block by block, so that keys that no query of a block may see cost nothing, and the
-probabilities are computed again in the backward pass instead of kept (as in flash attention, Dao et al. 2022,
-arXiv 2205.14135): nothing of size T x T is ever held. Query heads that share a key head are rows of one product.
+PyTorch's fused kernel reaches a tenth of the machine's bf16 rate on a CPU at Gemma's head width of 256, and less for a
+single query; plain products reach two to three times that, and twenty times for a single query (docs/benchmarks.md).
+They are computed block by block, so that keys that no query of a block may attend to cost nothing, and the
+probabilities are recomputed in the backward pass instead of stored (as in flash attention, Dao et al. 2022, arXiv
+2205.14135): no T x T tensor is ever allocated. Query heads that share a key head are rows of one product.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,13 +23,13 @@ QUERY_BLOCK = 128
 
 
 def use_blockwise_attention(model: PreTrainedModel) -> None:
-    """On a CPU, turns the model to the attention of this module."""
+    """On a CPU, switches the model to the attention of this module."""
     if model.device.type == "cpu":
         model.set_attn_implementation(BLOCKWISE)
 
 
 def takes_packed_rows(decoder: nn.Module) -> bool:
-    """Whether its attention keeps the sequences of one line apart, given their bounds."""
+    """Whether its attention separates the sequences of a packed row, given their bounds."""
     return bool(cast(Any, decoder).config._attn_implementation == BLOCKWISE)
 
 
@@ -44,8 +44,8 @@ def attention_forward(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: (B, heads, T, d) queries to (B, T, heads, d)."""
-    of_the_text = scaling is not None and getattr(module, "is_causal", False)
-    if not of_the_text or dropout or (attention_mask is not None and attention_mask.dtype != torch.bool):
+    is_text_attention = scaling is not None and getattr(module, "is_causal", False)
+    if not is_text_attention or dropout or (attention_mask is not None and attention_mask.dtype != torch.bool):
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     packed = kwargs.get("cu_seq_lens_q")
     bounds = None if packed is None else packed.tolist()
@@ -64,12 +64,12 @@ def blockwise_attention(
 
     Args:
         query: (B, heads, T, d).
-        key, value: (B, key heads, S, d), S >= T: what comes before the queries, and they.
-        mask: (B, 1, T, S), True where a query may look; None: at itself and all before. A query that may look nowhere
-            (padding) gets a finite value without meaning.
-        bounds: where each sequence of a packed line of queries begins, and the line's end (`cu_seq_lens_q` of
-            transformers' attention interface). No block of queries holds two sequences; without a mask a query looks
-            at what comes before the line and at its own sequence.
+        key, value: (B, key heads, S, d), S >= T: those before the queries (a prefix), then the queries' own.
+        mask: (B, 1, T, S), True where a query attends; None: to itself and everything before it. A query that attends
+            to nothing (padding) gets a finite value without meaning.
+        bounds: where each sequence of a packed row of queries starts, and the row's end (`cu_seq_lens_q` of
+            transformers' attention interface). No block of queries contains two sequences; without a mask a query
+            attends to the prefix and to its own sequence.
     """
     ends = [0, query.shape[2]] if bounds is None else bounds
     output = _BlockwiseAttention.apply(query, key, value, mask, scaling, ends)  # type: ignore[no-untyped-call]
@@ -92,8 +92,8 @@ class _BlockwiseAttention(torch.autograd.Function):
         output = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)  # (B, T, heads, d)
         grouped = _grouped(output.transpose(1, 2), key)
         for block in _blocks(_grouped(query * scaling, key), key, mask, bounds):
-            found = block.probabilities @ value[:, :, block.keys]  # (B, K, G * C, d)
-            grouped[:, :, :, block.queries] = _by_head(found, block.count)
+            attended = block.probabilities @ value[:, :, block.keys]  # (B, K, G * C, d)
+            grouped[:, :, :, block.queries] = _by_head(attended, block.count)
         return output
 
     @staticmethod
@@ -107,18 +107,18 @@ class _BlockwiseAttention(torch.autograd.Function):
         for block in _blocks(_grouped(query * ctx.scaling, key), key, mask, ctx.bounds):
             gradient = upstream[:, :, :, block.queries].flatten(2, 3)  # (B, K, G * C, d)
             value_gradient[:, :, block.keys] += block.probabilities.mT @ gradient
-            of_probabilities = (gradient @ value[:, :, block.keys].mT).float()
+            probabilities_gradient = (gradient @ value[:, :, block.keys].mT).float()
             probabilities = block.probabilities.float()
-            mean = (of_probabilities * probabilities).sum(-1, keepdim=True)
-            of_scores = probabilities.mul_(of_probabilities.sub_(mean)).to(key.dtype)
-            grouped[:, :, :, block.queries] = _by_head(of_scores @ key[:, :, block.keys], block.count)
-            key_gradient[:, :, block.keys] += of_scores.mT @ block.rows
+            mean = (probabilities_gradient * probabilities).sum(-1, keepdim=True)
+            scores_gradient = probabilities.mul_(probabilities_gradient.sub_(mean)).to(key.dtype)
+            grouped[:, :, :, block.queries] = _by_head(scores_gradient @ key[:, :, block.keys], block.count)
+            key_gradient[:, :, block.keys] += scores_gradient.mT @ block.rows
         query_gradient *= ctx.scaling
         return query_gradient, key_gradient.to(key.dtype), value_gradient.to(value.dtype), None, None, None
 
 
 class _Block:
-    """`count` (C) queries of each head, and the keys (S') that one of them may see."""
+    """`count` (C) queries of each head, and the keys (S') that any of them attends to."""
 
     def __init__(self, rows: Tensor, probabilities: Tensor, queries: slice, keys: slice | Tensor) -> None:
         self.rows = rows  # (B, K, G * C, d), scaled
@@ -140,46 +140,46 @@ def _by_head(rows: Tensor, count: int) -> Tensor:
 
 
 def _blocks(query: Tensor, key: Tensor, mask: Tensor | None, bounds: Sequence[int]) -> Iterator[_Block]:
-    before = key.shape[2] - query.shape[3]
+    prefix = key.shape[2] - query.shape[3]
     for first, last in pairwise(bounds):
         for start in range(first, last, QUERY_BLOCK):
             end = min(start + QUERY_BLOCK, last)
             queries = slice(start, end)
             if mask is None:
-                keys = _without_gap(before, slice(before + first, before + end), key.device)
+                keys = _prefix_and_own(prefix, slice(prefix + first, prefix + end), key.device)
                 hidden = torch.ones(end - start, end - start, dtype=torch.bool, device=key.device).triu(1)
             else:
-                keys, hidden = _keys_seen(mask[:, :, queries])
+                keys, hidden = _attended_keys(mask[:, :, queries])
             rows = query[:, :, :, queries].flatten(2, 3)
             scores = rows @ key[:, :, keys].mT  # (B, K, G * C, S')
-            # The least finite value, not -inf: a row of padding that sees nothing must not become NaN, which its value
-            # would carry into other rows through products with zero.
+            # The lowest finite value, not -inf: a row of padding that attends to nothing must not become NaN, which
+            # products with zero would carry into other rows.
             lowest = torch.finfo(scores.dtype).min
             by_head = _by_head(scores, end - start)
             by_head[..., by_head.shape[-1] - hidden.shape[-1] :].masked_fill_(hidden, lowest)
             yield _Block(rows, scores.softmax(-1), queries, keys)
 
 
-def _without_gap(before: int, own: slice, device: torch.device) -> slice | Tensor:
-    """The first `before` keys and those of `own` behind them."""
-    if before in (0, own.start):
-        return slice(own.start - before, own.stop)
-    return torch.cat([torch.arange(before, device=device), torch.arange(own.start, own.stop, device=device)])
+def _prefix_and_own(prefix: int, own: slice, device: torch.device) -> slice | Tensor:
+    """The indices of the first `prefix` keys and of the sequence's `own`, as a slice where there is no gap."""
+    if prefix in (0, own.start):
+        return slice(own.start - prefix, own.stop)
+    return torch.cat([torch.arange(prefix, device=device), torch.arange(own.start, own.stop, device=device)])
 
 
-def _keys_seen(mask: Tensor) -> tuple[slice | Tensor, Tensor]:
-    """Of a block's mask (B, 1, C, S): the keys that any query sees, and which of the last of them are hidden from whom,
-    (B, 1, 1, C, S''). Those in front, which all see, need no mask.
+def _attended_keys(mask: Tensor) -> tuple[slice | Tensor, Tensor]:
+    """Of a block's mask (B, 1, C, S): the keys that any query attends to, and for the last of them which are hidden
+    from which query, (B, 1, 1, C, S''). The first ones, which all queries attend to, need no mask.
 
-    A slice, which is not copied, where few keys lie unseen between those that are seen.
+    A slice, which is not copied, where few of the keys in between are not attended to.
     """
-    any_sees, all_see = mask.flatten(0, 2).any(0), mask.flatten(0, 2).all(0)  # (S,)
-    seen = any_sees.nonzero()[:, 0]
-    span = slice(int(seen[0]), int(seen[-1]) + 1) if len(seen) else slice(0, mask.shape[-1])
-    keys = seen if 0 < len(seen) < (span.stop - span.start) * 8 // 9 else span
-    partly = (~all_see[keys]).nonzero()[:, 0]
-    shown = int(partly[0]) if len(partly) else len(all_see[keys])
-    return keys, ~mask[:, None, :, :, keys][..., shown:]
+    any_query, all_queries = mask.flatten(0, 2).any(0), mask.flatten(0, 2).all(0)  # (S,)
+    attended = any_query.nonzero()[:, 0]
+    span = slice(int(attended[0]), int(attended[-1]) + 1) if len(attended) else slice(0, mask.shape[-1])
+    keys = attended if 0 < len(attended) < (span.stop - span.start) * 8 // 9 else span
+    partly = (~all_queries[keys]).nonzero()[:, 0]
+    unmasked = int(partly[0]) if len(partly) else len(all_queries[keys])
+    return keys, ~mask[:, None, :, :, keys][..., unmasked:]
 
 
 AttentionInterface.register(BLOCKWISE, attention_forward)

@@ -14,39 +14,39 @@ from torch import Tensor
 from lorachain.weights.safetensors_io import StoredTensor, read_blocks
 
 _BLOCK_ELEMENTS = 1 << 20
-# Below some hundred rows BLAS takes another path and sums in another order than PEFT's product of the whole matrix.
+# Below a few hundred rows BLAS sums in another order than in PEFT's product of the whole matrix.
 _MIN_ROWS = 256
 _CACHED_ELEMENTS = 1 << 17
 _MAX_WORKERS = 4
 _Job = TypeVar("_Job")
-_Done = TypeVar("_Done")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
 class BlockWorkers:
-    """Threads that each compute a block alone."""
+    """Threads that each compute whole blocks."""
 
     pool: ThreadPoolExecutor
     count: int
 
-    def in_order(self, work: Callable[[_Job], _Done], jobs: Iterable[_Job]) -> Iterator[_Done]:
-        """The results in the jobs' order; one job more than there are threads is in flight, so memory stays bounded."""
-        waiting: deque[Future[_Done]] = deque()
+    def in_order(self, work: Callable[[_Job], _Result], jobs: Iterable[_Job]) -> Iterator[_Result]:
+        """The results in the jobs' order. At most one job more than there are threads is pending: memory is bounded."""
+        pending: deque[Future[_Result]] = deque()
         for job in jobs:
-            waiting.append(self.pool.submit(work, job))
-            if len(waiting) > self.count:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(self.pool.submit(work, job))
+            if len(pending) > self.count:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 @contextmanager
 def block_workers() -> Iterator[BlockWorkers]:
-    """As many threads as torch would use, with torch's own switched off: those would meet after every small operation,
-    which costs more than the operation where the processor is shared with others."""
+    """As many threads as torch would use, with torch's own disabled: those synchronize after every small operation,
+    which costs more than the operation itself on a shared processor."""
     threads = torch.get_num_threads()
     count = min(threads, _MAX_WORKERS)
-    torch.set_num_threads(1)  # threads started from here on take it over
+    torch.set_num_threads(1)  # inherited by threads that are started from here on
     try:
         with ThreadPoolExecutor(count) as pool:
             yield BlockWorkers(pool, count)
@@ -58,7 +58,7 @@ def row_blocks(tensor: StoredTensor) -> Iterator[tuple[slice, bytearray]]:
     """The rows of a matrix with their bytes, in blocks of about a million elements and at least `_MIN_ROWS` rows."""
     rows, columns = tensor.shape
     step = max(_MIN_ROWS, _BLOCK_ELEMENTS // columns)
-    starts = list(range(0, max(1, rows - _MIN_ROWS + 1), step))  # a short rest joins the block before it
+    starts = list(range(0, max(1, rows - _MIN_ROWS + 1), step))  # a short remainder joins the block before it
     ends = [*starts[1:], rows]
     row_size = tensor.size // rows
     for start, end in zip(starts, ends, strict=True):
@@ -78,7 +78,7 @@ class MergedBlock:
     square_norm: float
     """Sum of the squared deltas."""
     max_error: float
-    """In halves of an ulp; not finite where the merged numbers are not."""
+    """In halves of an ulp; not finite where a merged value is not."""
     updates: int
     lost_to_rounding: int
 
@@ -86,15 +86,14 @@ class MergedBlock:
 def merge_block(weight: Tensor, b: Tensor, a: Tensor, scale: float) -> MergedBlock:
     """round(weight + scale * b @ a) and its error; `weight` (rows, in), `b` (rows, r), `a` (r, in).
 
-    The sum is float32 for 16-bit weights and float64 for float32 weights, so that the rounding to the stored type is
-    the one that counts; for float32 the result is the same bits as a float32 sum (53 >= 2*24 + 2, double rounding is
-    harmless).
+    The sum is float32 for 16-bit weights and float64 for float32 weights, so that only the rounding to the stored type
+    matters; for float32 the result has the same bits as a float32 sum (53 >= 2*24 + 2: double rounding is harmless).
     """
     delta = (b @ a).mul_(scale)
     merged = torch.empty_like(weight)
     wide = torch.float64 if weight.dtype == torch.float32 else torch.float32
     square_norm, max_error, updates, lost_to_rounding = 0.0, 0.0, 0, 0
-    # A few rows at a time, so that the dozen passes below stay in the processor's cache.
+    # A few rows at a time, so that the dozen passes below work in the processor's cache.
     step = max(1, _CACHED_ELEMENTS // weight.shape[1])
     for old, new, update in zip(*(torch.split(t, step) for t in (weight, merged, delta)), strict=True):
         exact = old.to(wide) + update

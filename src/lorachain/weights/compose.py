@@ -1,8 +1,8 @@
 """Two adapters of a chain as one plain LoRA on the public base: megabytes instead of a merged model.
 
-Stage 01 gave W1 = W + s1*B1@A1, stage 02 W2 = W1 + s2*B2@A2. So W2 = W + [s1*B1, s2*B2] @ [A1; A2]: one LoRA of rank
-r1 + r2, exact but for one rounding of each element of B to float32. Every layer's scale is 1 (alpha = rank), so that a
-loader that knows no rank or alpha patterns (vLLM's) computes the same.
+Stage 01 results in W1 = W + s1*B1@A1, stage 02 in W2 = W1 + s2*B2@A2. So W2 = W + [s1*B1, s2*B2] @ [A1; A2]: one LoRA
+of rank r1 + r2, exact except for one rounding of each element of B to float32. Every layer's scale is 1 (alpha = rank),
+so that a loader without rank and alpha patterns (vLLM's) computes the same.
 """
 
 from pathlib import Path
@@ -12,14 +12,16 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lorachain.artifacts import MergeReport
 from lorachain.artifacts.merging import ComposedLayer, ComposeReport
 from lorachain.atomic import atomic_folder
 from lorachain.errors import AdapterError, ConfigError, WorkspaceError
-from lorachain.weights.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, sort_targets
-from lorachain.weights.lora_file import PEFT_PREFIX, LoraFile, adapter_sha256, open_lora
+from lorachain.weights.checks import check_weights
+from lorachain.weights.lora import normalize_files
+from lorachain.weights.lora_file import LoraFile, adapter_sha256, open_lora
+from lorachain.weights.lora_layers import ADAPTER_WEIGHTS, PEFT_PREFIX
 from lorachain.weights.merge_report import read_merge_report
-from lorachain.weights.parameter_names import read_parameter_names
-from lorachain.weights.safetensors_io import open_shards, weights_sha256
+from lorachain.weights.safetensors_io import weights_sha256
 
 COMPOSE_REPORT = "compose_report.json"
 
@@ -29,7 +31,7 @@ def compose_adapters(
 ) -> ComposeReport:
     """Writes `first` and `second` as one LoRA on `base` to `out`, with `compose_report.json`.
 
-    `base` is the public model's folder, `merged_base` the model that `second` was trained on: `first` merged into
+    `base` is the public model's directory, `merged_base` the model that `second` was trained on: `first` merged into
     `base` by lorachain, as its merge report says. `base_name` is where plain `peft` will load the base from (a hub id).
     With `rank`, layers of a higher exact rank are recompressed to it by a truncated SVD.
 
@@ -41,20 +43,11 @@ def compose_adapters(
     if rank is not None and rank < 1:
         raise ConfigError(f"rank is {rank}; allowed: 1 or more, or none for the exact composition")
     if out.exists():
-        raise WorkspaceError(f"{out} exists; composing never overwrites: choose another folder or remove it")
-    link = read_merge_report(merged_base)
-    if link.adapter_sha256 != adapter_sha256(first) or link.base_sha256 != weights_sha256(base):
-        raise AdapterError(
-            f"{merged_base} is not {first} merged into {base} (its merge report names other hashes): the second "
-            "adapter's updates would be added to weights that it never saw"
-        )
-    if link.weights != "original":
-        raise AdapterError(
-            f"{merged_base} is {first} added to dequantized weights: one adapter on the public base would lack what "
-            "quantizing changed. Merge into the original weights, or export with --format hf"
-        )
-    layout = read_parameter_names(open_shards(base))
-    stages = [open_lora(first, layout), open_lora(second, layout)]
+        raise WorkspaceError(f"{out} exists; composing never overwrites: choose another directory or remove it")
+    merge = read_merge_report(merged_base)
+    _check_merge(merge, base, first, merged_base)
+    names = check_weights(base)
+    stages = [open_lora(first, names), open_lora(second, names)]
     tensors: dict[str, Tensor] = {}
     layers = []
     for module in sorted({module for stage in stages for module in stage.targets}):
@@ -67,15 +60,29 @@ def compose_adapters(
         save_file(tensors, staging / ADAPTER_WEIGHTS, metadata={"format": "pt"})
         _write_config(staging, base_name, layers)
         report = ComposeReport(
-            base_sha256=link.base_sha256,
+            base_sha256=merge.base_sha256,
             adapter_sha256=(adapter_sha256(first), adapter_sha256(second)),
-            merged_base_sha256=link.merged_sha256,
+            merged_base_sha256=merge.merged_sha256,
             composed_sha256=adapter_sha256(staging),
             relative_error=_relative_error(layers),
             layers=tuple(layers),
         )
         report.write(staging / COMPOSE_REPORT)
     return report
+
+
+def _check_merge(merge: MergeReport, base: Path, first: Path, merged_base: Path) -> None:
+    """Raises AdapterError unless `merged_base` is `first` merged into the original weights of `base`."""
+    if merge.adapter_sha256 != adapter_sha256(first) or merge.base_sha256 != weights_sha256(base):
+        raise AdapterError(
+            f"{merged_base} is not {first} merged into {base} (its merge report names other hashes): the second "
+            "adapter's updates would be added to weights that it was not trained on"
+        )
+    if merge.weights != "original":
+        raise AdapterError(
+            f"{merged_base} is {first} added to dequantized weights: one adapter on the public base would lack what "
+            "quantizing changed. Merge into the original weights, or export with --format hf"
+        )
 
 
 def _relative_error(layers: list[ComposedLayer]) -> float:
@@ -95,7 +102,7 @@ def truncated(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """The best approximation of B@A of the given rank, as factors A' (k, in), B' (out, k), and all singular values.
 
     B = Qb Rb and A^T = Qa Ra, so B@A = Qb (Rb Ra^T) Qa^T and only the small core (at most R, R) needs an SVD: the dense
-    (out, in) matrix is never made. Computed in float64; the singular values are split evenly between the factors.
+    (out, in) matrix is never computed. All in float64; the singular values are split evenly between the factors.
     """
     q_b, r_b = torch.linalg.qr(b.double())  # (out, m), (m, R) with m = min(out, R)
     q_a, r_a = torch.linalg.qr(a.double().T)  # (in, n), (n, R)
@@ -107,7 +114,7 @@ def truncated(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _kept(module: str, a: Tensor, b: Tensor, rank: int | None) -> tuple[ComposedLayer, Tensor, Tensor]:
-    """The layer's factors, recompressed where their rank is above `rank`, and what that left out."""
+    """What is kept of a layer: its factors, recompressed where their rank is above `rank`, and the error of that."""
     exact_rank = len(a)
     kept_a, kept_b, s = truncated(a, b, rank or exact_rank)
     norm = float(torch.linalg.vector_norm(s))
@@ -134,17 +141,17 @@ def _layer(
 def _write_config(folder: Path, base_name: str, layers: list[ComposedLayer]) -> None:
     """`adapter_config.json` as PEFT writes it: alpha = rank everywhere, patterns only for layers of another rank."""
     rank = max(layer.rank for layer in layers)
-    others = {layer.module: layer.rank for layer in layers if layer.rank != rank}
+    exceptions = {layer.module: layer.rank for layer in layers if layer.rank != rank}
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,
         lora_alpha=rank,
         lora_dropout=0.0,
         target_modules=[layer.module for layer in layers],
-        rank_pattern=others,
-        alpha_pattern=others,
+        rank_pattern=exceptions,
+        alpha_pattern=exceptions,
         base_model_name_or_path=base_name,
         inference_mode=True,
     )
     config.save_pretrained(str(folder))
-    sort_targets(folder / ADAPTER_CONFIG)
+    normalize_files(folder)

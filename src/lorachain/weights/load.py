@@ -1,169 +1,189 @@
-"""A folder or hub snapshot of weights to a model in memory; where its decoder and head are.
+"""A model directory to a model in memory; where its decoder and head are.
 
-Both Gemma 3 classes come through here: text-only (`Gemma3ForCausalLM`: 27b-text, 270m) and multimodal
-(`Gemma3ForConditionalGeneration`: 4b-it). The structure is asked of the model itself (`get_decoder`,
-`get_output_embeddings`), never guessed from key names.
+Both Gemma 3 classes are supported: text-only (`Gemma3ForCausalLM`: 27b-text, 270m) and multimodal
+(`Gemma3ForConditionalGeneration`: 4b-it). The structure comes from the model itself (`get_decoder`,
+`get_output_embeddings`), not from key names.
 """
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from lorachain.chat_template import template_from_files
 from lorachain.config import Quantization
 from lorachain.errors import DeviceError, ModelError
-from lorachain.provenance import MAX_JSON_BYTES, load_json, sha256_file, sha256_json
+from lorachain.provenance import load_json, sha256_file, sha256_json
 from lorachain.tokens import Tokenizer
 from lorachain.weights.attention import use_blockwise_attention
+from lorachain.weights.checks import check_finite, check_tokenizer, check_weights, has_weights
+from lorachain.weights.model_config import (
+    ATTENTION,
+    model_class,
+    read_unquantized_config,
+    refuse_huge_json,
+)
+from lorachain.weights.parameter_names import HARMLESS_KEYS, ParameterNames
 from lorachain.weights.quantized import keep_one_layout, quantized_loading
+from lorachain.weights.safetensors_io import is_finite, open_shards
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.json", "chat_template.jinja"),
 )
-SUPPORTED_MODEL_TYPES = ("gemma3_text", "gemma3")
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is the first accelerator there is, else the CPU.
+    """The device of that name; `auto` is the first available accelerator, else the CPU.
 
     Raises:
-        DeviceError: the device is not on this machine.
+        DeviceError: the machine does not have the device.
     """
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    available = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        available.append("mps")
     try:
         device = torch.device(name)
+        if device.type == "meta":
+            raise DeviceError(f"device {name!r} holds no values; allowed: auto, {', '.join(available)}")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise DeviceError(f"device {name!r} is not available; this machine has: {', '.join(found)}") from error
+        raise DeviceError(f"device {name!r} is not available; allowed: auto, {', '.join(available)}") from error
     return device
 
 
 def load_model(
     folder: Path, device: torch.device, dtype: torch.dtype = torch.bfloat16, quantization: Quantization = "none"
 ) -> PreTrainedModel:
-    """The base model of a local folder, weights straight to `device` in `dtype` (bf16: Gemma 3 overflows fp16).
+    """The base model in a directory, weights straight to `device` in `dtype` (bf16: Gemma 3 overflows in fp16).
 
-    Only safetensors are read: a pickle can run code. With a `quantization` the decoder's linear layers are held in it.
+    Exactly the safetensors files that `open_shards` lists are loaded, after `check_weights`; nothing is unpickled and
+    no code from the directory is run. With a `quantization` the decoder's linear layers are held in it.
 
     Raises:
-        ModelError: the folder is not a Gemma 3 model, or its weights are quantized already, incomplete or broken.
+        ModelError: the directory does not contain a Gemma 3 model, its weights are quantized already, or they are
+            incomplete, broken, not those of its class, or not finite.
         ConfigError: bitsandbytes is not installed.
     """
-    config = _read_unquantized_config(folder)
+    names = check_weights(folder)
+    config = read_unquantized_config(folder)
     options: dict[str, Any] = {}
     if quantization != "none":
-        structure = skeleton(folder)
-        linear = {name for name, module in structure.named_modules() if isinstance(module, nn.Linear)}
-        kept = linear.difference(decoder_linears(structure))
+        linear = {name for name, module in names.model.named_modules() if isinstance(module, nn.Linear)}
+        kept = linear.difference(decoder_linears(names.model))
         options["quantization_config"] = quantized_loading(quantization, dtype, kept)
     try:
-        model = _auto_class(config).from_pretrained(
-            folder, dtype=dtype, device_map={"": device}, use_safetensors=True, local_files_only=True, **options
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{folder} cannot be loaded as a model: {error}") from error
+        with ExitStack() as stack:
+            slices: dict[str, Any] = {}
+            for shard in names.shards.shards:
+                file = stack.enter_context(safe_open(shard.file, framework="pt"))
+                slices |= {tensor.name: file.get_slice(tensor.name) for tensor in shard.tensors}
+            # With the tensors given, transformers does not look for files itself.
+            model, info = model_class(config).from_pretrained(
+                None,
+                config=config,
+                state_dict=slices,
+                generation_config=_generation_config(folder),
+                dtype=dtype,
+                device_map={"": device},
+                attn_implementation=ATTENTION,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                **options,
+            )
+    except Exception as error:  # untrusted files: any error means that they cannot be loaded
+        raise ModelError(f"{folder} cannot be loaded as a model: {type(error).__name__}: {error}") from error
+    model.name_or_path = model.config.name_or_path = str(folder)
+    _check_loaded(folder, names, model, info)
     keep_one_layout(model)
     model.train(False)
     use_blockwise_attention(model)
     return cast(PreTrainedModel, model)
 
 
-def skeleton(folder: Path) -> PreTrainedModel:
-    """The class that `config.json` names, on the meta device: no weights are read, no memory is used.
+def _generation_config(folder: Path) -> GenerationConfig | None:
+    """`generation_config.json`; None where there is none: transformers then derives one from the configuration."""
+    path = folder / "generation_config.json"
+    return GenerationConfig.from_dict(load_json(path)) if path.is_file() else None
+
+
+def _check_loaded(folder: Path, names: ParameterNames, model: PreTrainedModel, info: dict[str, Any]) -> None:
+    """Raises ModelError unless transformers took every parameter from the files, and all values are finite."""
+    unexpected = [key for key in info["unexpected_keys"] if not HARMLESS_KEYS.search(key)]
+    problems = {
+        "were not found": info["missing_keys"],
+        "were not used": unexpected,
+        "have another shape": info["mismatched_keys"],
+        "failed": info["error_msgs"],
+    }
+    for problem, found in problems.items():
+        if found:
+            raise ModelError(
+                f"{folder}: {len(found)} tensors {problem} while loading, first {sorted(map(str, found))[0]}"
+            )
+    quantized = set()
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise ModelError(f"{folder}: {name} was not loaded")
+        if not parameter.is_floating_point():
+            quantized.add(names.stored[name])
+        elif not is_finite(parameter.detach()):
+            check_finite(folder, [names.stored[name]])  # names the file, unless `dtype` made the value infinite
+            raise ModelError(f"{folder}: {name} has values too large for {parameter.dtype}")
+    if quantized:  # their values in memory are codes
+        check_finite(folder, quantized)
+
+
+def comparison_dtype(folder: Path) -> torch.dtype:
+    """The type to compare a model's logits in: bf16 where all weights are bf16, else float32.
+
+    Never float16: Gemma 3's activations overflow in it.
 
     Raises:
-        ModelError: it is no Gemma 3, or it is quantized.
+        ModelError: the weights are missing or broken.
     """
-    config = _read_unquantized_config(folder)
-    with torch.device("meta"):
-        model: PreTrainedModel = _auto_class(config).from_config(config)
-    return model
-
-
-def _read_unquantized_config(folder: Path) -> PreTrainedConfig:
-    config = read_model_config(folder)
-    if getattr(config, "quantization_config", None):
-        raise ModelError(
-            f"{folder} is quantized; use the original weights that it was made from. With `quantization` in a --config "
-            "file they are held in 4 or 8 bits while a LoRA is trained"
-        )
-    return config
-
-
-def _auto_class(config: PreTrainedConfig) -> Any:
-    return AutoModelForCausalLM if config.model_type == "gemma3_text" else AutoModelForImageTextToText
-
-
-def read_model_config(folder: Path) -> PreTrainedConfig:
-    """The `config.json` of a Gemma 3.
-
-    Raises:
-        ModelError: there is none, it cannot be read, or it is another model's.
-    """
-    try:
-        _refuse_huge_json(folder)
-        load_json(folder / "config.json")
-        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # a file from elsewhere: whatever transformers stumbles over is the file's fault
-        raise ModelError(f"{folder} is no model's folder: config.json: {error}") from error
-    if config.model_type not in SUPPORTED_MODEL_TYPES:
-        raise ModelError(
-            f"{folder} holds a model of type {config.model_type!r}; lorachain trains Gemma 3 "
-            f"({', '.join(SUPPORTED_MODEL_TYPES)})"
-        )
-    return config
-
-
-def _refuse_huge_json(folder: Path) -> None:
-    for path in folder.glob("*.json"):
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ValueError(f"{path.name} has {path.stat().st_size:,} bytes, more than the {MAX_JSON_BYTES:,} allowed")
-
-
-def stored_dtype(folder: Path) -> torch.dtype:
-    """The type that a model's weights are stored in, as its configuration says; bf16 where it does not."""
-    config = read_model_config(folder)
-    dtype = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
-    return dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
+    dtypes = {tensor.dtype for tensor in open_shards(folder).tensors.values()}
+    return torch.bfloat16 if dtypes == {"BF16"} else torch.float32
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer that lies in a model's or adapter's folder.
+    """The tokenizer in a model's or adapter's directory.
 
     Raises:
-        ModelError: there is none, or it cannot be read.
+        ModelError: there is none, it cannot be read, it asks for Python code to be run, or weights in the same
+            directory have no embedding for some of its tokens.
     """
     try:
-        _refuse_huge_json(folder)
-        tokenizer = cast(Tokenizer, AutoTokenizer.from_pretrained(folder, local_files_only=True))
+        refuse_huge_json(folder)
+        path = folder / "tokenizer_config.json"
+        if path.is_file() and "auto_map" in load_json(path):
+            raise ValueError("tokenizer_config.json: auto_map names Python code, which lorachain never runs")
+        tokenizer = cast(
+            Tokenizer, AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        )
     except Exception as error:  # the tokenizers library raises plain Exception for a broken file
         raise ModelError(f"{folder} has no usable tokenizer: {error}") from error
     tokenizer.chat_template = tokenizer.chat_template or template_from_files(folder)
+    if has_weights(folder):
+        check_tokenizer(folder, tokenizer)
     return tokenizer
 
 
 def tokenizer_sha256(folder: Path) -> str:
-    """Of the files that a tokenizer is made of: equal where every text has the same ids.
+    """A hash of the tokenizer's files: equal where every text has the same ids.
 
     Raises:
-        OSError: one of them is there and cannot be read.
+        OSError: one of them exists and cannot be read.
     """
     return sha256_json({name: sha256_file(folder / name) for name in TOKENIZER_FILES if (folder / name).exists()})
 
@@ -175,7 +195,7 @@ def plain_model(model: nn.Module) -> PreTrainedModel:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether its layers lie in parts (FSDP2): it then computes only while all processes do."""
+    """Whether its layers are sharded (FSDP2): a forward pass then needs all processes."""
     return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
@@ -188,7 +208,7 @@ def text_decoder(model: nn.Module) -> nn.Module:
 
 
 def decoder_linears(model: PreTrainedModel) -> list[str]:
-    """Full names of the language model's linear layers; the head and the vision tower's are not among them."""
+    """Full names of the language model's linear layers, without the head and the vision tower's."""
     decoder = text_decoder(model)
     prefix = next(name for name, module in model.named_modules() if module is decoder)
     return [f"{prefix}.{name}" for name, module in decoder.named_modules() if isinstance(module, nn.Linear)]

@@ -1,4 +1,4 @@
-"""A LoRA on a base: made, loaded, saved, and proved to be what was asked for."""
+"""A LoRA on a base in memory: created, loaded, saved, and checked to be what was asked for."""
 
 import json
 import warnings
@@ -7,23 +7,34 @@ from typing import cast
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from peft import PeftModel as PeftModel  # other rooms name the type, only this one imports peft
+from peft import PeftModel as PeftModel  # other packages name the type, only this one imports peft
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lorachain.errors import AdapterError, ModelError
-from lorachain.provenance import load_json
+from lorachain.errors import AdapterError
 from lorachain.weights.load import decoder_linears
-from lorachain.weights.safetensors_io import read_shard
-
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
+from lorachain.weights.lora_config import ADAPTER_CONFIG as ADAPTER_CONFIG
+from lorachain.weights.lora_config import read_adapter_config as read_adapter_config
+from lorachain.weights.lora_config import read_lora_config
+from lorachain.weights.lora_layers import (
+    ADAPTER_WEIGHTS as ADAPTER_WEIGHTS,
+)
+from lorachain.weights.lora_layers import (
+    adapted_layers,
+    check_shapes,
+    explicit_config,
+    find_factors,
+    is_explicit,
+    open_adapter_weights,
+)
+from lorachain.weights.parameter_names import ModuleNames
+from lorachain.weights.safetensors_io import is_finite
 
 
 def language_model_targets(model: PreTrainedModel, names: list[str]) -> list[str]:
-    """Full names of the decoder's linear layers that end in one of `names`: the vision tower's are never among them.
+    """Full names of the decoder's linear layers that end in one of `names`, without those of the vision tower.
 
     Raises:
         AdapterError: a name matches no linear layer of the language model.
@@ -52,11 +63,11 @@ def add_new_lora(
 ) -> PeftModel:
     """A new LoRA with B = 0 on the language model's `target_modules`: it changes no logit until it is trained.
 
-    `base_path` is what plain `peft` will load the base from. Factors are float32, the type they are stored and merged
+    `base_path` is where plain `peft` will load the base from. Factors are float32, the type they are stored and merged
     in; training computes with them in the base's type (`training/optimizer.py`).
 
     Raises:
-        AdapterError: a target matches nothing, or the model carries an adapter already.
+        AdapterError: a target matches nothing, or the model has an adapter already.
     """
     refuse_second_adapter(model)
     config = LoraConfig(
@@ -68,7 +79,7 @@ def add_new_lora(
         target_modules=language_model_targets(model, target_modules),
         base_model_name_or_path=base_path,
     )
-    with warnings.catch_warnings():  # PEFT overwrites the base's name by the model's own, and says so
+    with warnings.catch_warnings():  # PEFT warns that it replaces the base's name by the model's own
         warnings.simplefilter("ignore", UserWarning)
         peft_model = get_peft_model(model, config, autocast_adapter_dtype=True)
     with torch.random.fork_rng(devices=[]):
@@ -80,7 +91,7 @@ def add_new_lora(
 
 
 def _initialize(layer: LoraLayer) -> None:
-    """PEFT's own initialization, drawn on the CPU: the same for a skeleton without weights and on any device."""
+    """PEFT's own initialization, drawn on the CPU: the same for a model without weights and on any device."""
     factors = layer.lora_A["default"], layer.lora_B["default"]
     devices = [cast(Tensor, factor.weight).device for factor in factors]
     for factor in factors:
@@ -92,59 +103,54 @@ def _initialize(layer: LoraLayer) -> None:
 
 
 def refuse_second_adapter(model: nn.Module) -> None:
-    """Raises AdapterError where a LoRA would come to sit on a LoRA."""
+    """Raises AdapterError where the model has a LoRA already."""
     if isinstance(model, PeftModel) or any("lora_" in name for name, _ in model.named_parameters()):
         raise AdapterError(
-            "the model carries an adapter already; merge it first (`lorachain merge`), no adapter may sit on an adapter"
+            "the model has an adapter already; merge it first (`lorachain merge`), an adapter cannot be put on an "
+            "adapter"
         )
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool) -> PeftModel:
-    """The adapter of `folder` on `model`, every tensor of the file used and every LoRA layer filled.
+    """The adapter in `folder` on `model`, every tensor of the file used and every LoRA layer filled.
+
+    Shapes are compared with the model's before anything is allocated, and PEFT is given no pattern to match.
 
     Raises:
-        AdapterError: files are missing or broken, keys do not fit the model, or the model carries an adapter already.
+        AdapterError: files are missing or broken, tensors do not fit the model or are not finite, or the model has an
+            adapter already.
     """
     refuse_second_adapter(model)
-    check_adapter_files(folder)
+    config = read_lora_config(folder)
+    shard, modules = open_adapter_weights(folder), ModuleNames(model)
+    factors, _ = find_factors(folder, shard, modules)
+    layers = adapted_layers(folder, config, factors, modules)
+    check_shapes(folder, factors, layers, modules)
+    if not is_explicit(config, factors):
+        config = explicit_config(config, layers)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            peft_model = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            peft_model = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, config=config)
+        except Exception as error:  # an untrusted file: any error means that it does not fit
             raise AdapterError(f"the adapter in {folder} does not fit its base: {error}") from error
     # PEFT only warns of missing and unexpected keys (issue #2586: a merge that silently does nothing).
     misfits = [str(w.message) for w in caught if "missing" in str(w.message) or "adapter" in str(w.message).lower()]
     if misfits:
         raise AdapterError(f"the adapter in {folder} does not fit its base: {misfits[0][:500]}")
+    for name, parameter in peft_model.named_parameters():
+        if ".lora_" in name and not is_finite(parameter.detach()):
+            raise AdapterError(
+                f"the adapter in {folder} has values that are not finite (NaN or infinity) in {name}; its training "
+                "diverged"
+            )
     return peft_model
 
 
 def check_adapter_files(folder: Path) -> None:
-    """Raises AdapterError unless both files of an adapter are there and whole; a pickle in their place is none."""
+    """Raises AdapterError unless both files of an adapter exist and are complete; a pickle is not accepted."""
     read_adapter_config(folder)
-    try:
-        read_shard(folder / ADAPTER_WEIGHTS)
-    except ModelError as error:
-        raise AdapterError(f"adapter: {error}") from error
-
-
-def read_adapter_config(folder: Path) -> dict[str, object]:
-    """`adapter_config.json` of a folder.
-
-    Raises:
-        AdapterError: the folder has none, or it is not a LoRA's.
-    """
-    path = folder / ADAPTER_CONFIG
-    try:
-        config = load_json(path)
-    except (OSError, ValueError) as error:
-        raise AdapterError(f"{path} cannot be read as an adapter's configuration: {error}") from error
-    if not isinstance(config, dict):
-        raise AdapterError(f"{path} holds no object; it is no adapter's configuration")
-    if config.get("peft_type") != "LORA":
-        raise AdapterError(f"{path}: peft_type is {config.get('peft_type')!r}; lorachain chains LORA adapters")
-    return config
+    open_adapter_weights(folder)
 
 
 def trainable_names(model: nn.Module) -> list[str]:
@@ -155,11 +161,11 @@ def check_trainable(model: PeftModel) -> None:
     """Raises AdapterError unless the trainable set is exactly the LoRA's A and B of its targets."""
     targets = {name for name, module in model.named_modules() if hasattr(module, "lora_A")}
     expected = {f"{name}.lora_{side}.default.weight" for name in targets for side in "AB"}
-    found = set(trainable_names(model))
-    if found != expected:
+    trainable = set(trainable_names(model))
+    if trainable != expected:
         raise AdapterError(
-            f"trainable tensors are not the LoRA's: {sorted(found - expected)[:3]} too many, "
-            f"{sorted(expected - found)[:3]} missing"
+            f"trainable tensors are not the LoRA's: {sorted(trainable - expected)[:3]} too many, "
+            f"{sorted(expected - trainable)[:3]} missing"
         )
 
 
@@ -170,14 +176,14 @@ def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
 
 
 def set_adapter_tensors(model: PeftModel, tensors: dict[str, Tensor]) -> None:
-    """Puts tensors under PEFT's stored names into the adapter."""
+    """Copies tensors under PEFT's stored names into the adapter."""
     set_peft_model_state_dict(model, tensors)
 
 
 def save_adapter(model: PeftModel, folder: Path, tensors: dict[str, Tensor] | None = None) -> None:
-    """`adapter_config.json` and `adapter_model.safetensors`, as plain `peft` reads them.
+    """Writes `adapter_config.json` and `adapter_model.safetensors`, as plain `peft` reads them.
 
-    `tensors` overrides the model's own (training hands its float32 masters).
+    `tensors` replaces the model's own (training passes its float32 masters).
     """
     save_file(tensors or adapter_tensors(model), folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     config = model.peft_config["default"]
@@ -186,11 +192,16 @@ def save_adapter(model: PeftModel, folder: Path, tensors: dict[str, Tensor] | No
         config.save_pretrained(str(folder))
     finally:
         config.inference_mode = inference_mode
-    sort_targets(folder / ADAPTER_CONFIG)
+    normalize_files(folder)
 
 
-def sort_targets(path: Path) -> None:
-    """PEFT writes `target_modules` from a set, in another order each run: sorted, equal adapters are equal files."""
+def normalize_files(folder: Path) -> None:
+    """Makes equal adapters equal files: PEFT writes `target_modules` from a set, in any order.
+
+    safetensors creates files that only their owner can read: the weights get the mode of the configuration.
+    """
+    path = folder / ADAPTER_CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])
     path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / ADAPTER_WEIGHTS).chmod(path.stat().st_mode & 0o777)

@@ -1,4 +1,4 @@
-"""The numbers that an adapter's updates are added to: a base's own, or those that its quantized copy stood for."""
+"""The weights that an adapter's updates are added to: the base's own, or those that its quantized copy stood for."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,29 +17,29 @@ from lorachain.weights.quantized import dequantized, require_quantizer
 from lorachain.weights.safetensors_io import StoredTensor, read_tensor
 
 MergeSource = Callable[[StoredTensor], StoredTensor]
-"""A tensor of the base to where its numbers lie."""
+"""A tensor of the base to where the values to merge into are stored."""
 
 
 @contextmanager
-def merge_sources(layout: ParameterNames, quantization: Quantization, weights: MergeWeights) -> Iterator[MergeSource]:
-    """Where the numbers lie that updates are added to: the tensor itself, or its dequantized copy.
+def merge_sources(names: ParameterNames, quantization: Quantization, weights: MergeWeights) -> Iterator[MergeSource]:
+    """Where the values that updates are added to are stored: the tensor itself, or its dequantized copy.
 
-    The copy lies in a scratch file that holds one tensor at a time: use it before asking for the next. It is computed
-    on the CPU, whatever trained.
+    The copy is in a temporary file that holds one tensor at a time: use it before requesting the next. It is computed
+    on the CPU, whatever device trained.
 
     Raises:
-        ConfigError: dequantized weights are asked for where nothing was quantized, or bitsandbytes is not installed.
+        ConfigError: dequantized weights are requested where nothing was quantized, or bitsandbytes is not installed.
     """
     if weights == "original":
         yield lambda tensor: tensor
         return
     if quantization == "none":
         raise ConfigError(
-            "dequantized weights are asked for, but the base was not quantized when the adapter was trained; merge "
-            "into the original weights, or say what the base was held in (nf4, int8)"
+            "--weights is dequantized, but the base was not quantized when the adapter was trained; merge into the "
+            "original weights, or set --quantization to what the base was held in (nf4, int8)"
         )
     require_quantizer(quantization)
-    quantized = {layout.stored[f"{name}.weight"] for name in decoder_linears(layout.model)}
+    quantized = {names.stored[f"{name}.weight"] for name in decoder_linears(names.model)}
     with TemporaryDirectory() as scratch:
         file = Path(scratch) / "weight"
 

@@ -1,6 +1,6 @@
-"""A base that is held in 4 or 8 bits while a LoRA is trained on it (QLoRA: Dettmers et al. 2023, arXiv 2305.14314).
+"""A base held in 4 or 8 bits while a LoRA is trained on it (QLoRA: Dettmers et al. 2023, arXiv 2305.14314).
 
-Quantized are the decoder's linear layers. Embeddings and head share one weight and keep their type, and so does the
+The decoder's linear layers are quantized. Embeddings and head share one weight and keep their type, and so does the
 vision tower. bitsandbytes quantizes while the original weights are loaded; quantized weights are never written.
 """
 
@@ -23,7 +23,7 @@ _NF4: dict[str, Any] = {"quant_type": "nf4", "compress_statistics": True}
 
 
 def require_quantizer(quantization: Quantization) -> None:
-    """Raises ConfigError where a quantized base is asked for and bitsandbytes is not installed."""
+    """Raises ConfigError where a quantization is requested and bitsandbytes is not installed."""
     if quantization != "none" and find_spec("bitsandbytes") is None:
         raise ConfigError(
             f"quantization is {quantization!r}, which needs the package bitsandbytes; install it with "
@@ -32,7 +32,7 @@ def require_quantizer(quantization: Quantization) -> None:
 
 
 def quantized_loading(quantization: Quantization, dtype: torch.dtype, kept: Iterable[str]) -> BitsAndBytesConfig:
-    """How transformers is to load a base; the linear layers named in `kept` stay, products are computed in `dtype`.
+    """How transformers should load a base: without quantizing the linear layers in `kept`, computing in `dtype`.
 
     `nf4`: 4-bit NormalFloat in blocks of 64, their scales quantized again (QLoRA, section 3). `int8`: LLM.int8()
     (Dettmers et al. 2022, arXiv 2208.07339).
@@ -41,7 +41,7 @@ def quantized_loading(quantization: Quantization, dtype: torch.dtype, kept: Iter
         ConfigError: bitsandbytes is not installed.
     """
     require_quantizer(quantization)
-    # At every product it would say that LLM.int8() computes in float16.
+    # Otherwise every product logs that LLM.int8() computes in float16.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=quantization == "nf4",
@@ -54,10 +54,10 @@ def quantized_loading(quantization: Quantization, dtype: torch.dtype, kept: Iter
 
 
 def keep_one_layout(model: nn.Module) -> None:
-    """Stops bitsandbytes 0.50 from packing 4-bit weights anew in the first evaluation on a CPU with AVX512-BF16.
+    """Stops bitsandbytes 0.50 from repacking 4-bit weights in the first evaluation on a CPU with AVX512-BF16.
 
-    Packed weights have coarser scales (bfloat16), their product passes no gradient on (in training after a validation
-    nothing below would learn, and torch only warns), and a layer whose width is no multiple of 32 fails.
+    Packed weights have coarser scales (bfloat16), their product passes no gradient (in training after a validation the
+    layers below would not learn, and torch only warns), and a layer whose width is not a multiple of 32 fails.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -65,7 +65,7 @@ def keep_one_layout(model: nn.Module) -> None:
 
 
 def dequantized(weight: Tensor, quantization: Quantization) -> Tensor:
-    """What a layer multiplies with where `weight` (out, in) is loaded so: quantized and back, in the same type."""
+    """What a layer multiplies by if `weight` (out, in) is loaded quantized: quantized and back, in the same type."""
     from bitsandbytes import functional
 
     if quantization == "int8":
@@ -76,7 +76,7 @@ def dequantized(weight: Tensor, quantization: Quantization) -> Tensor:
 
 
 def trained_in(adapter: Path) -> Quantization:
-    """What the base was held in while an adapter of ours was trained; `none` for a fresh adapter or one from elsewhere.
+    """What the base was held in while a lorachain adapter was trained; `none` for a new one or one from elsewhere.
 
     Raises:
         WorkspaceError: training_info.json is not valid.

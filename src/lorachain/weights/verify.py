@@ -1,4 +1,4 @@
-"""The proof of a merge, repeated later from the files alone."""
+"""A merge, verified later from the files alone."""
 
 import hashlib
 from pathlib import Path
@@ -8,21 +8,21 @@ import torch
 from lorachain.artifacts import MergeReport
 from lorachain.errors import AdapterError, ModelError
 from lorachain.weights.blockwise import BlockWorkers, block_workers, half_ulp, row_blocks
+from lorachain.weights.checks import check_weights
 from lorachain.weights.lora_file import LoraTarget, adapter_sha256, open_lora
 from lorachain.weights.merge_report import read_merge_report
 from lorachain.weights.merge_source import merge_sources
-from lorachain.weights.parameter_names import read_parameter_names
 from lorachain.weights.safetensors_io import TORCH_DTYPES, StoredTensor, combine_digests, open_shards, tensor_sha256
 
 _FLOAT32_UNIT = 2.0**-24
 
 
 def verify_merge(folder: Path, *, base: Path | None = None, adapter: Path | None = None) -> MergeReport:
-    """Checks a merged folder against its base and adapter, all read anew; returns its report where everything holds.
+    """Checks a merged directory against its base and adapter, reading all three; returns its report if it is right.
 
-    Base and adapter are looked for where the report says they were, unless given. Checked: the hashes of all three;
-    every tensor that is no target has the base's bytes; every target is base + scale*B@A, computed here in float64,
-    within one rounding step. Where updates were added to dequantized weights, these are computed anew.
+    Base and adapter are expected where the report says they were, unless given. Checked: the hashes of all three; every
+    tensor that is not a target has the base's bytes; every target is base + scale*B@A, computed here in float64, within
+    one rounding step. Dequantized weights that updates were added to are recomputed.
 
     Raises:
         ModelError: a file is missing or changed, or a weight is not what the report says; names the first.
@@ -30,40 +30,40 @@ def verify_merge(folder: Path, *, base: Path | None = None, adapter: Path | None
     """
     report = read_merge_report(folder)
     if base is None and report.base_path is None:
-        raise ModelError(f"the base of {folder} is called {report.base_name}; say where it is with --base")
+        raise ModelError(f"the base of {folder} is called {report.base_name}; give its directory with --base")
     base = base or (folder / str(report.base_path)).resolve()
     adapter = adapter or (folder / report.adapter_path).resolve()
-    for what, path in (("base", base), ("adapter", adapter)):
+    for role, path in (("base", base), ("adapter", adapter)):
         if not path.is_dir():
-            raise ModelError(f"the {what} of {folder} is no longer at {path}; say where it is now with --{what}")
-    base_shards, merged_shards = open_shards(base), open_shards(folder)
-    layout = read_parameter_names(base_shards)
+            raise ModelError(f"the {role} of {folder} is no longer at {path}; give its directory with --{role}")
+    names, merged_shards = check_weights(base), open_shards(folder)
+    base_shards = names.shards
     if adapter_sha256(adapter) != report.adapter_sha256:
-        raise AdapterError(f"{adapter} is not the adapter that was merged into {folder}: its hash is another")
-    targets = {layout.stored[f"{m}.weight"]: target for m, target in open_lora(adapter, layout).targets.items()}
+        raise AdapterError(f"{adapter} is not the adapter that was merged into {folder}: its hash differs")
+    targets = {names.stored[f"{m}.weight"]: target for m, target in open_lora(adapter, names).targets.items()}
     recorded = report.untouched | report.dequantized | {t.tensor: t.merged_sha256 for t in report.targets}
     if {target.tensor for target in report.targets} != targets.keys():
         raise ModelError(f"{folder}: the report's targets are not the adapter's")
     if not recorded.keys() == base_shards.tensors.keys() == merged_shards.tensors.keys():
-        raise ModelError(f"{folder}: base, merged weights and report do not hold the same tensors")
+        raise ModelError(f"{folder}: base, merged weights and report do not have the same tensors")
     base_digests, merged_digests = {}, {}
-    with block_workers() as workers, merge_sources(layout, report.quantization, report.weights) as source_of:
+    with block_workers() as workers, merge_sources(names, report.quantization, report.weights) as source_of:
         for name, tensor in merged_shards.tensors.items():
             stored = base_shards.tensors[name]
             if (tensor.dtype, tensor.shape) != (stored.dtype, stored.shape):
-                raise ModelError(f"{folder}: {name} has another type or shape than the base's")
+                raise ModelError(f"{folder}: {name} has another type or shape than in the base")
             source = source_of(stored)
             if name in targets:
                 digest, merged_digests[name] = _verify_target(source, tensor, targets[name], workers)
             else:
                 digest, merged_digests[name] = workers.pool.map(tensor_sha256, (source, tensor))
                 if digest != merged_digests[name]:
-                    raise ModelError(f"{folder}: {name} is no target of the adapter, yet differs from the base")
+                    raise ModelError(f"{folder}: {name} is not a target of the adapter, but differs from the base")
             base_digests[name] = digest if source is stored else tensor_sha256(stored)
             if merged_digests[name] != recorded[name]:
                 raise ModelError(f"{folder}: {name} has changed since the merge")
     if combine_digests(base_shards, base_digests) != report.base_sha256:
-        raise ModelError(f"{base} is not the base that {folder} was made from: its hash is another")
+        raise ModelError(f"{base} is not the base that {folder} was merged from: its hash differs")
     if combine_digests(merged_shards, merged_digests) != report.merged_sha256:
         raise ModelError(f"{folder}: config.json has changed since the merge")
     return report
@@ -95,9 +95,9 @@ def _verify_target(
     for before, after, times_allowed in workers.in_order(excess, jobs):
         base_digest.update(before)
         merged_digest.update(after)
-        if not times_allowed <= 1:  # a comparison that a NaN fails
+        if not times_allowed <= 1:  # false also for NaN
             raise ModelError(
-                f"{merged.file.parent}: {merged.name} is not base + scale*B@A: an element is {times_allowed:.3g} "
-                "times further off than one rounding allows"
+                f"{merged.file.parent}: {merged.name} is not base + scale*B@A: an element differs by "
+                f"{times_allowed:.3g} times what one rounding allows"
             )
     return base_digest.hexdigest(), merged_digest.hexdigest()
