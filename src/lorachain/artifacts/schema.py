@@ -1,6 +1,7 @@
 """The base of every JSON file that lorachain writes: strict types, a schema version, migrations, atomic writes."""
 
 import json
+from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -13,7 +14,8 @@ from lorachain.provenance import load_json, write_json
 class Record(BaseModel):
     """A typed part of a file. Unknown keys, wrong types and numbers that are not finite are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Numbers that are not finite reach `as_dict` unchanged, so that `write` refuses them; the default is null.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="constants")
 
     def as_dict(self) -> dict[str, Any]:
         """The record as JSON values."""
@@ -53,6 +55,8 @@ class Artifact(Record):
             return cls.parse(stored)
         except ValidationError as error:
             raise WorkspaceError(f"{path} is not a valid {cls.title}: {first_problem(error)}; {cls.remedy}") from error
+        except RecursionError as error:
+            raise WorkspaceError(f"{path} is not a valid {cls.title}: it is nested too deeply; {cls.remedy}") from error
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise WorkspaceError(f"{path} cannot be read ({cls.title}): {reason}; {cls.remedy}") from error
@@ -73,6 +77,7 @@ class Artifact(Record):
             raise ValueError(
                 f"schema version {found} is from a newer lorachain, this one reads up to {current}: upgrade it"
             )
+        require_finite(stored)
         if found < current:
             try:
                 stored = cls.migrate(stored)
@@ -85,9 +90,11 @@ class Artifact(Record):
         """Replaces the file at `path` atomically.
 
         Raises:
-            WorkspaceError: the disk is full.
+            ValueError: a number is not finite. WorkspaceError: the disk is full.
         """
-        write_json(path, self.as_dict())
+        values = self.as_dict()
+        require_finite(values)
+        write_json(path, values)
 
 
 def first_problem(error: ValidationError) -> str:
@@ -101,6 +108,18 @@ def first_problem(error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"{key!r} is missing"
     return f"{key!r} is {shown}: {problem['msg'].lower()}"
+
+
+def require_finite(value: Any, key: str = "") -> None:
+    """Raises ValueError that names the first number that is not finite, at any depth of a JSON value."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            require_finite(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            require_finite(item, f"{key}.{number}")
+    elif isinstance(value, float) and not isfinite(value):
+        raise ValueError(f"{key!r} is {value}: numbers must be finite")
 
 
 def renamed(value: Any, names: dict[str, str]) -> Any:

@@ -181,9 +181,9 @@ class _AnyStageInfo(_StageInfo):
             stored = _from_1(stored)
         kinds: dict[str, type[_StageInfo]] = {"init": InitInfo, "merge": MergeInfo, "training": TrainingInfo}
         kind = stored.get("kind")
-        if kind not in kinds:
+        if not isinstance(kind, str) or kind not in kinds:
             raise ValueError(f"kind is {kind!r}; allowed: {', '.join(kinds)}")
-        return kinds[str(kind)].parse(stored)
+        return kinds[kind].parse(stored)
 
 
 def read_stage_info(folder: Path) -> StageInfo:
