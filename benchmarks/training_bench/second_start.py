@@ -5,16 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-from lorachain.chain.init_step import initialize
-from lorachain.chain.stage import StageRun
-
-from lorachain.chain.context import Bar, ChainContext
-from lorachain.config import load_config
+from lorachain.chain.context import Bar, ChainContext, load_config
+from lorachain.chain.init_stage import initialize
+from lorachain.chain.runtime import start_runtime
+from lorachain.chain.stages import find_stage
+from lorachain.chain.train_stage import load_inputs, load_trainable_model
 from lorachain.registry import ModelEntry
 from lorachain.training.batch_schedule import BatchSchedule
-from lorachain.weights.load import load_model
-from lorachain.weights.lora import load_adapter
 from lorachain.workspace import Workspace
 
 
@@ -25,17 +22,16 @@ class _Quiet:
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Bar]:
-        yield lambda done, words="": None
+        yield lambda done, note="": None
 
 
 def _context(workspace: Path, model: str, source: str | None) -> ChainContext:
-    overrides = {"sources": {"embedded": {"plain_text": [source]}}} if source else {}
+    overrides = [{"sources": {"embedded": {"plain_text": [source]}}}] if source else []
     return ChainContext(
         Workspace(workspace),
         "bench",
         ModelEntry(local_path=Path(model), sources="embedded"),
-        load_config(overrides=overrides),
-        torch.device("cpu"),
+        load_config(overrides=[{"device": "cpu"}, *overrides]),
         _Quiet(),
     )
 
@@ -46,18 +42,20 @@ def start_stage_00(workspace: Path, model: str, source: str | None) -> float:
     The first call creates the workspace.
     """
     context = _context(workspace, model, source)
-    if not context.workspace.raw_lora_added(context.model).exists():
-        initialize(context)
+    init, stage = find_stage("init"), find_stage("00")
+    if not context.output(init).exists():
+        initialize(context, init)
     start = time.perf_counter()
-    run = StageRun(context, "00")
-    load_adapter(load_model(run.parent.base, context.device, context.dtype), run.parent.folder, trainable=True)
-    settings = context.stage("00")
+    runtime = start_runtime(context.config)
+    inputs = load_inputs(context, runtime, stage)
+    load_trainable_model(context, runtime, inputs.parent)
+    settings = context.config.stages[stage.name]
     schedule = BatchSchedule(
-        run.task.packs_of_epoch,
+        inputs.task.packs_of_epoch,
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         micro_batch_tokens=context.config.training.micro_batch_tokens,
-        pad_id=run.encoder.pad_id,
+        pad_id=inputs.encoder.pad_id,
         seed=context.config.seed,
     )
     schedule[0]

@@ -17,10 +17,9 @@ from typing import TextIO
 from lorachain.errors import WorkspaceError
 
 STAGING_SUFFIX = ".lorachain-partial"
+"""Nobody else's name: what ends in it may be removed."""
 ASIDE_SUFFIX = ".lorachain-replaced"
-_MARKER = ".lorachain-staging"
-"""A file in every staging directory; removed before the directory gets its name."""
-_OURS = ("training_info.json", "manifest.json", "made_from.json", "run.json", "NOTICE", _MARKER)
+_OURS = ("training_info.json", "manifest.json", "made_from.json", "run.json", "NOTICE")
 """Files that tell a directory of ours from a user's own: one of them is in every directory that is replaced."""
 
 
@@ -44,9 +43,7 @@ def atomic_folder(final: Path, *, replace: bool = True) -> Iterator[Path]:
             staging = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=STAGING_SUFFIX, dir=final.parent))
         try:
             with disk_full_as_error(final):
-                (staging / _MARKER).touch()
                 yield staging
-                (staging / _MARKER).unlink()
                 sync_tree(staging)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
@@ -105,7 +102,7 @@ def restore_folder(final: Path) -> None:
 def _remove_leftovers(final: Path) -> None:
     """Removes staging directories of `final` that a killed run left."""
     for path in final.parent.glob(f".{final.name}.*{STAGING_SUFFIX}"):
-        if not path.is_symlink() and _is_regular(path / _MARKER):
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
 
 

@@ -114,7 +114,7 @@ def _refuse_links(model_root: Path) -> None:
         raise WorkspaceError(f"{error.filename} cannot be listed: {(error.strerror or '').lower()}") from error
 
     links = [model_root] if model_root.is_symlink() else []
-    for folder, directories, names in os.walk(model_root, onerror=fail):
+    for folder, directories, names in os.walk(model_root, onerror=fail) if model_root.is_dir() else ():
         links += (Path(folder, name) for name in (*directories, *names) if os.path.islink(os.path.join(folder, name)))
     if links:
         raise WorkspaceError(

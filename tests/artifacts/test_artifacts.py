@@ -168,10 +168,10 @@ def test_a_number_that_is_not_finite_is_neither_read_nor_written(
 def test_numbers_in_untyped_values_must_be_finite(tmp_path: Path) -> None:
     measure = exact_match_measure(0.5).model_copy(update={"detail": {"by_direction": {"a": float("nan")}}})
     state = RunState(fingerprint=HASH, before={"exact_match": measure}, scores=())
-    with pytest.raises(ValueError, match="'before.exact_match.detail.by_direction.a' is nan"):
+    with pytest.raises(ValueError, match=r"'before\.exact_match\.detail\.by_direction\.a' is nan"):
         state.write(tmp_path / "run.json")
     message = refusal(tmp_path / "run.json", RunState, state.as_dict())
-    assert "'before.exact_match.detail.by_direction.a' is nan" in message
+    assert r"'before.exact_match.detail.by_direction.a' is nan" in message
 
 
 @each_artifact
@@ -207,7 +207,9 @@ def test_a_file_that_is_not_an_object_is_refused(content: str, reason: str, tmp_
 def test_no_depth_of_nesting_crashes(tmp_path: Path) -> None:
     """Python, its JSON reader and pydantic have limits of their own."""
     for depth in range(850, 1001):
-        refusal(tmp_path / "file.json", ValidationHistory, '{"schema_version": 1, "a": ' + "[" * depth + "]" * depth + "}")
+        refusal(
+            tmp_path / "file.json", ValidationHistory, '{"schema_version": 1, "a": ' + "[" * depth + "]" * depth + "}"
+        )
 
 
 def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
@@ -225,7 +227,7 @@ def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
 def test_stage_info_of_an_unknown_kind_is_refused(kind: object, tmp_path: Path) -> None:
     stored = {**training_info().as_dict(), "kind": kind}
     (tmp_path / TRAINING_INFO).write_text(json.dumps(stored))
-    with pytest.raises(WorkspaceError, match="kind is .*; allowed: init, merge, training") as caught:
+    with pytest.raises(WorkspaceError, match=r"kind is .*; allowed: init, merge, training") as caught:
         read_stage_info(tmp_path)
     assert str(tmp_path / TRAINING_INFO) in str(caught.value)
 
@@ -249,8 +251,6 @@ def test_docs_schemas_is_current(tmp_path: Path) -> None:
     exported = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
     committed = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "schemas").iterdir()}
     assert exported == committed, "run: python -m lorachain.artifacts docs/schemas"
-
-
 
 
 @each_artifact

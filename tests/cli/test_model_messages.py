@@ -21,7 +21,10 @@ ROOT = Path(__file__).parent.parent.parent
 def test_unknown_model(root: Path) -> None:
     refused(
         root, "init", "--model", "medgema", "--workspace", root,
-        says=("unknown model 'medgema'", "this workspace knows: gemma-3-270m, medgemma-27b, medgemma-4b, tiny", "model_paths.json", "huggingface_id"),
+        says=(
+            *("unknown model 'medgema'", "this workspace knows: gemma-3-270m, medgemma-27b, medgemma-4b, tiny"),
+            *("model_paths.json", "huggingface_id"),
+        ),
     )  # fmt: skip
 
 

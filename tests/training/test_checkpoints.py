@@ -16,8 +16,8 @@ from lorachain.training.checkpoints import (
     newest_complete,
     reason_to_skip,
     save_checkpoint,
-    steps_present,
 )
+from lorachain.workspace import checkpoint_steps
 
 FILES = {
     "adapter_model.safetensors": save({"weight": torch.ones(3)}),
@@ -44,7 +44,7 @@ def test_the_newest_by_number_is_found(run: Path) -> None:
     search = newest_complete(run, "mine")
     assert search.directory == checkpoint_directory(run, 10)
     assert search.skipped == []
-    assert steps_present(run) == [10, 9, 2]
+    assert checkpoint_steps(run) == [10, 9, 2]
 
 
 def test_an_empty_or_missing_directory_has_none(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_checkpoint_with_an_additional_file_is_skipped(run: Path) -> None:
 @pytest.mark.parametrize("manifest", ["[]", "null", '"text"', "{}", '{"files": null, "fingerprint": "mine"}', "\x00"])
 def test_a_manifest_with_other_content_is_broken(run: Path, manifest: str) -> None:
     (checkpoint_directory(run, 10) / MANIFEST).write_text(manifest)
-    assert "missing or broken" in (reason_to_skip(checkpoint_directory(run, 10), "mine") or "")
+    assert "missing or damaged" in (reason_to_skip(checkpoint_directory(run, 10), "mine") or "")
 
 
 def test_a_checkpoint_of_other_settings_is_never_resumed(run: Path) -> None:
@@ -116,7 +116,7 @@ def test_other_directories_and_files_are_ignored(run: Path) -> None:
     for name in ("checkpoint-", "checkpoint-12x", "checkpoint--5", "checkpoint-best", ".checkpoint-99.partial"):
         (run / name).mkdir()
     (run / "checkpoint-50").write_text("a file")
-    assert steps_present(run) == [10, 9, 2]
+    assert checkpoint_steps(run) == [10, 9, 2]
     assert newest_complete(run, "mine").directory == checkpoint_directory(run, 10)
 
 
@@ -127,7 +127,7 @@ def test_a_failed_save_leaves_earlier_checkpoints_and_nothing_else(run: Path) ->
         write(directory)
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(WorkspaceError, match=r"no space left on the disk.*intact"):
+    with pytest.raises(WorkspaceError, match=r"no space left on the disk.*unchanged"):
         save_checkpoint(run, 11, "mine", full)
     assert sorted(run.rglob("*")) == before
 
@@ -142,7 +142,7 @@ def test_saving_a_step_again_replaces_it(run: Path) -> None:
 def test_keep_only_removes_the_rest(run: Path) -> None:
     (run / "run.json").write_text("{}")
     keep_only(run, [2, 10, 77])
-    assert steps_present(run) == [10, 2]
+    assert checkpoint_steps(run) == [10, 2]
     assert (run / "run.json").exists()
 
 

@@ -14,12 +14,13 @@ from conftest import make_text_model
 from lorachain.errors import NonFiniteError
 from lorachain.tokens import TokenRow
 from lorachain.training.batch_schedule import BatchSchedule
-from lorachain.training.checkpoints import checkpoint_directory, steps_present
+from lorachain.training.checkpoints import checkpoint_directory
 from lorachain.training.loss import SupervisedLanguageModel
 from lorachain.training.progress import Progress, TrainingSettings
 from lorachain.training.trainer import train
 from lorachain.weights.load import plain_model
 from lorachain.weights.lora import PeftModel, add_new_lora
+from lorachain.workspace import checkpoint_steps
 
 STEPS = 4
 
@@ -71,7 +72,7 @@ def set_after_step(step: int, target: Tensor, value: float) -> Callable[[Progres
 
 
 def assert_finite(run: Path) -> None:
-    for step in steps_present(run):
+    for step in checkpoint_steps(run):
         tensors = load_file(checkpoint_directory(run, step) / "adapter_model.safetensors")
         assert all(tensor.isfinite().all() for tensor in tensors.values())
 
@@ -88,7 +89,7 @@ def test_a_base_with_nan_stops_at_the_first_step(tmp_path: Path, value: float, g
     assert message.startswith("the loss of step 1 of 4 (13 tokens, 9 supervised) is nan. Training stopped")
     for place in ("weights of the base", "parent adapter", "learning rate (0.001)", "(bfloat16;", "data of this step"):
         assert place in message
-    assert steps_present(tmp_path) == []
+    assert checkpoint_steps(tmp_path) == []
 
 
 def test_a_later_step_keeps_the_checkpoints_before_it(tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ def test_a_later_step_keeps_the_checkpoints_before_it(tmp_path: Path) -> None:
     weight = plain_model(model).model.layers[1].mlp.up_proj.weight
     with pytest.raises(NonFiniteError, match=r"the loss of step 3 of 4 .* is nan"):
         run_training(model, tmp_path, on_step=set_after_step(2, weight, float("nan")))
-    assert steps_present(tmp_path) == [2, 1]
+    assert checkpoint_steps(tmp_path) == [2, 1]
     assert_finite(tmp_path)
 
 
@@ -109,7 +110,7 @@ def test_a_gradient_stops_the_run_where_the_loss_is_finite(tmp_path: Path, max_g
     parameter.register_hook(lambda gradient: torch.full_like(gradient, value))
     with pytest.raises(NonFiniteError, match=f"the gradient norm of step 1 of 4 is {value}"):
         run_training(model, tmp_path, max_grad_norm=max_grad_norm)
-    assert steps_present(tmp_path) == []
+    assert checkpoint_steps(tmp_path) == []
     for name, p in model.named_parameters():
         if p.requires_grad:
             assert torch.equal(p.float(), before[name].to(p.dtype).float())
@@ -119,7 +120,7 @@ def test_an_adapter_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
     """An infinite learning rate: loss and gradient of the first step are finite, the adapter after it is not."""
     with pytest.raises(NonFiniteError, match="the adapter or the optimizer state is NaN or infinite after step 1"):
         run_training(lora_model(), tmp_path, learning_rate=float("inf"))
-    assert steps_present(tmp_path) == []
+    assert checkpoint_steps(tmp_path) == []
 
 
 def test_a_run_resumes_before_weights_that_are_not_finite(tmp_path: Path) -> None:

@@ -18,11 +18,12 @@ from chain_making import make_workspace, options_of, run_command_line
 from conftest import make_multimodal_model, make_text_model
 from lorachain.tokens import TokenRow
 from lorachain.training.batch_schedule import BatchSchedule
-from lorachain.training.checkpoints import checkpoint_directory, steps_present
+from lorachain.training.checkpoints import checkpoint_directory
 from lorachain.training.progress import Progress, TrainingSettings
 from lorachain.training.trainer import train
 from lorachain.weights.load import load_model
 from lorachain.weights.lora import PeftModel, add_new_lora
+from lorachain.workspace import checkpoint_steps
 
 EPOCHS, PACKS, BATCH = 3, 10, 4  # three steps an epoch, nine in all
 TIMES = {"seconds", "at", "finished", "tokens_per_second", "peak_memory_bytes", "git_commit"}
@@ -135,7 +136,7 @@ def test_a_run_killed_after_any_step_and_resumed_equals_the_uninterrupted_run(
 
 def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(tmp_path: Path) -> None:
     uninterrupted, expected, _, _ = go(tmp_path / "run", "text", 0.0)
-    newest, older = steps_present(tmp_path / "run")[:2]
+    newest, older = checkpoint_steps(tmp_path / "run")[:2]
     damaged = checkpoint_directory(tmp_path / "run", newest) / "optimizer.pt"
     damaged.write_bytes(damaged.read_bytes()[:-100])
     progress, result, _, messages = go(tmp_path / "run", "text", 0.0)
@@ -149,7 +150,7 @@ def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(t
 
 def test_the_checkpoint_of_the_best_epoch_is_kept_with_the_newest(tmp_path: Path) -> None:
     go(tmp_path, "text", 0.0)
-    assert steps_present(tmp_path) == [9, 8, 3]
+    assert checkpoint_steps(tmp_path) == [9, 8, 3]
 
 
 def test_the_learning_rate_schedule_is_part_of_the_state(tmp_path: Path) -> None:

@@ -16,6 +16,10 @@ class CheckpointManifest(Artifact):
     files: dict[str, str]
     """Relative path to SHA-256."""
 
+    @classmethod
+    def parse(cls, stored: dict[str, Any]) -> "CheckpointManifest":
+        return super().parse({"schema_version": 1, **stored})  # lorachain 0.1 wrote none
+
 
 class TrainingProgress(Artifact):
     """`progress.json` of a checkpoint: what the run has done so far, over all interruptions."""
@@ -28,6 +32,10 @@ class TrainingProgress(Artifact):
     supervised_tokens: int
     seconds: float
     losses: tuple[float, ...]
+
+    @classmethod
+    def parse(cls, stored: dict[str, Any]) -> "TrainingProgress":
+        return super().parse({"schema_version": 1, **stored})  # lorachain 0.1 wrote none
 
 
 class TokenCacheManifest(Artifact):

@@ -11,6 +11,7 @@ from lorachain.chain.stages import Stage
 from lorachain.config import LoraSettings
 from lorachain.provenance import adapter_sha256, git_commit, package_versions, sha256_json
 from lorachain.registry import base_reference, has_weights, weights_folder, write_default_entries
+from lorachain.weights.checks import check_weights
 from lorachain.weights.load import load_tokenizer
 from lorachain.weights.lora import add_new_lora, save_adapter
 from lorachain.weights.model_config import build_meta_model
@@ -30,6 +31,7 @@ def initialize(context: ChainContext, stage: Stage) -> None:
     if not has_weights(context.entry):
         context.reporter.message(f"fetching the weights of {context.model}")
     base = weights_folder(context.entry)  # the hub shows its own progress bar; the embedded model takes half a minute
+    check_weights(base)
     inputs = init_inputs(context.entry, context.config.lora, context.config.seed)
     reference = base_reference(context.entry, base)
     with atomic_folder(context.output(stage)) as staging:

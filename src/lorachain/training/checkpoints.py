@@ -11,11 +11,13 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from lorachain.atomic import atomic_folder
-from lorachain.provenance import load_json, sha256_files, write_json
+from lorachain.artifacts import CheckpointManifest
+from lorachain.atomic import STAGING_SUFFIX, atomic_folder, remove_tree
+from lorachain.errors import WorkspaceError
+from lorachain.provenance import sha256_files
+from lorachain.workspace import CHECKPOINT_PREFIX, checkpoint_steps
 
 MANIFEST = "manifest.json"
-PREFIX = "checkpoint-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +31,11 @@ class CheckpointSearch:
     @property
     def step(self) -> int:
         """Optimizer steps done; 0 without a checkpoint."""
-        return int(self.directory.name.removeprefix(PREFIX)) if self.directory else 0
+        return int(self.directory.name.removeprefix(CHECKPOINT_PREFIX)) if self.directory else 0
 
 
 def checkpoint_directory(run: Path, step: int) -> Path:
-    return run / f"{PREFIX}{step}"
+    return run / f"{CHECKPOINT_PREFIX}{step}"
 
 
 def save_checkpoint(run: Path, step: int, fingerprint: str, write: Callable[[Path], None]) -> Path:
@@ -48,20 +50,14 @@ def save_checkpoint(run: Path, step: int, fingerprint: str, write: Callable[[Pat
     with atomic_folder(final) as staging:
         write(staging)
         files = sha256_files(staging)
-        write_json(staging / MANIFEST, {"step": step, "fingerprint": fingerprint, "files": files})
+        CheckpointManifest(step=step, fingerprint=fingerprint, files=files).write(staging / MANIFEST)
     return final
-
-
-def steps_present(run: Path) -> list[int]:
-    """Step numbers of the checkpoint directories, newest first, complete or not."""
-    names = (path.name.removeprefix(PREFIX) for path in run.glob(f"{PREFIX}*") if path.is_dir())
-    return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
 
 def newest_complete(run: Path, fingerprint: str, *, before: int | None = None) -> CheckpointSearch:
     """The newest complete checkpoint of the run `fingerprint`; with `before`, of the steps before that one."""
     skipped: list[str] = []
-    for step in steps_present(run):
+    for step in checkpoint_steps(run):
         if before is not None and step >= before:
             continue
         directory = checkpoint_directory(run, step)
@@ -75,17 +71,16 @@ def newest_complete(run: Path, fingerprint: str, *, before: int | None = None) -
 def reason_to_skip(directory: Path, fingerprint: str) -> str | None:
     """Why a checkpoint must not be resumed from; None where it is complete and of the run `fingerprint`."""
     try:
-        manifest = load_json(directory / MANIFEST)
-        expected = dict(manifest["files"])
-        stored_fingerprint = manifest["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{MANIFEST} is missing or broken"
+        manifest = CheckpointManifest.read(directory / MANIFEST)
+    except WorkspaceError:
+        return f"{MANIFEST} is missing or damaged"
+    expected = manifest.files
     present = sha256_files(directory)
     present.pop(MANIFEST, None)
     for name in sorted(expected.keys() | present.keys()):
         if expected.get(name) != present.get(name):
             return f"{name} does not match {MANIFEST}"
-    if stored_fingerprint != fingerprint:
+    if manifest.fingerprint != fingerprint:
         return "it belongs to a run with other settings or data"
     return next(filter(None, map(_unusable_weights, sorted(directory.glob("*.safetensors")))), None)
 
@@ -104,8 +99,9 @@ def _unusable_weights(path: Path) -> str | None:
 def keep_only(run: Path, steps: Iterable[int]) -> None:
     """Removes the checkpoints of all other steps, and leftovers of interrupted writes."""
     kept = set(steps)
-    for leftover in run.glob(f".{PREFIX}*"):
-        shutil.rmtree(leftover)
-    for step in steps_present(run):
+    for leftover in run.glob(f".{CHECKPOINT_PREFIX}*{STAGING_SUFFIX}"):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
+    for step in checkpoint_steps(run):
         if step not in kept:
-            shutil.rmtree(checkpoint_directory(run, step))
+            remove_tree(checkpoint_directory(run, step))

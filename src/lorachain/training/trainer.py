@@ -5,7 +5,6 @@ checkpoints are complete or absent and hold the adapter's float32 masters, and t
 stage (which validates).
 """
 
-import json
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -21,9 +20,10 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from lorachain.artifacts import TrainingProgress
 from lorachain.training.activations import needs_recomputation, recompute_activations
 from lorachain.training.batch_schedule import BatchSchedule, StepInputs
-from lorachain.training.checkpoints import CheckpointSearch, keep_only, newest_complete, save_checkpoint, steps_present
+from lorachain.training.checkpoints import CheckpointSearch, keep_only, newest_complete, save_checkpoint
 from lorachain.training.distributed import Processes
 from lorachain.training.finite import check_finite, non_finite
 from lorachain.training.interrupts import SignalFlag, TrainingInterrupted, signals_finish_the_step
@@ -39,6 +39,7 @@ from lorachain.weights.lora import (
     save_adapter,
     set_adapter_tensors,
 )
+from lorachain.workspace import checkpoint_steps
 
 PROGRESS = "progress.json"
 
@@ -193,21 +194,28 @@ class _ChainTrainer(Trainer):
             for name, content in random_states.items():
                 (directory / name).write_bytes(content)
             self.state.save_to_json(str(directory / "trainer_state.json"))
-            (directory / PROGRESS).write_text(json.dumps(asdict(self.progress)), encoding="utf-8")
+            TrainingProgress(**asdict(self.progress)).write(directory / PROGRESS)
 
         save_checkpoint(self.run, self.state.global_step, self.fingerprint, write)
         self.keep_newest(self.state.global_step)
 
     def keep_newest(self, step: int) -> None:
         """Removes old checkpoints, and those after `step`, which is where the run is: they are incomplete."""
-        newest = [s for s in steps_present(self.run) if s <= step][: self.settings.keep_checkpoints]
+        newest = [s for s in checkpoint_steps(self.run) if s <= step][: self.settings.keep_checkpoints]
         keep_only(self.run, {step, *newest, *self.kept_steps})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Loads the adapter and the progress; Trainer then loads the optimizer, whose masters replace the factors."""
         directory = Path(resume_from_checkpoint)
         set_adapter_tensors(self.peft_model, load_file(directory / ADAPTER_WEIGHTS))
-        self.progress = Progress(**json.loads((directory / PROGRESS).read_text(encoding="utf-8")))
+        stored = TrainingProgress.read(directory / PROGRESS)
+        self.progress = Progress(
+            step=stored.step,
+            tokens=stored.tokens,
+            supervised_tokens=stored.supervised_tokens,
+            seconds=stored.seconds,
+            losses=list(stored.losses),
+        )
 
 
 class _StepCallback(TrainerCallback):

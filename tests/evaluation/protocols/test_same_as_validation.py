@@ -11,7 +11,8 @@ from conftest import make_tokenizer
 from lorachain.evaluation.protocols.base import LETTERS_VERSION, OPTIONS_VERSION, QuestionResult, batches
 from lorachain.evaluation.protocols.registry import make_protocol
 from lorachain.evaluation.scoring import score_questions
-from lorachain.evaluation.validation import PROTOCOL_VERSIONS, validate
+from lorachain.evaluation.validation import validate
+from lorachain.evaluation.validation_result import PROTOCOL_VERSIONS
 from lorachain.records import LETTERS, ExamQuestion
 from lorachain.tokens import TokenEncoder
 
@@ -43,7 +44,7 @@ def test_same_choices_and_log_probabilities_question_by_question(tiny_model, cha
             scored = protocol.score(tiny_model, encoder, [questions[i] for i in batch])
             results |= {result.id: result for result in scored}
         ordered = [results[question.id] for question in questions]
-        assert validation.chosen[name] == "".join(LETTERS[result.chosen or 0] for result in ordered)
+        assert validation.questions.chosen[name] == "".join(LETTERS[result.chosen or 0] for result in ordered)
         for result, score in zip(ordered, scores, strict=True):
             expected = score.letter_logprobs if name == "letters" else score.option_logprobs
             torch.testing.assert_close(torch.tensor(result.logprobs), torch.tensor(expected), atol=1e-4, rtol=1e-5)
