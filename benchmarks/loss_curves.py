@@ -77,7 +77,7 @@ def comparison(by_seed: dict[int, dict[str, list[float]]]) -> dict[str, dict[str
 
 
 def parse() -> argparse.Namespace:
-    from lorachain.config import load_config
+    from lorachain.chain.context import load_config
 
     config = load_config()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

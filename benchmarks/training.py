@@ -248,7 +248,7 @@ def markdown(rows: Iterable[list[str]]) -> str:
 
 
 def parse() -> argparse.Namespace:
-    from lorachain.config import load_config
+    from lorachain.chain.context import load_config
 
     config = load_config()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from lorachain.config import load_config
+from lorachain.chain.context import load_config
 from lorachain.memory import peak
 from lorachain.tokens import IGNORE_INDEX, Tokenizer, TokenRow
 from lorachain.training.batch_schedule import Pack
