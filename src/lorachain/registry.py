@@ -210,8 +210,8 @@ def _convert_gguf(gguf: Path, out: Path) -> None:
         options["quantization_config"] = transformers.GgufConfig(gguf_file=gguf.name, dequantize=True)
     # Its progress bar knows no switch and writes a line for every tensor into a pipe.
     with contextlib.redirect_stderr(io.StringIO()):
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, trust_remote_code=False, **options)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
     os.chmod(out / "model.safetensors", 0o644)

@@ -6,10 +6,10 @@ from typing import Any
 from lorachain.chain.context import ChainContext
 from lorachain.provenance import SCHEMA_VERSION, TRAINING_INFO, git_commit, package_versions, sha256_json, write_json
 from lorachain.registry import base_reference, weights_folder, write_default_entries
+from lorachain.weights.checks import check_weights
 from lorachain.weights.load import load_tokenizer
 from lorachain.weights.lora import add_new_lora, save_adapter
 from lorachain.weights.lora_file import adapter_sha256
-from lorachain.weights.model_config import build_meta_model
 from lorachain.weights.safetensors_io import weights_sha256
 from lorachain.workspace import atomic_folder
 
@@ -60,7 +60,7 @@ def write_new_lora(
     """
     lora = context.config.lora
     model = add_new_lora(
-        build_meta_model(base),
+        check_weights(base).model,
         base_path=reference,
         rank=lora.rank,
         alpha=lora.alpha,

@@ -153,7 +153,7 @@ def load_gguf(file: Path) -> PreTrainedModel:
     if hasattr(transformers, "GgufConfig"):  # newer transformers keep the blocks packed unless told otherwise
         options["quantization_config"] = transformers.GgufConfig(gguf_file=file.name, dequantize=True)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(file.parent, **options)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(file.parent, trust_remote_code=False, **options)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"{file} cannot be loaded back: {error}") from error
     use_blockwise_attention(model)
