@@ -1,4 +1,4 @@
-"""Bases and trained-looking adapters on disk, made with plain transformers and peft."""
+"""Bases and adapters that look trained, on disk, made with plain transformers and peft."""
 
 from pathlib import Path
 from typing import Any

@@ -250,7 +250,7 @@ def _convert_gguf(gguf: Path, out: Path) -> None:
     options = gguf_loading(gguf.name)
     # Its progress bar cannot be switched off and writes a line per tensor into a pipe.
     with contextlib.redirect_stderr(io.StringIO()):
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, trust_remote_code=False, **options)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
@@ -261,7 +261,7 @@ def gguf_loading(file_name: str) -> dict[str, Any]:
     import torch
     import transformers
 
-    options: dict[str, Any] = {"gguf_file": file_name, "dtype": torch.bfloat16, "trust_remote_code": False}
+    options: dict[str, Any] = {"gguf_file": file_name, "dtype": torch.bfloat16}
     if hasattr(transformers, "GgufConfig"):  # newer transformers keep the blocks packed by default
         options["quantization_config"] = transformers.GgufConfig(gguf_file=file_name, dequantize=True)
     return options

@@ -11,11 +11,11 @@ from lorachain.weights.attention import BLOCKWISE, blockwise_attention, use_bloc
 
 
 def mask_of(documents: list[int], window: int | None) -> Tensor:
-    """(1, 1, T, T): causal, within the window, within one's own document."""
-    owner = torch.repeat_interleave(torch.arange(len(documents)), torch.tensor(documents))
-    query, key = torch.arange(len(owner))[:, None], torch.arange(len(owner))[None, :]
-    near = (query - key) < (window or len(owner))
-    return ((key <= query) & near & (owner[:, None] == owner[None, :]))[None, None]
+    """(1, 1, T, T): causal, within the window, within the same document."""
+    document = torch.repeat_interleave(torch.arange(len(documents)), torch.tensor(documents))
+    query, key = torch.arange(len(document))[:, None], torch.arange(len(document))[None, :]
+    near = (query - key) < (window or len(document))
+    return ((key <= query) & near & (document[:, None] == document[None, :]))[None, None]
 
 
 @pytest.mark.parametrize("heads", [(4, 1), (4, 2), (2, 2)])
@@ -37,10 +37,10 @@ def test_output_and_gradients_equal_torch(
     )
     upstream = torch.randn(3, length, heads[0], 16, generator=generator, dtype=torch.float64)
     mask = mask_of(documents, window).expand(3, -1, -1, -1)
-    found = blockwise_attention(query, key, value, mask if masked else None, 0.3)
-    wanted = F.scaled_dot_product_attention(query, key, value, mask, scale=0.3, enable_gqa=True).transpose(1, 2)
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
-    ours, theirs = (torch.autograd.grad(o, (query, key, value), upstream) for o in (found, wanted))
+    output = blockwise_attention(query, key, value, mask if masked else None, 0.3)
+    expected = F.scaled_dot_product_attention(query, key, value, mask, scale=0.3, enable_gqa=True).transpose(1, 2)
+    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-6)
+    ours, theirs = (torch.autograd.grad(o, (query, key, value), upstream) for o in (output, expected))
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
@@ -56,48 +56,48 @@ def test_queries_behind_a_prefix_equal_torch(length: int, masked: bool, monkeypa
     causal = torch.arange(before + length) <= torch.arange(before, before + length)[:, None]
     mask = causal.expand(2, 1, -1, -1).clone()
     if masked:
-        mask[1, :, :, :11] = False  # the second line's prefix begins later
-        mask[0, :, :, 3:7] = False  # and the first one's has a gap
-    found = blockwise_attention(query, key, value, mask if masked else None, 0.3)
-    wanted = F.scaled_dot_product_attention(query, key, value, mask, scale=0.3, enable_gqa=True).transpose(1, 2)
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+        mask[1, :, :, :11] = False  # the second row's prefix starts later
+        mask[0, :, :, 3:7] = False  # and the first row's has a gap
+    output = blockwise_attention(query, key, value, mask if masked else None, 0.3)
+    expected = F.scaled_dot_product_attention(query, key, value, mask, scale=0.3, enable_gqa=True).transpose(1, 2)
+    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("before", [0, 30])
 @pytest.mark.parametrize("window", [None, 6])
 def test_packed_sequences_equal_torch(before: int, window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With their bounds, and a mask only where there is a window; a sequence of no queries is none."""
+    """With their bounds, and a mask only where there is a window; one sequence is empty."""
     monkeypatch.setattr(attention_module, "QUERY_BLOCK", 8)
     lengths = [13, 1, 0, 20]
-    own = mask_of(lengths, window)
-    mask = torch.cat([torch.ones(1, 1, sum(lengths), before, dtype=torch.bool), own], dim=-1)
+    sequences = mask_of(lengths, window)
+    mask = torch.cat([torch.ones(1, 1, sum(lengths), before, dtype=torch.bool), sequences], dim=-1)
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(2, 4, sum(lengths), 16, generator=generator, dtype=torch.float64).requires_grad_()
     key, value = (
         torch.randn(2, 2, before + sum(lengths), 16, generator=generator, dtype=torch.float64).requires_grad_()
         for _ in range(2)
     )
-    found = blockwise_attention(query, key, value, None if window is None else mask, 0.3, [0, 13, 14, 14, 34])
-    wanted = F.scaled_dot_product_attention(query, key, value, mask, scale=0.3, enable_gqa=True).transpose(1, 2)
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
-    upstream = torch.randn(wanted.shape, generator=generator, dtype=torch.float64)
-    ours, theirs = (torch.autograd.grad(o, (query, key, value), upstream) for o in (found, wanted))
+    output = blockwise_attention(query, key, value, None if window is None else mask, 0.3, [0, 13, 14, 14, 34])
+    expected = F.scaled_dot_product_attention(query, key, value, mask, scale=0.3, enable_gqa=True).transpose(1, 2)
+    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-6)
+    upstream = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    ours, theirs = (torch.autograd.grad(o, (query, key, value), upstream) for o in (output, expected))
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_padding_that_sees_nothing_stays_finite() -> None:
+def test_padding_that_attends_to_nothing_stays_finite() -> None:
     query, key, value = torch.randn(3, 2, 1, 6, 8, generator=torch.Generator().manual_seed(0)).unbind()
     mask = torch.ones(6, 6, dtype=torch.bool).tril().expand(2, 1, -1, -1).clone()
-    mask[0, :, :, :4] = False  # four places of padding on the left, seen by nobody
-    found = blockwise_attention(query, key, value, mask, 0.3)
-    assert found.isfinite().all()
+    mask[0, :, :, :4] = False  # four positions of padding on the left, which nothing attends to
+    output = blockwise_attention(query, key, value, mask, 0.3)
+    assert output.isfinite().all()
     alone = blockwise_attention(query[:1, :, 4:], key[:1, :, 4:], value[:1, :, 4:], None, 0.3)
-    torch.testing.assert_close(found[:1, 4:], alone)
+    torch.testing.assert_close(output[:1, 4:], alone)
 
 
 @pytest.mark.parametrize("padding_side", ["left", "right"])
-def test_the_model_is_turned_to_it_and_agrees_with_its_own_attention(padding_side: str) -> None:
+def test_a_model_switched_to_it_agrees_with_its_own_attention(padding_side: str) -> None:
     model = make_text_model()
     ids = torch.randint(6, 380, (2, 50), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids)

@@ -1,4 +1,4 @@
-"""The chain as one adapter: base + composed is base + stage 01, merged, + stage 02."""
+"""The chain as one adapter: base + composed adapter equals base + stage 01, merged, + stage 02."""
 
 import json
 import math
@@ -58,7 +58,7 @@ def with_adapter(base: Path, adapter: Path, kind: str) -> torch.Tensor:
     return logits(PeftModel.from_pretrained(load_plain(base, kind), str(adapter)))
 
 
-def test_composed_on_the_base_is_stage_02_on_its_merged_base(chain: Chain, tmp_path: Path) -> None:
+def test_composed_on_the_base_equals_stage_02_on_its_merged_base(chain: Chain, tmp_path: Path) -> None:
     composed = with_adapter(chain.base, chain.compose(tmp_path / "composed"), chain.kind)
     sequential = with_adapter(chain.merged, chain.second, chain.kind)
     torch.testing.assert_close(composed, sequential, atol=3e-4, rtol=1e-4)
@@ -66,7 +66,7 @@ def test_composed_on_the_base_is_stage_02_on_its_merged_base(chain: Chain, tmp_p
     assert (composed - with_adapter(chain.base, chain.first, chain.kind)).abs().max() > 0.1
 
 
-def test_composed_merged_is_the_same_model(chain: Chain, tmp_path: Path) -> None:
+def test_the_composed_adapter_merged_is_the_same_model(chain: Chain, tmp_path: Path) -> None:
     merge_adapter(chain.base, chain.compose(tmp_path / "composed"), tmp_path / "whole")
     merge_adapter(chain.merged, chain.second, tmp_path / "stepwise")
     whole, stepwise = (load_plain(tmp_path / name, chain.kind).state_dict() for name in ("whole", "stepwise"))
@@ -133,7 +133,7 @@ def test_recompression_error_is_what_the_report_says(tmp_path: Path) -> None:
     assert 0.05 < report["totals"]["relative_error"] < 1
 
 
-def test_a_rank_that_is_high_enough_leaves_the_factors_alone(tmp_path: Path) -> None:
+def test_a_rank_that_is_high_enough_leaves_the_factors_unchanged(tmp_path: Path) -> None:
     chain = make_chain(tmp_path, "text")
     exact = (chain.compose(tmp_path / "exact") / "adapter_model.safetensors").read_bytes()
     assert (chain.compose(tmp_path / "same", rank=10) / "adapter_model.safetensors").read_bytes() == exact
@@ -142,7 +142,7 @@ def test_a_rank_that_is_high_enough_leaves_the_factors_alone(tmp_path: Path) -> 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(out=st.integers(1, 12), inner=st.integers(1, 12), full=st.integers(1, 16), rank=st.integers(1, 16))
-def test_truncation_is_the_dense_svds(out: int, inner: int, full: int, rank: int) -> None:
+def test_truncation_equals_the_dense_svd(out: int, inner: int, full: int, rank: int) -> None:
     generator = torch.Generator().manual_seed(out * 1000 + inner * 100 + full)
     a, b = torch.randn(full, inner, generator=generator), torch.randn(out, full, generator=generator)
     kept_a, kept_b, singular = truncated(a, b, rank)
@@ -161,7 +161,7 @@ def test_truncation_is_the_dense_svds(out: int, inner: int, full: int, rank: int
     rslora=st.tuples(st.booleans(), st.booleans()),
     names=st.tuples(*[st.lists(st.sampled_from(["q_proj", "v_proj", "down_proj"]), min_size=1, unique=True)] * 2),
 )
-def test_composing_is_merging_one_after_the_other(
+def test_composing_equals_merging_one_after_the_other(
     kind: str,
     ranks: tuple[int, int],
     alphas: tuple[int, int],
@@ -192,7 +192,7 @@ def test_a_second_adapter_from_another_chain_is_refused(tmp_path: Path) -> None:
     chain = make_chain(tmp_path, "text")
     other = save_adapter_for(chain.base, tmp_path / "other", "text", seed=99)
     chain.first = other
-    with pytest.raises(AdapterError, match="weights that it never saw"):
+    with pytest.raises(AdapterError, match="weights that it was not trained on"):
         chain.compose(tmp_path / "composed")
     assert not (tmp_path / "composed").exists()
 
@@ -204,7 +204,7 @@ def test_another_base_is_refused(tmp_path: Path) -> None:
         chain.compose(tmp_path / "composed")
 
 
-def test_rank_zero_and_an_existing_folder_are_refused(tmp_path: Path) -> None:
+def test_rank_zero_and_an_existing_directory_are_refused(tmp_path: Path) -> None:
     chain = make_chain(tmp_path, "text")
     with pytest.raises(ConfigError, match="rank is 0"):
         chain.compose(tmp_path / "composed", rank=0)

@@ -1,4 +1,4 @@
-"""The merge against PEFT, against the models themselves, and against what goes wrong elsewhere without a word."""
+"""The merge against PEFT, against the models themselves, and against silent faults of other tools."""
 
 import json
 from pathlib import Path
@@ -93,7 +93,7 @@ def test_hub_layout_of_the_4b_is_kept(tmp_path: Path) -> None:
     assert target.module == "model.language_model.layers.0.self_attn.q_proj"
 
 
-def test_hub_names_of_the_vision_tower_are_recognised_and_kept(tmp_path: Path) -> None:
+def test_hub_names_of_the_vision_tower_are_recognized_and_kept(tmp_path: Path) -> None:
     """The hub's files say vision_tower.vision_model.…, transformers 5 writes vision_tower.…: both load, both merge."""
     base = save_base(tmp_path / "base", "multimodal")
     adapter = save_adapter_for(base, tmp_path / "adapter", "multimodal")
@@ -110,7 +110,7 @@ def test_hub_names_of_the_vision_tower_are_recognised_and_kept(tmp_path: Path) -
 @pytest.mark.parametrize(
     "prefix", ["base_model.model.language_model.model.", "language_model.model.", "model.language_model."]
 )
-def test_older_and_bare_adapter_keys_are_recognised(tmp_path: Path, prefix: str) -> None:
+def test_older_and_bare_adapter_keys_are_recognized(tmp_path: Path, prefix: str) -> None:
     base = save_base(tmp_path / "base", "multimodal")
     adapter = save_adapter_for(base, tmp_path / "adapter", "multimodal")
     merge_adapter(base, adapter, tmp_path / "expected")
@@ -123,13 +123,13 @@ def test_older_and_bare_adapter_keys_are_recognised(tmp_path: Path, prefix: str)
     assert weights_sha256(tmp_path / "merged") == weights_sha256(tmp_path / "expected")
 
 
-def test_merged_and_fresh_lora_equal_merged(tmp_path: Path) -> None:
+def test_merged_and_new_lora_equal_merged(tmp_path: Path) -> None:
     base = save_base(tmp_path / "base", "text")
     merge_adapter(base, save_adapter_for(base, tmp_path / "adapter", "text"), tmp_path / "merged")
     merged = load_plain(tmp_path / "merged", "text")
     expected = logits(merged)
-    fresh = get_peft_model(merged, LoraConfig(r=4, target_modules=ATTENTION))
-    assert torch.equal(logits(fresh), expected)
+    with_new_lora = get_peft_model(merged, LoraConfig(r=4, target_modules=ATTENTION))
+    assert torch.equal(logits(with_new_lora), expected)
 
 
 def test_tied_head_stays_tied_and_untouched(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_rslora_and_patterns_scale_as_in_peft(tmp_path: Path) -> None:
 
 
 def test_bf16_adapter_is_merged_in_float32(tmp_path: Path) -> None:
-    """PEFT without autocast rounds the delta to bf16 first: two roundings. Ours is one."""
+    """PEFT without autocast rounds the delta to bf16 first: two roundings instead of one."""
     base = save_base(tmp_path / "base", "text")
     adapter = save_adapter_for(base, tmp_path / "adapter", "text")
     file = adapter / "adapter_model.safetensors"
@@ -210,7 +210,7 @@ def test_hash_is_of_content_not_of_sharding(tmp_path: Path) -> None:
     assert weights_sha256(single) == weights_sha256(sharded) != weights_sha256(other)
 
 
-def test_existing_folder_is_never_overwritten(tmp_path: Path) -> None:
+def test_an_existing_directory_is_never_overwritten(tmp_path: Path) -> None:
     base = save_base(tmp_path / "base", "text")
     (tmp_path / "merged").mkdir()
     with pytest.raises(WorkspaceError, match="exists"):
@@ -225,7 +225,7 @@ def test_half_ulp_is_half_the_distance_to_the_next_number(dtype: torch.dtype) ->
     assert torch.equal(half_ulp(values).double(), (following.double() - values.double()).abs() / 2)
 
 
-def test_a_delta_below_half_an_ulp_is_swallowed_and_one_above_is_not() -> None:
+def test_a_delta_below_half_an_ulp_is_lost_and_one_above_is_not() -> None:
     weight = torch.ones(1, 2, dtype=torch.bfloat16)
     half = 2.0**-8
     block = merge_block(weight, torch.tensor([[1.0]]), torch.tensor([[half * 0.9, half * 1.1]]), 1.0)

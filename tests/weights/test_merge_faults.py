@@ -44,20 +44,19 @@ def set_config(adapter: Path, **changes: object) -> None:
         ({f"{Q0}.lora_A": None, f"{Q0}.lora_B": None}, "lacks the tensors of 1 layers, first model.layers.0.self_attn"),
         ({f"{Q0}.lora_B": lambda t: t.index_fill(0, torch.tensor([3]), float("nan"))}, "not finite"),
         ({f"{Q0}.lora_A": lambda t: t * float("inf")}, "not finite"),
-        ({f"{Q0}.lora_B": lambda t: t * 0}, "B is all zeros in 1 of 8 layers"),
         ({f"{Q0}.lora_A": lambda t: t[:2].contiguous()}, r"has shape \[2, 32\]; rank 4 on this model needs \[4, 32\]"),
         ({f"{Q0}.lora_B": lambda t: t[:-1].contiguous()}, r"shape \[31, 4\].*\[32, 4\]"),
         ({f"{Q0}.lora_A": lambda t: t.double()}, "F64; allowed: BF16, F16, F32"),
         (
             {f"{Q0}.lora_A": "base_model.model.model.embed_tokens.lora_embedding_A"},
-            "no LoRA factor",
+            "adapts the embeddings",
         ),
-        ({f"{Q0}.lora_A": "base_model.model.lm_head.weight"}, "no copy of the base's own weight"),
-        ({f"{Q0}.lora_A": "base_model.model.model.embed_tokens.lora_A.weight"}, "head and embeddings share"),
+        ({f"{Q0}.lora_A": "base_model.model.lm_head.weight"}, "nor a copy of the base's own weight"),
+        ({f"{Q0}.lora_A": "base_model.model.model.embed_tokens.lora_A.weight"}, "adapts the embeddings"),
         ({f"{Q0}.lora_A": "base_model.model.model.norm.lora_A.weight"}, "adapts a Gemma3RMSNorm"),
     ],
 )
-def test_a_spoilt_adapter_file(
+def test_a_damaged_adapter_file(
     pair: tuple[Path, Path], changes: dict[str, str | Callable[[torch.Tensor], torch.Tensor] | None], message: str
 ) -> None:
     base, adapter = pair
@@ -98,8 +97,8 @@ def test_what_is_not_plain_lora(pair: tuple[Path, Path], change: dict[str, objec
     refused(base, adapter, AdapterError, message)
 
 
-def test_fan_in_fan_out_means_nothing_on_linear_layers(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    """PEFT sets it back with a warning for nn.Linear; so the merge is the same."""
+def test_fan_in_fan_out_changes_nothing_on_linear_layers(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """PEFT resets it with a warning for nn.Linear, so the merge is the same."""
     base, adapter = pair
     expected = merge_adapter(base, adapter, tmp_path / "a").merged_sha256
     set_config(adapter, fan_in_fan_out=True)
@@ -134,7 +133,7 @@ def test_a_swapped_base(pair: tuple[Path, Path]) -> None:
     refused(base, adapter, AdapterError, "was trained on a base with the hash", expected_base_sha256=trained_on)
 
 
-def test_updates_that_rounding_swallows_altogether(tmp_path: Path) -> None:
+def test_updates_that_are_all_lost_to_rounding(tmp_path: Path) -> None:
     base = save_base(tmp_path / "base", "text")
     adapter = save_adapter_for(base, tmp_path / "adapter", "text", scale_b=1e-12)
     refused(base, adapter, AdapterError, "changes nothing: every update is below half an ulp")
@@ -146,11 +145,11 @@ def test_a_merge_that_overflows(tmp_path: Path) -> None:
     refused(base, adapter, AdapterError, "base \\+ adapter is not finite")
 
 
-def test_a_head_that_the_adapter_brings_along_and_that_is_not_the_bases(tmp_path: Path) -> None:
+def test_a_head_in_the_adapter_that_differs_from_the_bases(tmp_path: Path) -> None:
     base = save_base(tmp_path / "base", "text", tie_word_embeddings=False)
     adapter = save_adapter_for(base, tmp_path / "adapter", "text", target_modules=["lm_head"])
     edit_tensors(adapter / FACTORS, **{"base_layer": lambda t: t + 1})
-    refused(base, adapter, AdapterError, "lm_head.base_layer.weight .* no copy of the base's own weight")
+    refused(base, adapter, AdapterError, "lm_head.base_layer.weight .* nor a copy of the base's own weight")
 
 
 def test_a_truncated_shard(pair: tuple[Path, Path]) -> None:
@@ -160,17 +159,17 @@ def test_a_truncated_shard(pair: tuple[Path, Path]) -> None:
     refused(base, adapter, ModelError, f"{shard.name} is truncated")
 
 
-def test_a_file_that_is_no_safetensors(pair: tuple[Path, Path]) -> None:
+def test_a_file_that_is_not_safetensors(pair: tuple[Path, Path]) -> None:
     base, adapter = pair
     (adapter / FACTORS).write_bytes(b"\x80\x04pickle")
-    refused(base, adapter, AdapterError, "truncated or no safetensors")
+    refused(base, adapter, AdapterError, "truncated or not a safetensors")
 
 
 def test_a_missing_shard(pair: tuple[Path, Path]) -> None:
     base, adapter = pair
     shard = sorted(base.glob("*.safetensors"))[1]
     shard.unlink()
-    refused(base, adapter, ModelError, f"names {shard.name}, which is not there")
+    refused(base, adapter, ModelError, f"names {shard.name}, which is missing")
 
 
 def edit_index(base: Path, edit: Callable[[dict[str, str]], object]) -> None:
@@ -179,7 +178,7 @@ def edit_index(base: Path, edit: Callable[[dict[str, str]], object]) -> None:
     (base / INDEX_FILE).write_text(json.dumps(index))
 
 
-def test_an_index_that_names_a_tensor_that_is_not_there(pair: tuple[Path, Path]) -> None:
+def test_an_index_that_names_a_missing_tensor(pair: tuple[Path, Path]) -> None:
     base, adapter = pair
     edit_index(base, lambda weight_map: weight_map.update({"model.ghost.weight": next(iter(weight_map.values()))}))
     refused(base, adapter, ModelError, "wrong about 1 tensors, first model.ghost.weight")
@@ -192,24 +191,24 @@ def test_an_index_that_points_to_the_wrong_shard(pair: tuple[Path, Path]) -> Non
     refused(base, adapter, ModelError, "wrong about 1 tensors, first model.norm.weight")
 
 
-def test_an_index_that_leads_out_of_the_folder(pair: tuple[Path, Path]) -> None:
+def test_an_index_that_points_out_of_the_directory(pair: tuple[Path, Path]) -> None:
     base, adapter = pair
     edit_index(base, lambda weight_map: weight_map.update({"model.norm.weight": "../elsewhere.safetensors"}))
-    refused(base, adapter, ModelError, "shards lie beside their index")
+    refused(base, adapter, ModelError, "allowed: a .safetensors file in the same directory")
 
 
 def test_a_base_that_lacks_a_tensor(tmp_path: Path) -> None:
     base = save_base(tmp_path / "base", "text")
     adapter = save_adapter_for(base, tmp_path / "adapter", "text")
     edit_tensors(base / "model.safetensors", **{"layers.1.mlp.up_proj": None})
-    refused(base, adapter, ModelError, "lacks 1 of the model's tensors, first model.layers.1.mlp.up_proj.weight")
+    refused(base, adapter, ModelError, r"1 of its tensors are missing \(first: model.layers.1.mlp.up_proj.weight\)")
 
 
-def test_a_base_whose_configuration_is_another_models(tmp_path: Path) -> None:
+def test_a_base_with_the_configuration_of_another_model(tmp_path: Path) -> None:
     base = save_base(tmp_path / "base", "text")
     adapter = save_adapter_for(base, tmp_path / "adapter", "text")
     edit_tensors(base / "model.safetensors", **{"layers.1.mlp.up_proj": lambda t: t[:-1].contiguous()})
-    refused(base, adapter, ModelError, "do not belong together")
+    refused(base, adapter, ModelError, "use the config.json that belongs to these weights")
 
 
 def test_a_quantized_base(pair: tuple[Path, Path]) -> None:
@@ -222,4 +221,4 @@ def test_a_quantized_base(pair: tuple[Path, Path]) -> None:
 
 def test_a_base_without_weights(tmp_path: Path) -> None:
     (tmp_path / "base").mkdir()
-    refused(tmp_path / "base", tmp_path, ModelError, "holds no weights")
+    refused(tmp_path / "base", tmp_path, ModelError, "contains no weights")

@@ -21,7 +21,7 @@ def megabytes(field: str) -> float:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of resident memory from /proc")
-def test_peak_memory_is_some_blocks_not_the_model(tmp_path: Path) -> None:
+def test_peak_memory_is_a_few_blocks_not_the_model(tmp_path: Path) -> None:
     base = tmp_path / "base"
     config = text_config(**BIG, layer_types=["sliding_attention", "full_attention"] * 2)
     config.dtype = torch.bfloat16
@@ -38,7 +38,7 @@ def test_peak_memory_is_some_blocks_not_the_model(tmp_path: Path) -> None:
     size = (base / "model.safetensors").stat().st_size / 2**20
     assert size > 250
 
-    Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is resident now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to what is resident now
     before = megabytes("VmRSS")
     merge_adapter(base, adapter, tmp_path / "merged")
     assert megabytes("VmHWM") - before < size / 2

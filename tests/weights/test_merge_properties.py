@@ -1,4 +1,4 @@
-"""Over ranks, alphas, targets, shard sizes, types and both classes: ours is PEFT's merge, and verifies."""
+"""Over ranks, alphas, targets, shard sizes, types and both classes: the merge equals PEFT's, and verifies."""
 
 import tempfile
 from pathlib import Path

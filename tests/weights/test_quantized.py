@@ -45,7 +45,7 @@ def base_and_adapter(tmp_path: Path, kind: str, **config: Any) -> tuple[Path, Pa
 
 
 def with_dequantized_weights(base: Path, quantization: Any) -> PreTrainedModel:
-    """The plain model with the weights that the quantized one stands for."""
+    """The plain model with the weights that the quantized one represents."""
     model = load_model(base, CPU)
     for name in decoder_linears(model):
         layer = model.get_submodule(name)
@@ -71,20 +71,20 @@ def test_the_decoders_linear_layers_are_quantized_and_nothing_else(
     assert held.dtype == torch.bfloat16
     for name in changed:
         weight: Any = after[name]
-        stands_for = (
+        represented = (
             dequantize_4bit(weight.data, weight.quant_state)
             if quantization == "nf4"
             else int8_vectorwise_dequant(weight.CB, weight.SCB).to(torch.bfloat16)
         )
-        assert torch.equal(dequantized(before[name].data, quantization), stands_for)
-        assert not torch.equal(before[name], stands_for)
+        assert torch.equal(dequantized(before[name].data, quantization), represented)
+        assert not torch.equal(before[name], represented)
 
 
 @pytest.mark.parametrize(("kind", "quantization"), BOTH)
 def test_training_after_an_evaluation_has_the_gradients_of_the_dequantized_model(
     tmp_path: Path, kind: str, quantization: Any
 ) -> None:
-    """On a CPU with AVX512-BF16 bitsandbytes 0.50 would pack the weights anew there, and pass no gradient on."""
+    """On a CPU with AVX512-BF16 bitsandbytes 0.50 would repack the weights there, and pass no gradient."""
     base, adapter = base_and_adapter(tmp_path, kind)
     gradients = []
     for model in (load_model(base, CPU, quantization=quantization), with_dequantized_weights(base, quantization)):
@@ -98,7 +98,7 @@ def test_training_after_an_evaluation_has_the_gradients_of_the_dequantized_model
     assert ours.keys() == plain.keys()
     assert len(ours) == 56
     for name in ours:
-        # In bf16 the two sum in another order (PEFT adds in float32 here, in bf16 there).
+        # In bf16 the two sum in different orders (PEFT adds in float32 here, in bf16 there).
         assert F.cosine_similarity(ours[name].flatten(), plain[name].flatten(), dim=0) > 0.99, name
 
 
@@ -150,7 +150,7 @@ def test_verify_finds_what_changed_in_dequantized_weights(tmp_path: Path) -> Non
 
     for name, message in (
         ("layers.1.self_attn.q_proj", r"q_proj\.weight is not base \+ scale\*B@A"),
-        ("layers.1.mlp.up_proj", r"up_proj\.weight is no target of the adapter, yet differs"),
+        ("layers.1.mlp.up_proj", r"up_proj\.weight is not a target of the adapter, but differs"),
     ):
         edit_tensors(tmp_path / "merged" / "model.safetensors", **{name: off})
         with pytest.raises(ModelError, match=message):
@@ -159,15 +159,15 @@ def test_verify_finds_what_changed_in_dequantized_weights(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("weights", ["original", "dequantized"])
 def test_the_report_measures_training_against_both_choices(tmp_path: Path, weights: Any) -> None:
-    """Each figure against a computation from plain transformers and PEFT."""
+    """Each figure against a computation with plain transformers and PEFT."""
     base, adapter = base_and_adapter(tmp_path, "text")
     merged = tmp_path / "merged"
     report = merge_adapter(base, adapter, merged, quantization="nf4", weights=weights)
     write_merge_report(merged, check_merge_logits(report, base, adapter, merged, CPU, torch.bfloat16))
     assert {path.name for path in tmp_path.iterdir()} == {"base", "adapter", "merged"}
-    found = read_merge_report(merged)
-    assert found.quantized_base is not None
-    assert list(found.quantized_base) == ["original", "dequantized"]
+    report = read_merge_report(merged)
+    assert report.quantized_base is not None
+    assert list(report.quantized_base) == ["original", "dequantized"]
 
     rows = Probe(base, CPU, torch.bfloat16)._rows
     held = PeftModel.from_pretrained(load_model(base, CPU, quantization="nf4"), str(adapter))
@@ -178,18 +178,18 @@ def test_the_report_measures_training_against_both_choices(tmp_path: Path, weigh
     ):
         together = PeftModel.from_pretrained(plain, str(adapter)).merge_and_unload()
         expected = last_logits(together, rows)
-        measured = found.quantized_base[choice]
+        measured = report.quantized_base[choice]
         assert measured["rows"] == len(rows) == 24
         assert measured["mean_abs_logit"] == pytest.approx(float((expected - trained).abs().mean()), rel=1e-5)
         assert measured["max_abs_logit"] == pytest.approx(float((expected - trained).abs().max()), rel=1e-5)
         kl = F.kl_div(expected.log_softmax(-1), trained.log_softmax(-1), log_target=True, reduction="batchmean")
         assert measured["mean_kl"] == pytest.approx(float(kl), rel=1e-3, abs=1e-6)
         if choice == weights == "dequantized":
-            assert found.probe == measured
-    original, dequantized_ = (found.quantized_base[choice] for choice in ("original", "dequantized"))
+            assert report.probe == measured
+    original, dequantized_ = (report.quantized_base[choice] for choice in ("original", "dequantized"))
     assert dequantized_["mean_kl"] < 0.2 * original["mean_kl"]
-    assert found.probe is not None
-    assert found.probe["mean_kl"] < 0.2 * original["mean_kl"]
+    assert report.probe is not None
+    assert report.probe["mean_kl"] < 0.2 * original["mean_kl"]
 
 
 @torch.inference_mode()
@@ -201,9 +201,9 @@ def last_logits(model: nn.Module, rows: list[list[int]]) -> Tensor:
 def test_an_unquantized_merge_says_so(tmp_path: Path) -> None:
     base, adapter = base_and_adapter(tmp_path, "text")
     report = merge_adapter(base, adapter, tmp_path / "merged")
-    proved = check_merge_logits(report, base, adapter, tmp_path / "merged", CPU, torch.bfloat16)
-    assert proved.quantized_base is None
-    assert asdict(proved)["quantization"] == "none"
+    checked = check_merge_logits(report, base, adapter, tmp_path / "merged", CPU, torch.bfloat16)
+    assert checked.quantized_base is None
+    assert asdict(checked)["quantization"] == "none"
 
 
 def test_without_bitsandbytes_the_message_says_what_to_install(tmp_path: Path, monkeypatch: Any) -> None:
@@ -224,7 +224,7 @@ def test_dequantized_weights_of_an_unquantized_base_are_refused(tmp_path: Path) 
     assert not (tmp_path / "merged").exists()
 
 
-def test_a_folder_that_is_itself_quantized_is_refused(tmp_path: Path) -> None:
+def test_a_model_that_is_itself_quantized_is_refused(tmp_path: Path) -> None:
     base, adapter = base_and_adapter(tmp_path, "text")
     held = load_model(base, CPU, quantization="nf4")
     held.save_pretrained(tmp_path / "quantized")

@@ -14,7 +14,6 @@ from lorachain.registry import base_reference, has_weights, weights_folder, writ
 from lorachain.weights.checks import check_weights
 from lorachain.weights.load import load_tokenizer
 from lorachain.weights.lora import add_new_lora, save_adapter
-from lorachain.weights.model_config import build_meta_model
 from lorachain.weights.safetensors_io import weights_sha256
 from lorachain.workspace import TRAINING_INFO
 
@@ -31,7 +30,6 @@ def initialize(context: ChainContext, stage: Stage) -> None:
     if not has_weights(context.entry):
         context.reporter.message(f"fetching the weights of {context.model}")
     base = weights_folder(context.entry)  # the hub shows its own progress bar; the embedded model takes half a minute
-    check_weights(base)
     inputs = init_inputs(context.entry, context.config.lora, context.config.seed)
     reference = base_reference(context.entry, base)
     with atomic_folder(context.output(stage)) as staging:
@@ -48,9 +46,12 @@ def write_new_lora(folder: Path, *, base: Path, reference: str, lora: LoraSettin
     """A LoRA with B = 0 for `base`, and the tokenizer, into `folder`.
 
     The factors are drawn on a model without weights: a 27B model costs no memory here.
+
+    Raises:
+        ModelError: the base's files are not exactly the tensors of its class.
     """
     model = add_new_lora(
-        build_meta_model(base),
+        check_weights(base).model,
         base_path=reference,
         rank=lora.rank,
         alpha=lora.resolved_alpha,

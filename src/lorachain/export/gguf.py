@@ -154,7 +154,9 @@ def load_gguf(file: Path) -> PreTrainedModel:
         ModelError: transformers cannot read it.
     """
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(file.parent, **gguf_loading(file.name))
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            file.parent, trust_remote_code=False, **gguf_loading(file.name)
+        )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"{file} cannot be loaded back: {error}") from error
     use_blockwise_attention(model)

@@ -78,14 +78,14 @@ def open_lora(folder: Path, names: ParameterNames) -> LoraFile:
     config = read_plain_lora_config(folder)
     shard = open_adapter_weights(folder)
     factors, others = find_factors(folder, shard, names.modules)
+    for factor in factors:
+        _check_mergeable(folder, factor, names)
     for tensor in others:
         if not _is_copy_of_base(tensor, names):
             raise AdapterError(
                 f"{folder}: tensor {tensor.name} is neither a LoRA factor of a linear layer (lora_A, lora_B) nor a "
                 f"copy of the base's own weight; {_NOT_MERGED}"
             )
-    for factor in factors:
-        _check_mergeable(folder, factor, names)
     layers = adapted_layers(folder, config, factors, names.modules)
     check_shapes(folder, factors, layers, names.modules)
     by_side = {(factor.module, factor.side): factor.tensor for factor in factors}
