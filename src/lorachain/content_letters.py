@@ -14,6 +14,8 @@ WINDOW = 48
 
 # Emphasis, quotes and characters of no width around a letter say nothing about it.
 _IGNORED = dict.fromkeys(map(ord, "*_`$\"'“”‘’\u200b\u200c\u200d\u2060\ufeff\u00ad"))
+_SPACES = re.compile(rf"[^\S\n]{{1,{WINDOW}}}")
+_SENTENCE_END = re.compile(r"[.!?\n]")
 _MATH = re.compile(r"\\(?:boxed|text|textbf|mathbf|mathrm)(?=\{)")
 
 # Endings of Korean words that can follow a letter directly: "B가", "B이다", "B번은", "B라고".
@@ -80,7 +82,10 @@ _KNOWN_AFTER = re.compile(
     r"|/(?![A-E](?![A-Za-z]))[A-Za-z]|-a\s"  # A/G, but not A/B; A-a
 )
 _KNOWN_GLUED_AFTER = re.compile(rf"(?:{_KOREAN_AFTER}|(?:{_KOREAN_AFTER_SHORT}))")
-_NAMED_THINGS = re.compile(rf"{_KOREAN_BEFORE}|(?<![A-Za-z])(?i:{_ENGLISH_BEFORE}|blood)(?![A-Za-z])")
+_NAMED_THINGS = re.compile(
+    rf"(?:{_KOREAN_BEFORE})(?:은|는|이|가|의|으로|로|\s중|\s가운데)"
+    rf"|(?<![A-Za-z])(?i:{_ENGLISH_BEFORE})\s(?:is|are|was|were)(?![A-Za-z])"
+)
 RANGE_AFTER = re.compile(r"\s?(?:[-‐-―−~∼～]|부터|에서|(?:to|through)\s)\s?[A-E](?![A-Za-z0-9])")
 """From one option to another: "A~D", "A부터 D까지"."""
 
@@ -88,12 +93,12 @@ RANGE_AFTER = re.compile(r"\s?(?:[-‐-―−~∼～]|부터|에서|(?:to|throug
 def cleaned(text: str) -> str:
     """Composed, without emphasis, quotes and characters of no width, and runs of spaces as one."""
     text = unicodedata.normalize("NFC", _MATH.sub("", text).translate(_IGNORED))
-    return re.sub(r"[^\S\n]{1,48}", " ", text)
+    return _SPACES.sub(" ", text)
 
 
 def squeezed(text: str) -> str:
     """For comparison: compatibility forms, case, emphasis and blanks do not count."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = unicodedata.normalize("NFKC", _MATH.sub("", text)).casefold()
     return "".join(folded.translate(_IGNORED).split())
 
 
@@ -121,4 +126,4 @@ def is_known_name(before: str, after: str, *, bracketed: bool = False) -> bool:
 
 def speaks_of_named_things(before: str) -> bool:
     """Whether the sentence up to the letter speaks of something that is called by letters: "부족한 비타민은 D"."""
-    return bool(_NAMED_THINGS.search(re.split(r"[.!?\n]", before)[-1]))
+    return bool(_NAMED_THINGS.search(_SENTENCE_END.split(before)[-1]))

@@ -52,6 +52,8 @@ class LetterUse:
 # ---- one letter and its surroundings ---------------------------------------------------------------------------------
 
 _OPEN, _CLOSE = r"[(\[{<（［【「『〈]", r"[)\]}>）］】」』〉]"
+_OPEN_BEFORE, _CLOSE_AFTER = re.compile(rf"{_OPEN}\s?\Z"), re.compile(rf"\A\s?{_CLOSE}")
+_WORD_BEFORE = re.compile(r"[^\W\d]\Z")
 _CUE_BEFORE = re.compile(
     r"(?:(?:정답|해답|답안|오답|(?<![가-힣])답|보기|선택지|선지|옵션)"
     r"[\])】]?(?:으로는|으로|은|는|이|가|의|로|을|를)?(?:\s?중(?:에서|에)?)?\s?(?:바로|역시|결국|당연히)?\s?[:：=→-]?\s?"
@@ -108,9 +110,9 @@ def _kind(text: str, index: int, options: Sequence[str], *, listed: bool, labell
         labelled: the question calls something else by a letter.
     """
     before, after = window_before(text, index), window_after(text, index)
-    bracketed = bool(re.search(_OPEN + r"\s?\Z", before) and re.match(r"\s?" + _CLOSE, after))
-    outer_before = re.sub(_OPEN + r"\s?\Z", "", before) if bracketed else before
-    outer_after = re.sub(r"^\s?" + _CLOSE, "", after) if bracketed else after
+    bracketed = bool(_OPEN_BEFORE.search(before) and _CLOSE_AFTER.match(after))
+    outer_before = _OPEN_BEFORE.sub("", before) if bracketed else before
+    outer_after = _CLOSE_AFTER.sub("", after) if bracketed else after
     name = is_known_name(outer_before, outer_after, bracketed=bracketed)
     cue = bool(_CUE_BEFORE.search(before) or _ENGLISH_COLON_CUE.search(before))
     named = _named_options(text, index, options, bracketed)
@@ -135,7 +137,7 @@ def _kind(text: str, index: int, options: Sequence[str], *, listed: bool, labell
         certain = _PHRASE_BEFORE.search(outer_before) and not _COMPOUND_AFTER.match(outer_after)
         certain = certain and not labelled and not speaks_of_named_things(before)
         return Kind.REFERENCE if certain else Kind.UNCERTAIN
-    if re.search(r"[^\W\d]\Z", before):
+    if _WORD_BEFORE.search(before):
         return Kind.UNCERTAIN  # the end of a word
     if _NUMBERED_AFTER.match(after):
         return Kind.REFERENCE
@@ -170,7 +172,7 @@ def _named_options(text: str, index: int, options: Sequence[str], bracketed: boo
     content = squeezed(content)
     before = ""
     if bracketed:
-        before = squeezed(re.sub(_OPEN + r"\s?\Z", "", cleaned(text[max(0, index - width) : index])))
+        before = squeezed(_OPEN_BEFORE.sub("", cleaned(text[max(0, index - width) : index])))
     named: dict[int, int] = {}
     for number, option in enumerate(options):
         option = squeezed(option[:_LONGEST_OPTION])

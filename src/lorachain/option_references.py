@@ -32,6 +32,7 @@ _REFERS_BY_OTHER_CHARACTER = re.compile(
     r"|(?<![A-Za-z0-9])[a-e]번"
     r"|(?:정답|답|보기|선택지|선지|옵션)(?:은|는|이|가)?\s{0,2}[:：]?\s{0,2}[*_(]{0,3}[a-e](?![A-Za-z0-9-])"
     r"|(?i:\b(?:answer|option|choice)(?:\sis)?)\s{0,2}[:：]?\s{0,2}[*_(]{0,3}[b-e](?![A-Za-z0-9-])"
+    r"|(?i:\b(?:answer|option|choice))\s?[:：]\s{0,2}[*_(]{0,3}a(?![A-Za-z0-9-])"
 )
 _REFERS_TO_OPTIONS = re.compile(
     r"모두|위의|이상의|전부|없다$|다\s{0,8}맞|해당\s{0,8}(?:사항\s{0,8})?없음|[①②③④⑤]|[㉠-㉭ㄱ-ㅎ]\s{0,8},"

@@ -104,8 +104,10 @@ _NEGATION = re.compile(
     r"|[^.]{0,16}(?:으나|지만|보이나)"  # "정답은 A라고 생각할 수 있으나"
 )
 _NUMBER = re.compile(rf"{_OPEN}?\s?([1-5])\s?(번{{1,2}}|{_CLOSE}|\.(?!\d)|(?=\s?[.!]?\s?\Z))(?:번)?\s?")
-_LATIN_WORD = re.compile(r"\.\s?([a-z]{3,})")
-_COPULA = re.compile(r"(?:이?(?:정답|답))?(?:입니다|이다|이에요|예요|임|이라고|이라|다)?[.。!,;]*\Z")
+_REJECTS, _REASON_AFTER = re.compile("아니[라고]"), re.compile(r"[.,;:(\-–—→=]")
+_ORGANISM = re.compile(r"[A-E]\.\s?[a-z]{3,32}")
+_LATIN_WORD = re.compile(r"\.\s?([a-z]{3,32})")
+_COPULA = re.compile(r"(?:이?(?:정답|답))?(?:입니다|이다|이에요|예요|임|이라고|이라|다)?[.。!,;]{0,4}\Z")
 
 
 def choice_of_line(line: str, options: Sequence[str]) -> int | None:
@@ -155,11 +157,11 @@ def _by_text(line: str, options: Sequence[str], texts: Sequence[str]) -> int | N
     if (
         len(mentioned) != 1
         or not key.startswith(mentioned[0])
-        or re.search("아니[라고]", key)
+        or _REJECTS.search(key)
         or _TRAILING.search(cleaned(line))
     ):
         return None
-    followed_by_reason = re.match(r"[.,;:(\-–—→=]", key[len(mentioned[0]) :])
+    followed_by_reason = _REASON_AFTER.match(key[len(mentioned[0]) :])
     return texts.index(mentioned[0]) if followed_by_reason else None
 
 
@@ -232,6 +234,6 @@ def _by_number(line: str, texts: Sequence[str]) -> int | None:
 
 def _by_organism(line: str, texts: Sequence[str]) -> int | None:
     """The one option that has the organism that the line begins with: "E. coli 감염" of "대장균(E. coli)"."""
-    match = re.match(r"[A-E]\.\s?[a-z]{3,}", line)
+    match = _ORGANISM.match(line)
     named = [i for i, text in enumerate(texts) if match and squeezed(match.group()) in text]
     return named[0] if len(named) == 1 else None

@@ -1,4 +1,4 @@
-"""What the protocols that let the model write have in common."""
+"""What the protocols that read a generated text have in common."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ def written_row(
     ended: bool,
     **detail: Any,
 ) -> QuestionResult:
-    """A row from one generation; `ended` is False where it was cut at the token limit."""
+    """A row from one generation; `ended` is False if it was cut off at the token limit."""
     return QuestionResult(
         id=question.id,
         exam=question.exam,
@@ -32,7 +32,7 @@ def written_row(
 
 
 def written_report(rows: Sequence[QuestionResult]) -> dict[str, Any]:
-    """How many answers could not be parsed or were cut at the limit, and how long they were."""
+    """How many answers could not be parsed or were cut off at the limit, and how long they were."""
     n = len(rows)
     unparsed = sum(row.chosen is None for row in rows)
     return {

@@ -23,17 +23,17 @@ INSTRUCTION = (
 
 
 def kormedeval_prompt(question: ExamQuestion) -> Prompt:
-    """The authors' user turn; nothing opens the answer."""
+    """The authors' user message; the answer has no cue."""
     options = "".join(f"{letter}. {text}\n" for letter, text in zip(LETTERS, question.options, strict=True))
     return Prompt(f"질문: {question.question}\n\n{options}\n{INSTRUCTION}", "")
 
 
 @dataclass(frozen=True, slots=True)
 class KorMedEval:
-    """Greedy (the authors' setting for MedGemma). Nothing stops an answer but its end token, as the last object counts.
+    """Greedy (the authors' setting for MedGemma). Only its end token stops an answer, as the last object counts.
 
-    The authors allow 8,192 tokens; a base model that never ends its turn would spend them all on every question, so
-    the limit is a setting, and how many answers it cut is reported.
+    The authors allow 8,192 tokens; a base model that never ends its turn would use all of them for every question, so
+    the limit is a setting, and the number of answers that it cut off is reported.
     """
 
     max_new_tokens: int = 1024

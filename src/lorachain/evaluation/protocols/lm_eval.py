@@ -25,10 +25,10 @@ def lm_eval_prompt(question: ExamQuestion, shots: Sequence[ExamQuestion]) -> str
 
 @dataclass(frozen=True, slots=True)
 class LmEval:
-    """Greedy; the text before the first stop string goes through the cascade of the paper's appendix B.
+    """Greedy; the cascade of the paper's appendix B reads the text before the first stop string.
 
-    A sequence ends where its text is decided, at its first stop string; the harness goes on until its whole batch
-    has stopped, and then cuts the text at the same place.
+    A sequence ends at its first stop string; the harness continues until its whole batch has stopped, and then cuts
+    the text at the same position.
     """
 
     shots: int = 5
@@ -46,7 +46,7 @@ class LmEval:
         if not questions:
             return []
         shots = subject_shots(self.examples, questions[0].subject, self.shots)
-        # The harness adds the end token as it is spelled, which a model may also write out letter by letter.
+        # The harness adds the end token's text, which a model can also write out in ordinary tokens.
         stops = (*STOPS, encoder.tokenizer.decode([encoder.eos_id]))
         prompts = [[encoder.bos_id, *encoder.text_ids(lm_eval_prompt(question, shots))] for question in questions]
         generations = generate(
@@ -77,6 +77,7 @@ class LmEval:
 
 
 def before_stop(text: str, stops: Sequence[str]) -> str:
+    """The text up to the first of any stop string."""
     for stop in stops:
         text = text.split(stop)[0]
     return text
