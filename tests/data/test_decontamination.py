@@ -1,10 +1,12 @@
 import random
+import unicodedata
 from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from lorachain.data import decontamination
 from lorachain.data.decontamination import ANCHOR, SHORT_ANCHOR, ExamScreen, normalized, without_held_out
 from lorachain.data.exam import load_exam
 from lorachain.data.plain_text import stream_plain_text
@@ -52,7 +54,7 @@ def test_same_question() -> None:
     assert not screen.same_question(ask("옳지 않은 것은?"))
 
 
-def test_disjoint_train() -> None:
+def test_without_held_out() -> None:
     train = [ask("가"), ask("나"), ask("다"), ask("나 ")]
     assert without_held_out(train, [ask("나!")]) == ([train[0], train[2]], 2)
 
@@ -61,7 +63,7 @@ words = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Mn", "Mc
 
 
 @given(stems=st.lists(words, min_size=1, max_size=5), before=words, after=words, data=st.data())
-def test_every_stem_is_found_wherever_it_stands(stems: list[str], before: str, after: str, data: st.DataObject) -> None:
+def test_every_stem_is_found_wherever_it_occurs(stems: list[str], before: str, after: str, data: st.DataObject) -> None:
     stems = [stem + "이 환자에게 먼저 할 조치로 가장 알맞은 것은 무엇인가" for stem in stems]
     screen = ExamScreen([ask(stem) for stem in stems])
     stem = data.draw(st.sampled_from(stems))
@@ -77,6 +79,66 @@ def test_agrees_with_a_plain_search(stems: list[str], text: str) -> None:
     plain = normalized(text)
     expected = any(len(normalized(stem)) >= ANCHOR and normalized(stem) in plain for stem in stems)
     assert screen.contains(text) == expected
+
+
+@st.composite
+def planted(draw: st.DrawFn) -> tuple[list[ExamQuestion], str]:
+    """Questions of any length that can be found, and a text that contains one of them, quoted as people quote."""
+    any_text = st.text(max_size=30)
+    questions = []
+    for _ in range(draw(st.integers(1, 4))):
+        middle = draw(st.sampled_from(["", "다음 중 옳은 것은?", "가장 알맞은 다음 조치는 무엇인가?"]))
+        option = st.text(min_size=1, max_size=6) | st.sampled_from(["가", "E. coli"])
+        options = draw(st.lists(option, min_size=5, max_size=5))
+        questions.append(ask(draw(any_text) + middle + draw(any_text), *options))
+    findable = [question for question in questions if len(normalized(question.question)) >= SHORT_ANCHOR]
+    assume(findable)
+    question = draw(st.sampled_from(findable))
+    separator = draw(st.sampled_from(["\n", " / ", "\n① ", "), ("]))
+    parts = [question.question, *draw(st.permutations(question.options))]
+    form = draw(st.sampled_from(["NFC", "NFD", "NFKC"]))
+    body = unicodedata.normalize(form, separator.join(parts))
+    spaced = body.replace(" ", draw(st.sampled_from([" ", "  ", "\n", "\u3000"])))
+    return questions, f"{draw(any_text)}\n{spaced}\n{draw(any_text)}"
+
+
+@given(planted())
+def test_a_planted_question_is_always_contained(case: tuple[list[ExamQuestion], str]) -> None:
+    questions, text = case
+    assert ExamScreen(questions).contains(text)
+
+
+REPEATED = {
+    "a short anchor": "옥시토신의 작용으로 옳",
+    "short stems": "".join(f"옥시토신의 작용으로 옳{i}" for i in range(60)),
+    "a long anchor": "가" * 20,
+    "an option": "자궁 수축 ",
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_the_work_grows_at_most_linearly_with_the_text(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted in characters searched through: each window once, and the text once for each stem and option."""
+    questions = [ask(f"옥시토신의 작용으로 옳{i}", *(f"선택지 {i} {n}" for n in range(5))) for i in range(60)]
+    questions += [ask("가" * 20 + "나" * i) for i in range(1, 20)]
+    needles = len(questions) + len({option for question in questions for option in question.options})
+    searched = 0
+
+    def occurs(part: str, text: str) -> bool:
+        nonlocal searched
+        searched += len(text)
+        return part in text
+
+    monkeypatch.setattr(decontamination, "_occurs", occurs)
+    screen = ExamScreen(questions)
+    work = {}
+    for size in (1_000, 10_000, 100_000, 1_000_000):
+        searched = 0
+        text = REPEATED[name] * (size // len(REPEATED[name]))
+        assert not screen.contains(text)
+        work[size] = searched / len(text)
+        assert searched <= needles * len(text)
+    assert work[1_000_000] <= 1.1 * work[1_000]
 
 
 def test_real_exam_planted_in_real_text(real_data: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from lorachain.data.decontamination import ExamScreen, normalized
 from lorachain.data.dictionary import load_dictionary
 from lorachain.data.exam import load_exam
-from lorachain.data.make_exam import MASK, make_exam, write_exam
+from lorachain.data.make_exam import MASK, make_exam, refuse_existing_exam, write_exam
 from lorachain.errors import ConfigError, DataError
 from lorachain.records import ExamQuestion, Term
 
@@ -35,8 +35,8 @@ def everything(exam: dict[str, list[ExamQuestion]]) -> list[ExamQuestion]:
     return exam["train"] + exam["dev"]
 
 
-def asked_term(question: ExamQuestion, entries: list[Term]) -> Term:
-    """The entry behind a question, found by what only it says."""
+def term_behind(question: ExamQuestion, entries: list[Term]) -> Term:
+    """The entry that a question was made from."""
     given = question.question.split("? ", 1)[1]
     for entry in entries:
         if entry.term == given or (entry.definition and entry.definition.replace(entry.term, MASK) == given):
@@ -44,14 +44,14 @@ def asked_term(question: ExamQuestion, entries: list[Term]) -> Term:
     raise AssertionError(given)
 
 
-def test_each_entry_once_and_in_one_split_with_the_right_answer() -> None:
+def test_each_entry_is_asked_once_in_one_split_with_the_right_answer() -> None:
     entries = dictionary()
     exam = make_exam(entries, seed=1)
-    behind = {made: [asked_term(q, entries) for q in half] for made, half in exam.items()}
+    behind = {split: [term_behind(q, entries) for q in part] for split, part in exam.items()}
     assert len(exam["dev"]) == 60
     assert Counter(behind["train"] + behind["dev"]) == Counter(entries)
     for question in everything(exam):  # type: ignore[arg-type]
-        entry = asked_term(question, entries)
+        entry = term_behind(question, entries)
         assert question.answer_text == (entry.english if "영어" in question.question else entry.term)
         assert len(set(map(normalized, question.options))) == 5
         assert entry.term not in question.question or "영어" in question.question
@@ -86,11 +86,11 @@ def test_synonyms_are_never_options_against_each_other_nor_split() -> None:
                 right = names[question.question.split("? ")[1]]
                 assert sum(option in right for option in question.options) == 1
         split_of: dict[str, set[str]] = {}
-        for made, half in exam.items():
-            for question in half:
+        for split, part in exam.items():
+            for question in part:
                 if "영어" in question.question:
-                    split_of.setdefault(question.answer_text, set()).add(made)
-        assert all(len(made) == 1 for made in split_of.values())
+                    split_of.setdefault(question.answer_text, set()).add(split)
+        assert all(len(splits) == 1 for splits in split_of.values())
 
 
 def test_definitions_that_differ_only_in_the_term_are_one_concept() -> None:
@@ -114,15 +114,15 @@ def test_a_category_too_small_is_filled_from_the_rest() -> None:
     assert len(everything(exam)) == 200  # type: ignore[arg-type]
 
 
-def test_neither_position_nor_length_gives_the_answer_away() -> None:
+def test_neither_position_nor_length_reveals_the_answer() -> None:
     questions = everything(make_exam(dictionary(900), seed=7))  # type: ignore[arg-type]
     english = [q for q in questions if "영어" in q.question]
     positions = Counter(q.answer for q in questions)
     assert all(abs(positions[i] / len(questions) - 0.2) < 0.03 for i in range(5))
     ranks = [0.0] * 5
     for question in english:
-        lengths, own = [len(option) for option in question.options], len(question.answer_text)
-        first, ties = sum(length < own for length in lengths), lengths.count(own)
+        lengths, right = [len(option) for option in question.options], len(question.answer_text)
+        first, ties = sum(length < right for length in lengths), lengths.count(right)
         for rank in range(first, first + ties):
             ranks[rank] += 1 / (ties * len(english))
     assert all(0.15 < share < 0.25 for share in ranks)
@@ -166,6 +166,32 @@ def test_written_and_read_again(tmp_path: Path) -> None:
         loaded = load_exam([str(tmp_path / "out")], split)  # type: ignore[arg-type]
         fields = [(q.id, q.subject, q.question, q.options, q.answer) for q in loaded.questions]
         assert fields == [(q.id, q.subject, q.question, q.options, q.answer) for q in exam[split]]  # type: ignore[index]
+
+
+def test_existing_files_are_never_overwritten(tmp_path: Path) -> None:
+    exam = make_exam(dictionary(40), seed=10, subject="probe")
+    refuse_existing_exam(tmp_path, "probe")
+    (tmp_path / "probe").mkdir()
+    (tmp_path / "probe" / "dev.jsonl").symlink_to("gone")  # a link to nothing is something of the user's too
+    for write in (lambda: write_exam(exam, tmp_path), lambda: refuse_existing_exam(tmp_path, "probe")):
+        with pytest.raises(DataError, match=r"probe/dev\.jsonl: exists already and is not overwritten\. Delete it"):
+            write()
+    assert [path.name for path in (tmp_path / "probe").iterdir()] == ["dev.jsonl"]
+    (tmp_path / "probe" / "dev.jsonl").unlink()
+    (tmp_path / "probe" / "train.partial").write_text("mine")
+    files = write_exam(exam, tmp_path)
+    before = [path.read_bytes() for path in files]
+    with pytest.raises(DataError, match="exists already"):
+        write_exam(make_exam(dictionary(40), seed=11, subject="probe"), tmp_path)
+    assert [path.read_bytes() for path in files] == before
+    assert {path.name for path in (tmp_path / "probe").iterdir()} == {"dev.jsonl", "train.jsonl", "train.partial"}
+    assert (tmp_path / "probe" / "train.partial").read_text() == "mine"
+
+
+def test_a_directory_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match=r"train\.jsonl: cannot be written .*--out"):
+        write_exam(make_exam(dictionary(40), seed=10), tmp_path / "file")
 
 
 def test_real_dictionaries_give_an_exam(real_data: Path) -> None:

@@ -84,8 +84,8 @@ def _anchors_in(text: str, anchors: Mapping[str, object], length: int) -> list[s
     """The anchors of `length` characters that occur in the text, each once, in the order of the text."""
     if not anchors:
         return []
-    windows = (text[start : start + length] for start in range(len(text) - length + 1))
-    return list(dict.fromkeys(window for window in windows if window in anchors))
+    starts = [i for i in range(len(text) - length + 1) if text[i : i + length] in anchors]
+    return list(dict.fromkeys(text[start : start + length] for start in starts))
 
 
 def _occurs(part: str, text: str) -> bool:

@@ -86,8 +86,10 @@ def whole_number(text: str) -> str:
 
 
 def limit_marks(text: str) -> str:
-    """Text whose runs of combining marks are short enough for any Unicode normalization to take linear time."""
-    return text if text.isascii() else _long_mark_run().sub(lambda run: run[0][:MAX_MARKS], text)
+    """Text that any Unicode normalization takes in linear time: runs of marks are sorted already, or cut."""
+    if unicodedata.is_normalized("NFC", text):
+        return text
+    return _long_mark_run().sub(lambda run: run[0][:MAX_MARKS], text)
 
 
 @functools.cache
