@@ -144,6 +144,7 @@ def test_other_types_are_refused(artifact: Artifact, tmp_path: Path) -> None:
             assert f"'{name}" in message
 
 
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 @each_artifact
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 def test_a_number_that_is_not_finite_is_neither_read_nor_written(

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 from lorachain.artifacts.merging import LogitDiff
-from lorachain.artifacts.schema import Artifact, Record
+from lorachain.artifacts.schema import Artifact, Record, renamed
 from lorachain.artifacts.validation import Measure, ProtocolScore, measures_from_1, summary_from_1
 from lorachain.errors import WorkspaceError
 from lorachain.workspace import TRAINING_INFO
@@ -220,7 +220,7 @@ def _upgraded(stored: dict[str, Any]) -> dict[str, Any]:
     kind = stage if stage in ("init", "merge") else "training"
     info = {**stored, "schema_version": 2, "stage": stage, "kind": kind}
     if kind == "merge":
-        info["quantized_base"] = info.pop("quantised_base", None)
+        info["quantized_base"] = renamed(info.pop("quantised_base", None), {"dequantised": "dequantized"})
     if kind != "training":
         return info
     settings = info["depends_on"]["settings"]

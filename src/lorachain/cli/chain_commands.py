@@ -121,15 +121,15 @@ def status(model: o.Model = o.DEFAULT_MODEL, workspace: o.WorkspaceDir = o.HERE,
 
 @app.command(epilog="Example: lorachain history 02 --model medgemma-4b")
 def history(
-    stage: Annotated[str, typer.Argument(help="init, 00, 01, merge or 02.")] = "02",
+    stage: Annotated[str | None, typer.Argument(help="init, 00, 01, merge or 02 (default: the last).")] = None,
     model: o.Model = o.DEFAULT_MODEL,
     workspace: o.WorkspaceDir = o.HERE,
 ) -> None:
     """List the lineage from the public base to a stage, with every score on the way."""
     from lorachain.chain.lineage import lineage
-    from lorachain.chain.stages import find_stage
+    from lorachain.chain.stages import chain_stages, find_stage
 
-    last = find_stage(stage)
+    last = find_stage(stage) if stage else chain_stages()[-1]
     for line in lineage(o.build_context(o.Common(model, workspace), "history"), last):
         print(printable(line))
 
