@@ -155,7 +155,12 @@ def test_merge_report() -> None:
     assert totals.lost_to_rounding_share == 0.23418834412020018
     assert (report.targets[0].updates, report.targets[0].lost_to_rounding) == (1310720, 337718)
     assert report.targets[0].shape == (640, 2048)
-    assert (report.quantization, report.weights, report.dequantized, report.quantized_base) == ("none", "original", {}, None)
+    assert (report.quantization, report.weights, report.dequantized, report.quantized_base) == (
+        "none",
+        "original",
+        {},
+        None,
+    )
 
 
 def test_merge_report_of_a_quantized_base(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lorachain.chain.tasks.base import LoadTask
 
 # What a contributor would put into chain/tasks/: terms to their definitions.
-TASK = '''
+TASK = """
 from dataclasses import dataclass
 
 from lorachain.artifacts import Measure
@@ -59,7 +59,7 @@ def load_definition_task(inputs: TaskInputs) -> DefinitionTask:
         "definitions", lambda: (inputs.encoder.encode(dictionary_example(t, "term->definition")) for t in terms)
     )
     return DefinitionTask(sources=loaded.sources, counts={"entries": len(terms)}, store=store)
-'''
+"""
 
 
 def _definitions() -> "LoadTask":
@@ -214,7 +214,9 @@ def test_a_chain_in_another_order(
     merge = replace(merge, parent="00", command="train 00", title="00 merged + new LoRA", output="00_merged")
     monkeypatch.setattr(stages, "STAGES", (init, plain_text, merge, exam))
     root = make_workspace(tmp_path / "workspace", save_tiny("text"))
-    (root / "chain.toml").write_text((root / "chain.toml").read_text().replace("[stages.01]\nepochs = 2\nmax_samples = 20", ""))
+    (root / "chain.toml").write_text(
+        (root / "chain.toml").read_text().replace("[stages.01]\nepochs = 2\nmax_samples = 20", "")
+    )
     assert run_command_line("init", *options_of(root))[0] == 0
     code, _, err = run_command_line("train", "00", *options_of(root))
     assert code == 0, err
