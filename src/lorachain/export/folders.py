@@ -1,12 +1,11 @@
 """A chain's weights with model card and notices: merged, or as one adapter on the public base."""
 
-import shutil
 from pathlib import Path
 
 from lorachain.artifacts import ComposeReport, MergeReport
 from lorachain.export.card import CardFacts, write_card
 from lorachain.weights.compose import compose_adapters
-from lorachain.weights.merge import COMPANIONS, MergeCheck, merge_adapter
+from lorachain.weights.merge import COMPANIONS, MergeCheck, copy_companions, merge_adapter
 from lorachain.weights.quantized import trained_in
 
 _NOT_WITH_AN_ADAPTER = {"config.json", "generation_config.json", "NOTICE"}
@@ -66,9 +65,7 @@ def export_adapter(
         base, first, second, out / "composed", merged_base=merged_base, base_name=facts.base, rank=rank
     )
     _lift(out / "composed")
-    for name in COMPANIONS:
-        if name not in _NOT_WITH_AN_ADAPTER and (base / name).is_file():
-            shutil.copyfile(base / name, out / name)
+    copy_companions(base, out, tuple(name for name in COMPANIONS if name not in _NOT_WITH_AN_ADAPTER))
     write_card(out, facts, "adapter")
     return report
 
