@@ -183,7 +183,8 @@ def test_eval_and_export_know_it(extended: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("table")
 def test_its_command_and_its_settings(extended: Path, tmp_path: Path) -> None:
     root = shutil.copytree(extended, tmp_path / "copy")
-    shutil.rmtree(root / "model" / "03_trained")
+    for name in ("03_trained", "03_training"):
+        shutil.rmtree(root / "model" / name)
     _, out, _ = run_command_line("status", "--model", "tiny", "--workspace", root)
     assert (out.count("missing"), out.count("fresh")) == (1, 5)
     assert "lorachain train 03 --model tiny" in " ".join(out.split())

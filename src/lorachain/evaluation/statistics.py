@@ -1,4 +1,4 @@
-"""Intervals and tests of exam scores, all of them scipy's, and their summaries in words. Imports no torch."""
+"""Intervals and tests of exam scores, all of them scipy's, and their summaries. Imports no torch."""
 
 from collections.abc import Sequence
 from typing import Any

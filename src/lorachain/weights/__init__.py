@@ -1,1 +1,1 @@
-"""Weights: loading, adapters, merging, composing. The only room that imports peft."""
+"""Weights: loading, adapters, merging, composing. The only package that imports peft."""
