@@ -1,7 +1,7 @@
 """How weights can be stored: each way loads to the logits of transformers' own class on correct files, or is refused.
 
-Both classes x key prefixes of transformers 4.49 to 5 (and of PEFT) x single file, shards and index variants x tied, untied
-and missing heads x types x ages of the configuration.
+Both classes x key prefixes of transformers 4.49 to 5 (and of PEFT) x single file, shards and index variants x tied,
+untied and missing heads x types x ages of the configuration.
 """
 
 import json
