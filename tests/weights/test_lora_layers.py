@@ -130,7 +130,7 @@ def under_old_names(adapter: Path) -> None:
     [
         ({"alpha_pattern": {f"^{OLD}.1.self_attn.q_proj": 64}}, 16.0),
         ({"alpha_pattern": {f"^{MULTIMODAL}.1.self_attn.q_proj": 64}}, 2.0),
-        ({"target_modules": rf"language_model\.model\.layers\.\d\.self_attn\.[qv]_proj"}, 2.0),
+        ({"target_modules": r"language_model\.model\.layers\.\d\.self_attn\.[qv]_proj"}, 2.0),
         ({"target_modules": [f"{OLD}.{n}.self_attn.{p}_proj" for n in range(4) for p in "qv"]}, 2.0),
         ({"target_modules": ["q_proj", "v_proj"], "exclude_modules": r"vision_tower\.vision_model\..*"}, 2.0),
     ],
@@ -146,6 +146,25 @@ def test_an_adapter_under_old_names_is_read_by_its_own_names(
     assert len(layers) == 8
     assert layers[f"{MULTIMODAL}.1.self_attn.q_proj"] == (4, scale)
     assert layers[f"{MULTIMODAL}.2.self_attn.q_proj"] == (4, 2.0)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["base_model.model.language_model.model.layers", "language_model.model.layers", MULTIMODAL]
+)
+def test_an_adapter_under_any_names_is_loaded_as_it_is_merged(tmp_path: Path, prefix: str) -> None:
+    base = save_base(tmp_path / "base", "multimodal", dtype=torch.float32)
+    adapter = save_adapter_for(
+        base, tmp_path / "adapter", "multimodal", alpha_pattern={"layers.1.self_attn.q_proj": 64}
+    )
+    expected = logits(load_adapter(load_model(base, CPU, torch.float32), adapter, trainable=False))
+    tensors = load_file(adapter / FACTORS)
+    save_file({n.replace(f"base_model.model.{MULTIMODAL}", prefix): t for n, t in tensors.items()}, adapter / FACTORS)
+    loaded = load_adapter(load_model(base, CPU, torch.float32), adapter, trainable=False)
+    assert torch.equal(logits(loaded), expected)
+    merge_adapter(base, adapter, tmp_path / "merged")
+    torch.testing.assert_close(
+        logits(load_model(tmp_path / "merged", CPU, torch.float32)), expected, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_patterns_that_only_the_other_names_match_do_not_count_as_targets(tmp_path: Path) -> None:
