@@ -16,7 +16,7 @@ from lorachain.prompts import Example, Prompt, render
 from lorachain.tokens import TokenEncoder
 from lorachain.weights.load import load_tokenizer
 
-# As published with google/gemma-3-4b-it.
+# In the form of Gemma 3's own template: BOS, a system prefix, checked roles, lists of parts.
 GEMMA_3 = """{{ bos_token }}
 {%- if messages[0]['role'] == 'system' -%}
     {%- if messages[0]['content'] is string -%}

@@ -24,6 +24,7 @@ _ANSWER_CUE = re.compile(
 )
 _STATEMENT = re.compile(
     r"(?:정답|해답|(?<![가-힣])답)(?:은|는|이|으로는?)?\s"
+    r"|(?:정답|answer)\s?[\])】>=→–-]\s?"
     r"|(?<![a-z])answer(?:\s(?:choice|option|here|to\sthis\squestion)){0,2}\s(?:is|would\sbe|should\sbe|must\sbe)\s"
     r"|(?<![a-z])(?:correct|best|right)\s(?:option|choice)\sis\s",
     re.IGNORECASE,
@@ -78,6 +79,7 @@ def _without_emphasis(text: str) -> str:
 # ---- one line --------------------------------------------------------------------------------------------------------
 
 _CIRCLED = {ord(c): f"{i % 5 + 1}번" for i, c in enumerate("①②③④⑤❶❷❸❹❺➀➁➂➃➄➊➋➌➍➎")}
+_LONGEST_IN_BRACKETS = 400
 _OPEN, _CLOSE = r"[(\[<{「『【〔〈《]", r"[)\]>}」』】〕〉》]"
 _PREFIX = re.compile(
     r"(?:(?:보기|선택지|선지|옵션|바로|역시|option|choice|answer|letter|the|is|정답은|답은)(?![가-힣a-z])[\s:]{0,2}){1,3}",
@@ -89,12 +91,13 @@ _TRAILING = re.compile(rf"{_OPEN}\s?([A-E])\s?{_CLOSE}{_FINAL}\Z")
 _TRAILING_BARE = re.compile(rf"[-,:=→/]\s?([A-E]){_FINAL}\Z")
 _LETTER_ALONE = re.compile(rf"{_OPEN}?\s?([A-Ea-e])\s?{_CLOSE}?{_FINAL}\Z")
 _LETTER_AHEAD = re.compile(
-    rf"(?:{_OPEN}\s?([A-E])\s?{_CLOSE}|([A-E])(?=번|{ENDINGS}|\s|[.:,;)\]!?]|$|\s?[-=→]\s))(?:번)?"
+    rf"(?:{_OPEN}\s?([A-E])\s?{_CLOSE}|([A-E])(?=번|{ENDINGS}|\s|[.:,;()\]!?]|$|\s?[-=→]\s))(?:번)?"
 )
 _SEVERAL = re.compile(
-    rf"(?:번)?\s?(?:[,、·/&+~-]|와|과|및|또는|혹은|이나|나|하고|or\s|and\s|중)\s?(?:or\s|and\s)?{_OPEN}?[A-E](?![A-Za-z0-9가-힣]"
-    rf"(?<!번))|(?:번)?\s?(?:[,·/&+~-]|와|과|및|또는|혹은|or\s|and\s)\s?{_OPEN}?[A-E](?:{ENDINGS}|{_CLOSE}|번)"
+    rf"(?:번)?\s?(?:[,、·/&+~-]|와|과|및|또는|혹은|이나|나|하고|or\s|and\s)\s?(?:or\s|and\s)?{_OPEN}?[A-E]"
+    rf"(?={ENDINGS}|번|\W|$)"
 )
+"""Another letter after the first: "B와 C", "A or B"."""
 _REJECTED = re.compile(
     rf".{{0,{2 * WINDOW}}}?아니(?:라|고),?\s|not\s{_OPEN}?[A-E]{_CLOSE}?,?\s(?:but\s|rather\s)?", re.IGNORECASE
 )
@@ -107,6 +110,9 @@ _NUMBER = re.compile(rf"{_OPEN}?\s?([1-5])\s?(번{{1,2}}|{_CLOSE}|\.(?!\d)|(?=\s
 _REJECTS, _REASON_AFTER = re.compile("아니[라고]"), re.compile(r"[.,;:(\-–—→=]")
 _ORGANISM = re.compile(r"[A-E]\.\s?[a-z]{3,32}")
 _LATIN_WORD = re.compile(r"\.\s?([a-z]{3,32})")
+_BRACKETED = re.compile(rf"{_OPEN}(.{{1,{_LONGEST_IN_BRACKETS}}}){_CLOSE}([가-힣.]{{0,8}})\Z")
+_SYMBOLS = re.compile(rf"(?:(?!{_OPEN})[^\w]){{1,8}}")
+_TAG = re.compile(r"</?(?:b|i|u|em|p|br|strong|mark|code|answer)\s?/?>")
 _COPULA = re.compile(r"(?:이?(?:정답|답))?(?:입니다|이다|이에요|예요|임|이라고|이라|다)?[.。!,;]{0,4}\Z")
 
 
@@ -129,7 +135,7 @@ def _plain(line: str) -> str:
 def _by_letter_and_text(line: str, texts: Sequence[str]) -> int | None:
     """`B. text` or `text (B)` where the text is that of option B."""
     leading = _LEADING.match(line)
-    if leading and leading.end() > leading.end(leading.lastindex or 0):
+    if leading and (leading.end() > leading.end(leading.lastindex or 0) or line[leading.end() :].startswith("(")):
         number = LETTERS.index(leading.group(1) or leading.group(2))
         if _same(line[leading.end() :], texts[number]):
             return number
@@ -168,6 +174,8 @@ def _by_text(line: str, options: Sequence[str], texts: Sequence[str]) -> int | N
 def _same(text: str, option: str) -> bool:
     """Whether a text is an option's, apart from a full stop and the copula ("위염입니다.")."""
     key = squeezed(text)
+    if bracketed := _BRACKETED.match(key):
+        key = key if key == option else bracketed.group(1) + bracketed.group(2)
     if key == option or key.rstrip(".。!,;") == option.rstrip(".。!,;"):
         return bool(key) or not option
     return bool(option) and key.startswith(option) and bool(_COPULA.fullmatch(key[len(option) :]))
@@ -175,10 +183,10 @@ def _same(text: str, option: str) -> bool:
 
 def _by_label(line: str, texts: Sequence[str]) -> int | None:
     """A letter or number whose text, if any, is not that of an option."""
-    prefix = _PREFIX.match(line)
-    line = line[prefix.end() :] if prefix else line
-    rejected = _REJECTED.match(line)
-    line = line[rejected.end() :] if rejected else line
+    line = _TAG.sub("", line)
+    for beginning in (_SYMBOLS, _PREFIX, _REJECTED):
+        match = beginning.match(line)
+        line = line[match.end() :] if match else line
     alone = _LETTER_ALONE.match(line)
     if alone:
         # "A" as the text of another option is left open.
