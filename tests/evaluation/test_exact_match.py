@@ -55,7 +55,7 @@ def oracle(monkeypatch: pytest.MonkeyPatch, answers: dict[str, str]) -> list[int
 
 
 def prompt(text: str, cue: str) -> str:
-    return render(Prompt(text, cue), make_tokenizer())
+    return render(Prompt(text, cue), None)
 
 
 def test_counts_per_direction_and_headline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,8 +108,8 @@ def test_a_merge_is_checked_before_it_gets_its_name(tmp_path: Path, kind: str, d
     compute = comparison_dtype(base)
     report = merge_adapter(base, adapter, tmp_path / "merged", check=merge_check(base, adapter, CPU, compute))
     assert report.probe is not None
-    assert report.probe["rows"] == 24
-    assert report.probe["mean_kl"] < MEAN_KL_LIMITS[compute] / 10
+    assert report.probe.rows == 24
+    assert report.probe.mean_kl < MEAN_KL_LIMITS[compute] / 10
     assert read_merge_report(tmp_path / "merged") == report
 
 
@@ -142,7 +142,7 @@ def test_a_base_in_float16_is_compared_in_float32(tmp_path: Path) -> None:
     merged = tmp_path / "merged"
     report = merge_adapter(base, adapter, merged, check=merge_check(base, adapter, CPU, comparison_dtype(base)))
     assert report.probe is not None
-    assert report.probe["mean_kl"] < 1e-5
+    assert report.probe.mean_kl < 1e-5
     text = (merged / MERGE_REPORT).read_text(encoding="utf-8")
     json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
 
@@ -157,7 +157,7 @@ def test_an_exact_composition_has_a_limit_and_a_recompressed_one_has_none(tmp_pa
             base, first, second, tmp_path / name, merged_base=tmp_path / "merged", base_name="x", rank=rank
         )
     chain = (tmp_path / "merged", second, CPU, torch.float32)
-    assert check_composition_logits(base, tmp_path / "exact", *chain)["in_dtype"]["mean_kl"] < 1e-6
-    assert check_composition_logits(base, tmp_path / "short", *chain, exact=False)["in_dtype"]["mean_kl"] > 0.005
+    assert check_composition_logits(base, tmp_path / "exact", *chain).in_dtype.mean_kl < 1e-6
+    assert check_composition_logits(base, tmp_path / "short", *chain, exact=False).in_dtype.mean_kl > 0.005
     with pytest.raises(ModelError, match=r"merged base \+ second adapter and base \+ composed adapter differ"):
         check_composition_logits(base, tmp_path / "short", *chain)

@@ -44,8 +44,8 @@ def test_base_and_adapter_equal_merged_equal_reloaded_but_not_base(tmp_path: Pat
     torch.testing.assert_close(logits(merged), together, atol=2e-4, rtol=1e-4)
     merged.save_pretrained(tmp_path / "again")
     assert torch.equal(logits(load_plain(tmp_path / "again", kind)), logits(merged))
-    assert report.max_error_half_ulps <= 1
-    assert report.lost_to_rounding_share < 0.01
+    assert report.totals.max_error_half_ulps <= 1
+    assert report.totals.lost_to_rounding_share < 0.01
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -198,10 +198,12 @@ def test_report_counts_and_measures(tmp_path: Path) -> None:
     assert target.delta_norm == pytest.approx(float(delta.norm()), rel=1e-5)
     assert target.updates == delta.count_nonzero()
     assert target.lost_to_rounding == ((old == new) & (delta != 0)).sum()
-    assert 0.05 < target.lost_to_rounding_share < 1
+    assert 0.05 < target.lost_to_rounding / target.updates < 1
     content = json.loads((tmp_path / "merged" / MERGE_REPORT).read_text())
-    assert content["schema"] == "lorachain/merge-report"
-    assert content["totals"]["lost_to_rounding_share"] == report.lost_to_rounding_share
+    assert content["schema_version"] == 2
+    updates, lost = (sum(getattr(t, name) for t in report.targets) for name in ("updates", "lost_to_rounding"))
+    assert (content["totals"]["updates"], content["totals"]["lost_to_rounding"]) == (updates, lost)
+    assert content["totals"]["lost_to_rounding_share"] == report.totals.lost_to_rounding_share == lost / updates
 
 
 def test_hash_is_of_content_not_of_sharding(tmp_path: Path) -> None:

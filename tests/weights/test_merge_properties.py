@@ -42,7 +42,7 @@ def test_merged_is_pefts_merge_and_verifies(
         )  # fmt: skip
         report = merge_adapter(base, adapter, folder / "merged")
         assert len(report.targets) == 4 * len(names)
-        assert report.max_error_half_ulps <= 1 + 2**-12
+        assert report.totals.max_error_half_ulps <= 1 + 2**-12
         ours = load_plain(folder / "merged", kind).state_dict()
         theirs = peft_merged(base, adapter, kind).state_dict()
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)

@@ -1,7 +1,6 @@
 """A base held in 4 or 8 bits: what is quantized, what it computes, and merging what was trained on it."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from artifact_making import training_info
 from lora_making import IDS, LANGUAGE_LINEAR, edit_tensors, save_adapter_for, save_base
 from lorachain.chain.probe import Probe, check_merge_logits
-from lorachain.errors import AdapterError, ConfigError, ModelError
+from lorachain.errors import AdapterError, ConfigError, ModelError, WorkspaceError
 from lorachain.weights import quantized
 from lorachain.weights.compose import compose_adapters
 from lorachain.weights.load import decoder_linears, load_model
@@ -179,17 +179,17 @@ def test_the_report_measures_training_against_both_choices(tmp_path: Path, weigh
         together = PeftModel.from_pretrained(plain, str(adapter)).merge_and_unload()
         expected = last_logits(together, rows)
         measured = report.quantized_base[choice]
-        assert measured["rows"] == len(rows) == 24
-        assert measured["mean_abs_logit"] == pytest.approx(float((expected - trained).abs().mean()), rel=1e-5)
-        assert measured["max_abs_logit"] == pytest.approx(float((expected - trained).abs().max()), rel=1e-5)
+        assert measured.rows == len(rows) == 24
+        assert measured.mean_abs_logit == pytest.approx(float((expected - trained).abs().mean()), rel=1e-5)
+        assert measured.max_abs_logit == pytest.approx(float((expected - trained).abs().max()), rel=1e-5)
         kl = F.kl_div(expected.log_softmax(-1), trained.log_softmax(-1), log_target=True, reduction="batchmean")
-        assert measured["mean_kl"] == pytest.approx(float(kl), rel=1e-3, abs=1e-6)
+        assert measured.mean_kl == pytest.approx(float(kl), rel=1e-3, abs=1e-6)
         if choice == weights == "dequantized":
             assert report.probe == measured
     original, dequantized_ = (report.quantized_base[choice] for choice in ("original", "dequantized"))
-    assert dequantized_["mean_kl"] < 0.2 * original["mean_kl"]
+    assert dequantized_.mean_kl < 0.2 * original.mean_kl
     assert report.probe is not None
-    assert report.probe["mean_kl"] < 0.2 * original["mean_kl"]
+    assert report.probe.mean_kl < 0.2 * original.mean_kl
 
 
 @torch.inference_mode()
@@ -203,7 +203,7 @@ def test_an_unquantized_merge_says_so(tmp_path: Path) -> None:
     report = merge_adapter(base, adapter, tmp_path / "merged")
     checked = check_merge_logits(report, base, adapter, tmp_path / "merged", CPU, torch.bfloat16)
     assert checked.quantized_base is None
-    assert asdict(checked)["quantization"] == "none"
+    assert checked.as_dict()["quantization"] == "none"
 
 
 def test_without_bitsandbytes_the_message_says_what_to_install(tmp_path: Path, monkeypatch: Any) -> None:
@@ -246,12 +246,12 @@ def test_a_chain_over_dequantized_weights_is_not_composed(tmp_path: Path) -> Non
 
 def test_what_training_recorded_is_read_and_checked(tmp_path: Path) -> None:
     assert trained_in(tmp_path) == "none"
-    for info, expected in (
-        ({"depends_on": {}}, "none"),
-        ({"depends_on": {"settings": {"quantization": "nf4"}}}, "nf4"),
-    ):
+    info = training_info().as_dict()
+    for recorded in ("none", "nf4", "int8"):
+        info["depends_on"]["settings"]["quantization"] = recorded
         (tmp_path / "training_info.json").write_text(json.dumps(info))
-        assert trained_in(tmp_path) == expected
-    (tmp_path / "training_info.json").write_text(json.dumps({"depends_on": {"settings": {"quantization": "fp3"}}}))
-    with pytest.raises(AdapterError, match="quantization is 'fp3'; allowed: none, nf4, int8"):
+        assert trained_in(tmp_path) == recorded
+    info["depends_on"]["settings"]["quantization"] = "fp3"
+    (tmp_path / "training_info.json").write_text(json.dumps(info))
+    with pytest.raises(WorkspaceError, match=r"quantization' is 'fp3'.*'none', 'nf4' or 'int8'"):
         trained_in(tmp_path)
