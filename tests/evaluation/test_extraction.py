@@ -158,7 +158,7 @@ def test_a_trained_answer_is_read_as_its_option_whatever_the_options_say(
     assert reasoned_choice(f" 풀이.\n{ANSWER_CUE}{written}", options) == answer
 
 
-def test_equal_option_texts_are_not_told_apart() -> None:
+def test_an_answer_that_is_the_text_of_two_options_names_none() -> None:
     assert reasoned_choice("정답： 열", ("열", "열", "c", "d", "e")) is None
 
 

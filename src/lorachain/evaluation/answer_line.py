@@ -79,7 +79,7 @@ def _without_emphasis(text: str) -> str:
 # ---- one line --------------------------------------------------------------------------------------------------------
 
 _CIRCLED = {ord(c): f"{i % 5 + 1}번" for i, c in enumerate("①②③④⑤❶❷❸❹❺➀➁➂➃➄➊➋➌➍➎")}
-_LONGEST_IN_BRACKETS = 400
+_LONGEST_IN_BRACKETS = 200
 _OPEN, _CLOSE = r"[(\[<{「『【〔〈《]", r"[)\]>}」』】〕〉》]"
 _PREFIX = re.compile(
     r"(?:(?:보기|선택지|선지|옵션|바로|역시|option|choice|answer|letter|the|is|정답은|답은)(?![가-힣a-z])[\s:]{0,2}){1,3}",
