@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from fault_making import Place, Undisturbed, differences, outcome
+from lorachain.atomic import ASIDE_SUFFIX, STAGING_SUFFIX
 
 
 def all_files(folder: Path) -> dict[str, bytes]:
@@ -65,12 +66,17 @@ def test_a_replaced_directory_is_kept_until_the_new_one_is_complete(undisturbed:
     counted = undisturbed.server.run(*train, "--yes")
     new = adapter.read_bytes()
     assert new != old
-    exchange = counted.events.index(("rename", str(place.model / "00_trained" / ".tiny.partial"))) + 1
+    staging = str(place.model / "00_trained" / ".tiny.")
+    (exchange,) = (
+        number
+        for number, (kind, path) in enumerate(counted.events, start=1)
+        if kind == "rename" and path.startswith(staging) and path.endswith(STAGING_SUFFIX)
+    )
 
     shutil.rmtree(place.root)
     kept.rename(place.root)
     assert undisturbed.server.run(*train, "--yes", at=exchange).code == -9
-    aside = adapter.parent.with_name(".tiny.replaced")
+    aside = adapter.parent.with_name(f".tiny{ASIDE_SUFFIX}")
     assert not adapter.exists()
     assert (aside / adapter.name).read_bytes() == old
     assert undisturbed.server.run(*train).code == 0  # replacing it was confirmed before the kill

@@ -103,7 +103,7 @@ def test_model_paths(fresh: tuple[Path, Path], damage: Damage) -> None:
     root, _ = fresh
     damage(root / "model" / "raw" / "model_paths.json")
     code, _, err = run_command_line("init", *options_of(root))
-    assert_refused(code, err, "tiny" if damage is loop else "model_paths.json")
+    assert_refused(code, err, "model_paths.json")
 
 
 @pytest.fixture
@@ -130,7 +130,8 @@ def test_a_parents_json(started: tuple[Path, Path], damage: Damage, name: str) -
     damage(parent / name)
     code, _, err = run_command_line("train", "00", *options_of(root))
     assert_refused(code, err, str(parent))
-    assert run_command_line("status", *options_of(root))[0] == 0
+    # No command follows a link in a workspace.
+    assert run_command_line("status", *options_of(root))[0] == (2 if damage is loop else 0)
 
 
 def test_a_pickle_instead_of_an_adapter_is_never_loaded(started: tuple[Path, Path], tmp_path: Path) -> None:
