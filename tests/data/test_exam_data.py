@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,8 +18,8 @@ LETTERS = "ABCDE"
 
 def row(subject: str, number: int, **changes: object) -> dict[str, object]:
     options = {letter: f"{letter}번째 선택지" for letter in LETTERS}
-    asked = {"question": f"{subject} 과목의 {number}번 문항으로 옳은 것은?", **options, "answer": 3, "cot": ""}
-    return {"subject": subject, "year": 2021, "period": 1, "q_number": number, **asked, **changes}
+    question = {"question": f"{subject} 과목의 {number}번 문항으로 옳은 것은?", **options, "answer": 3, "cot": ""}
+    return {"subject": subject, "year": 2021, "period": 1, "q_number": number, **question, **changes}
 
 
 def save(path: Path, *rows: dict[str, object]) -> Path:
@@ -344,6 +345,21 @@ def test_whole_numbers_stored_as_floats(tmp_path: Path) -> None:
         first, second = load_exam([str(path)], "train").questions
         assert (first.id, first.answer_letter) == ("doctor-2022-1-3", "C")
         assert len(second.id) == len("doctor-") + 8  # no year: the content's hash
+
+
+def test_details_of_an_odd_type_do_not_stop_an_evaluation(tmp_path: Path) -> None:
+    odd = {"subject": ["pharm"], "year": True, "period": {"n": 1}, "q_number": [1]}
+    save(tmp_path / "pharm" / "test.jsonl", {**row("pharm", 1), **odd})
+    (question,) = load_exam([str(tmp_path)], "test", allow_test=True).questions
+    assert question.subject == "pharm"
+    assert len(question.id) == len("pharm-") + 8
+
+
+def test_a_directory_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    directory = Path(os.fsdecode(os.fsencode(tmp_path / "exam") + b"\xff")) / os.fsdecode(b"eye\xb0")
+    save(directory / "dev.jsonl", unnamed(1))
+    (question,) = load_exam([str(directory.parent)], "dev").questions
+    assert (question.exam, question.subject) == ("exam?", "eye?")
 
 
 def test_null_markers_in_a_question(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import random
+import unicodedata
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
@@ -166,6 +167,13 @@ def test_written_and_read_again(tmp_path: Path) -> None:
         loaded = load_exam([str(tmp_path / "out")], split)  # type: ignore[arg-type]
         fields = [(q.id, q.subject, q.question, q.options, q.answer) for q in loaded.questions]
         assert fields == [(q.id, q.subject, q.question, q.options, q.answer) for q in exam[split]]  # type: ignore[index]
+
+
+def test_a_decomposed_subject_is_composed(tmp_path: Path) -> None:
+    exam = make_exam(dictionary(40), seed=10, subject=unicodedata.normalize("NFD", "용어"))
+    files = write_exam(exam, tmp_path)
+    assert files[0] == tmp_path / "용어" / "train.jsonl"
+    assert load_exam([str(tmp_path)], "train").questions[0].id == exam["train"][0].id
 
 
 def test_existing_files_are_never_overwritten(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Sources (files, folders, hub data sets, the embedded sample) to records; keeps exams out of training."""
+"""Sources (files, directories, hub data sets, the embedded sample) to records; keeps exams out of training data."""

@@ -36,10 +36,10 @@ def parse_question(row: Row, *, exam: str, subject: str | None = None) -> ExamQu
     answer = _ANSWERS.get(whole_number(unicodedata.normalize("NFKC", given or "").upper()))
     if answer is None:
         raise ValueError(f"the answer {shorten(given)} where 1 to 5 or A to E is allowed")
-    subject = subject_of(first_of(row, ("subject",)), subject, exam)
+    subject = subject_of(_detail(row, "subject"), subject, exam)
     reasoning = first_of(row, ("cot", "reasoning"))
     question = ExamQuestion("", subject, text, (a, b, c, d, e), answer, reasoning, exam)
-    numbers = [whole_number(number) for name in ("year", "period", "q_number") if (number := first_of(row, (name,)))]
+    numbers = [whole_number(number) for name in ("year", "period", "q_number") if (number := _detail(row, name))]
     number = "-".join(numbers) if len(numbers) == 3 else content_hash(question)
     return replace(question, id=f"{subject}-{number}")
 
@@ -59,8 +59,16 @@ def subject_of(in_row: str | None, name: str | None, exam: str) -> str:
     return known
 
 
+def _detail(row: Row, name: str) -> str | None:
+    """A field without which the question can still be asked: absent where it is not text or a number."""
+    try:
+        return first_of(row, (name,))
+    except ValueError:
+        return None
+
+
 def content_hash(question: ExamQuestion) -> str:
-    """Stands for a missing number in an id, and tells apart different questions of one id."""
+    """Replaces a missing number in an id, and distinguishes different questions of one id."""
     content = "\0".join((question.question, *question.options, question.answer_letter))
     return hashlib.sha256(content.encode()).hexdigest()[:8]
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from lorachain.data.decontamination import normalized
+from lorachain.data.normalization import normalize_name
 from lorachain.errors import ConfigError, DataError
 from lorachain.records import LETTERS, ExamQuestion, Term
 
@@ -82,6 +83,7 @@ def make_exam(
         raise ConfigError(f"dev_fraction: expected a number between 0 and 1, found {dev_fraction}.")
     if limit is not None and limit < 2:
         raise ConfigError(f"limit: expected at least 2 questions (one for train, one for dev), found {limit}.")
+    subject = normalize_name(subject)
     if not _SUBJECT.fullmatch(subject):
         raise ConfigError(f"subject: expected letters, digits, '_', '-' and '.', found {subject!r}.")
     rng = random.Random(seed)
@@ -127,7 +129,7 @@ def refuse_existing_exam(out_dir: Path, subject: str) -> None:
         DataError: `out_dir` has a file of this subject.
     """
     for split in get_args(MadeSplit):
-        path = _exam_path(out_dir, subject, split)
+        path = _exam_path(out_dir, normalize_name(subject), split)
         if os.path.lexists(path):
             raise DataError(
                 f"{path}: exists already and is not overwritten. Delete it, or choose another directory with --out or "

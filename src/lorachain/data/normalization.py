@@ -51,8 +51,9 @@ def normalize_text(text: str) -> str:
 
 
 def normalize_name(name: str) -> str:
-    """A column, subject, exam or file name: normalized text without outer space."""
-    return normalize_text(name).strip()
+    """A column, subject, exam or file name: normalized text without outer space. Bytes of a file name that are not
+    UTF-8 become `?`, so that every name can be written."""
+    return normalize_text(name).encode("utf-8", "replace").decode().strip()
 
 
 def normalize_row(row: Mapping[str, object]) -> dict[str, object]:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from lorachain.data.parquet_footer import DICTIONARY_PAGE, PageSizes, RowGroupSizes, read_footer, read_page_sizes
 from lorachain.data.text_io import open_file
 from lorachain.errors import DataError
 
@@ -34,7 +35,6 @@ MAX_NESTED_VALUES = 32 * 2**20
 _MAX_RATIO = 1000
 """Decompressed to compressed bytes: text reaches 3 to 20."""
 _MAX_ROWS_PER_BYTE = 16
-_DICTIONARY_PAGE = 2
 _TEXT_TYPES = (
     pa.types.is_string,
     pa.types.is_large_string,
@@ -49,7 +49,7 @@ _FAULTS = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, Overflow
 
 @dataclass(frozen=True, slots=True)
 class Undecoded:
-    """Stands for the values of a column that is not decoded; its repr is what a message shows."""
+    """The value of a column that is not decoded; messages show its repr."""
 
     type: str
 
@@ -70,10 +70,12 @@ def read_parquet(path: Path) -> Iterator[dict[str, object]]:
         columns = [field.name for field in schema if _is_decoded(field)]
         others: dict[str, object] = {f.name: Undecoded(str(f.type)) for f in schema if not _is_decoded(f)}
         expanded = 0
-        for group in range(parquet.metadata.num_row_groups):
+        with _damage_named(path):
+            groups = read_footer(file)
+        for index, group in enumerate(groups):
             with _damage_named(path):
-                count = _rows_at_a_time(path, file, parquet.metadata.row_group(group), columns)
-                batches = parquet.iter_batches(batch_size=count, row_groups=[group], columns=columns)
+                count = _rows_at_a_time(path, file, group, columns)
+                batches = parquet.iter_batches(batch_size=count, row_groups=[index], columns=columns)
             while (batch := _next_batch(path, batches)) is not None:
                 expanded += batch.nbytes
                 if expanded > max(MAX_EXPANDED_BYTES, _MAX_RATIO * size):
@@ -127,52 +129,26 @@ def _check_rows(path: Path, file: io.BufferedReader, metadata: pq.FileMetaData) 
     return size
 
 
-def _rows_at_a_time(path: Path, file: io.BufferedReader, group: pq.RowGroupMetaData, columns: list[str]) -> int:
+def _rows_at_a_time(path: Path, file: io.BufferedReader, group: RowGroupSizes, columns: list[str]) -> int:
     """How many rows of a row group stay below `BATCH_BYTES`, going by its sizes and dictionaries."""
     repeated = 0
-    for index in range(group.num_columns):
-        column = group.column(index)
-        name = column.path_in_schema
-        if name not in columns and name.split(".")[0] not in columns:
+    for column in group.columns:
+        name, nested = ".".join(column.path), len(column.path) > 1
+        if column.path[0] not in columns:
             continue
-        plain, packed = column.total_uncompressed_size, column.total_compressed_size
-        start = column.dictionary_page_offset or column.data_page_offset
-        page, page_plain, page_packed = _page_header(file, start) or (_DICTIONARY_PAGE, plain, packed)
-        for size, compressed in ((plain, packed), (page_plain, page_packed)):
-            if size > BATCH_BYTES and size > _MAX_RATIO * compressed:
-                raise _absurd(path, f"column {name} expands from {compressed:,} to {size:,} bytes")
-        if page == _DICTIONARY_PAGE:
-            repeated += page_plain
-            if page_plain > MAX_VALUE_BYTES:
-                raise _absurd(path, f"column {name} has a dictionary of {page_plain:,} bytes")
-        if name not in columns and column.num_values > MAX_NESTED_VALUES:
-            raise _absurd(path, f"column {name} has {column.num_values:,} values in one row group")
-    average = group.total_byte_size // max(group.num_rows, 1)
+        first_page = read_page_sizes(file, column.start)
+        page = first_page or PageSizes(DICTIONARY_PAGE, column.decompressed, column.compressed)
+        for sizes in (column, page):
+            if sizes.decompressed > max(BATCH_BYTES, _MAX_RATIO * sizes.compressed):
+                raise _absurd(path, f"column {name} expands from {sizes.compressed:,} to {sizes.decompressed:,} bytes")
+        if page.kind == DICTIONARY_PAGE:
+            repeated += page.decompressed
+            if page.decompressed > MAX_VALUE_BYTES:
+                raise _absurd(path, f"column {name} has a dictionary of {page.decompressed:,} bytes")
+        if nested and column.values > MAX_NESTED_VALUES:
+            raise _absurd(path, f"column {name} has {column.values:,} values in one row group")
+    average = group.decompressed // max(group.rows, 1)
     return int(min(max(BATCH_BYTES // max(average, repeated, 1), 1), BATCH_ROWS))
-
-
-def _page_header(file: io.BufferedReader, start: int) -> tuple[int, int, int] | None:
-    """Kind, decompressed and compressed size of the page at `start`: the first three fields of its header, each an
-    int32 of Thrift's compact protocol. None where the bytes are something else."""
-    file.seek(start)
-    data = file.read(18)
-    numbers, position = [], 0
-    for _ in range(3):
-        if data[position : position + 1] != b"\x15":  # the next field, of type i32
-            return None
-        number = shift = 0
-        while True:
-            position += 1
-            if position >= len(data):
-                return None
-            number |= (data[position] & 0x7F) << shift
-            shift += 7
-            if data[position] < 0x80:
-                break
-        numbers.append(number >> 1 ^ -(number & 1))  # zigzag
-        position += 1
-    kind, plain, packed = numbers
-    return (kind, plain, packed) if plain >= 0 and packed >= 0 else None
 
 
 def _next_batch(path: Path, batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:

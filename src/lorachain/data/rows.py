@@ -1,7 +1,7 @@
 """One reader of tables for the whole package: .jsonl, .json, .csv, .tsv and .parquet.
 
-Files come from strangers: whatever the bytes, a reader gives normalized rows or a `DataError` that names the file, and
-it holds one line (or one batch of a .parquet) in memory at a time.
+Files are untrusted: whatever the bytes, a reader gives normalized rows or a `DataError` that names the file, and keeps
+one line (or one batch of a .parquet) in memory at a time.
 """
 
 import csv
@@ -65,7 +65,7 @@ def read_rows(path: Path, tally: Tally) -> Iterator[Located]:
 
     Raises:
         DataError: the file is missing, empty, not a regular file, of an unknown type, too large, in a wrong encoding,
-            or broken as a whole; or a row is bad and bad rows are not skipped.
+            or damaged throughout; or a row is bad and bad rows are not skipped.
     """
     readers = {
         ".jsonl": _read_jsonl,

@@ -149,7 +149,7 @@ def _refuse_link_outside(path: Path, root: Path, allowed: list[Path]) -> None:
         if not any(target.is_relative_to(directory) for directory in allowed):
             raise DataError(
                 f"{path}: a link that leads out of {root}, to {target}. Only what is in the named directory is read: "
-                f"remove the link, copy the data there, or name {target} as a source of its own."
+                f"remove the link, copy the data there, or name {target} as another source."
             )
 
 

@@ -1,4 +1,4 @@
-"""Whether a source still contains what was read from it. Content decides: no date, no place, no spelling of a path."""
+"""Whether a source still contains what was read from it. Only content counts, no date, location or path spelling."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
