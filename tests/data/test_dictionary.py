@@ -45,7 +45,7 @@ def test_exact_duplicates_are_dropped_and_homonyms_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("row", [{"definition": "x"}, {"term": "x"}, {"term": ["x"], "definition": "y"}, {"a": 1}])
-def test_what_is_no_entry(tmp_path: Path, row: dict[str, object]) -> None:
+def test_rows_that_are_not_entries(tmp_path: Path, row: dict[str, object]) -> None:
     path = save(tmp_path / "a.jsonl", {"term": "간염", "en": "hepatitis"}, row)
     with pytest.raises(DataError, match=r"a\.jsonl:2: expected a term with a definition or an English name, found "):
         load_dictionary([path])

@@ -249,7 +249,7 @@ def test_rows_of_one_profession_are_one_subject(tmp_path: Path, name: str, sourc
         assert {q.subject for q in load_fewshot([str(tmp_path / source)]).questions} == subjects
 
 
-def test_an_index_column_does_not_disturb(tmp_path: Path) -> None:
+def test_an_index_column_is_ignored(tmp_path: Path) -> None:
     rows = [{"": n, **row(subject, n)} for n, subject in enumerate(["pharm", "pharmacy"])]
     save(tmp_path / "pharm" / "test.csv", *rows)
     assert [q.id for q in load_exam([str(tmp_path)], "test", allow_test=True).questions] == [

@@ -27,9 +27,7 @@ def test_all_formats_in_a_folder(tmp_path: Path) -> None:
     assert set(stream.sources[0].files) == {"a.txt", "b.jsonl", "c.csv"}
 
 
-def test_a_large_txt_is_split_at_blank_lines_and_never_held_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_txt_is_split_at_blank_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "corpus.txt"
     path.write_text("하나\n하나\n\n \n둘\n\n" + "긴 줄이다\n" * 9, encoding="utf-8")
     assert len(texts(path)) == 1

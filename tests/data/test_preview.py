@@ -120,7 +120,7 @@ BAD: dict[str, tuple[Reading, bytes]] = {
 
 @pytest.mark.parametrize("name", BAD)
 @pytest.mark.parametrize("skip", [False, True])
-def test_what_the_reader_refuses_is_refused_alike(tmp_path: Path, name: str, skip: bool) -> None:
+def test_the_reader_and_the_preview_refuse_alike(tmp_path: Path, name: str, skip: bool) -> None:
     reading, content = BAD[name]
     path = tmp_path / name
     path.write_bytes(content)

@@ -125,7 +125,7 @@ def test_links_within_the_directory_and_a_source_that_is_a_link(tmp_path: Path, 
     assert load_dictionary([str(tmp_path / "named" / "b.jsonl")]).sources[0].rows == 1
 
 
-def test_links_that_are_not_data_are_no_matter(tmp_path: Path, outside: Path) -> None:
+def test_links_that_are_not_data_are_ignored(tmp_path: Path, outside: Path) -> None:
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "a.jsonl").write_text(ROW, encoding="utf-8")
     for name in ("README.md", ".hidden.jsonl", ".venv"):
