@@ -21,13 +21,14 @@ def make_exam_command(
 ) -> None:
     """Make five-option questions from a dictionary in KorMedMCQA's schema, for training and as a knowledge probe."""
     from lorachain.data.dictionary import load_dictionary
-    from lorachain.data.make_exam import make_exam, write_exam
+    from lorachain.data.make_exam import make_exam, refuse_existing_exam, write_exam
     from lorachain.report.console import ConsoleReporter
 
+    refuse_existing_exam(out, subject)
     loaded = load_dictionary(dictionary, skip_bad_rows=skip_bad_rows)
     made = make_exam(loaded.entries, seed=seed, dev_fraction=dev_fraction, limit=limit, subject=subject)
     paths = write_exam(made, out)
-    screen = ConsoleReporter()
+    console = ConsoleReporter()
     for split, path in zip(made, paths, strict=True):
-        screen.message(f"{len(made[split]):,} {split} questions -> {path}")
-    screen.message(f"use them with: --exam {out}")
+        console.message(f"{len(made[split]):,} {split} questions -> {path}")
+    console.message(f"use them with: --exam {out}")
