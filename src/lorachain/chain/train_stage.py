@@ -360,7 +360,7 @@ def _headlines(score: EpochScore | None) -> dict[str, ProtocolScore] | None:
 
 
 def _source_records(sources: list[SourceInfo]) -> tuple[SourceRecord, ...]:
-    return tuple(SourceRecord(**source.as_dict()) for source in sources)  # type: ignore[arg-type]
+    return tuple(SourceRecord(**source.as_dict()) for source in sources)
 
 
 def _training_facts(progress: Progress, runtime: Runtime) -> TrainingFacts:
