@@ -39,8 +39,8 @@ class ChainContext:
     skip_bad_rows: bool = False
     confirm: Callable[[str], bool] = lambda question: False
     """Called before finished work is replaced."""
-    options: tuple[str, ...] = ()
-    """The command line's own options, to be repeated in the commands that messages propose."""
+    options_for: Callable[[str], tuple[str, ...]] = lambda command: ()
+    """The options of the command line that a message repeats where it proposes `command`."""
 
     @property
     def sources(self) -> Sources:
@@ -49,10 +49,10 @@ class ChainContext:
     def output(self, stage: Stage) -> Path:
         return self.workspace.output(stage.output, self.model)
 
-    def command(self, command: str, *, with_options: bool = True) -> str:
+    def command(self, command: str) -> str:
         """What to type to run a command on this chain, quoted for a shell."""
         place = [] if str(self.workspace.root) == "." else ["--workspace", str(self.workspace.root)]
-        words = ["--model", self.model, *place, *(self.options if with_options else ())]
+        words = ["--model", self.model, *place, *self.options_for(command)]
         return " ".join([f"lorachain {command}", *map(quote, words)])
 
 

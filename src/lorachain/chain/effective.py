@@ -16,10 +16,15 @@ def check_effective(overrides: Mapping[str, Any], stages: Sequence[Stage], sourc
     Raises:
         ConfigError: names the setting, the reason, and the commands that it belongs to.
     """
-    effective = set(_effective_prefixes(stages, source_set))
-    for key in _leaves(overrides):
-        if not any(key == prefix or key.startswith(f"{prefix}.") for prefix in effective):
+    for key in dotted_keys(overrides):
+        if not is_effective(key, stages, source_set):
             raise ConfigError(f"{key} has no effect on `lorachain {command}`: {_reason(key, source_set)}")
+
+
+def is_effective(key: str, stages: Sequence[Stage], source_set: SourceSet) -> bool:
+    """Whether the setting with this dotted key changes anything about `stages`."""
+    prefixes = _effective_prefixes(stages, source_set)
+    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
 
 
 def _effective_prefixes(stages: Sequence[Stage], source_set: SourceSet) -> Iterator[str]:
@@ -52,10 +57,10 @@ def _reason(key: str, source_set: SourceSet) -> str:
     return "it only affects training"
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def dotted_keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """The dotted key of every value."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from dotted_keys(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"

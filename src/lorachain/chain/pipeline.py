@@ -31,7 +31,8 @@ def run_stages(context: ChainContext, runtime: Runtime, stages: Sequence[Stage])
         TrainingInterrupted: on a signal, after saving.
     """
     workspace, processes = context.workspace, runtime.processes
-    locked = model_lock(workspace, context.model, context.command("run")) if processes.main else nullcontext()
+    command = "run" if len(stages) == len(chain_stages()) else stages[0].command
+    locked = model_lock(workspace, context.model, context.command(command)) if processes.main else nullcontext()
     with disk_full_as_error(workspace.model_root), locked as lock:
         if lock is not None and lock.taken_over_from:
             context.reporter.message(f"took over the lock of a run that ended unexpectedly ({lock.taken_over_from})")

@@ -35,8 +35,7 @@ def chain_status(context: ChainContext) -> Iterator[StageStatus]:
         if holder is not None and holder.stage == state.stage.name:
             progress = f", {note}" if state.condition == "partial" else ""
             condition, note = "running", f"process {holder.pid} on {holder.host} since {holder.start}{progress}"
-            upcoming = ""
-        elif holder is not None and upcoming:
+        if holder is not None and upcoming:
             upcoming = f"(running) {holder.command}"
         yield StageStatus(
             stage=state.stage,

@@ -63,9 +63,9 @@ def train(
 
     common = o.Common(
         model, workspace, config, set_, plain_text, dictionary, exam, epochs, max_samples, learning_rate, batch_size,
-        max_length, rank, device, seed, save_every, skip_bad_rows, yes,
+        max_length, rank, device, seed, save_every, skip_bad_rows, yes, from_base,
     )  # fmt: skip
-    _run_command(common, find_training_stage(stage).command, dry_run, from_base=from_base)
+    _run_command(common, find_training_stage(stage).command, dry_run)
 
 
 @app.command(epilog="Example: lorachain run --model medgemma-4b --epochs 1,3,5 --set lora.rank=32")
@@ -134,13 +134,13 @@ def history(
         print(printable(line))
 
 
-def _run_command(common: o.Common, command: str, dry_run: bool, *, from_base: bool = False) -> None:
+def _run_command(common: o.Common, command: str, dry_run: bool) -> None:
     """Plans or runs a command's stages, then prints what they changed."""
     from lorachain.chain import stages as table
     from lorachain.chain.plan import check_sources, plan, stages_to_run
 
     stages = list(table.stages_of_command(command))
-    if from_base:
+    if common.from_base:
         stages = [table.from_base(stage) for stage in stages]
     context = o.build_context(common, command, stages)
     pending = stages_to_run(context, stages)

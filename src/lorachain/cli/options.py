@@ -13,6 +13,7 @@ from lorachain.errors import ConfigError
 if TYPE_CHECKING:
     from lorachain.chain.context import ChainContext
     from lorachain.chain.stages import Stage
+    from lorachain.config import SourceSet
 
 DEFAULT_MODEL = "gemma-3-270m"
 HERE = Path(".")
@@ -66,6 +67,7 @@ class Common:
     save_every: str | None = None
     skip_bad_rows: bool = False
     yes: bool = False
+    from_base: bool = False
 
     def as_arguments(self) -> tuple[str, ...]:
         """The options but for model and workspace, as they would be typed again."""
@@ -78,6 +80,31 @@ class Common:
             for item in value if isinstance(value, list) else [value]:
                 arguments += [name] if item is True else [name, str(item)]
         return tuple(arguments)
+
+
+def _arguments_for(common: Common, given_to: str, command: str, source_set: "SourceSet") -> tuple[str, ...]:
+    """The options that a message repeats where it proposes `command`.
+
+    All of them for the command that they were given to. For another one those that have an effect on it, except the
+    settings of a stage, such as --epochs: they were given for the stages of the one command only.
+    """
+    from lorachain.chain.effective import dotted_keys, is_effective
+    from lorachain.chain.stages import stages_of_command
+    from lorachain.config import parse_setting
+
+    if command == given_to:
+        return common.as_arguments()
+    stages = stages_of_command(command)
+    key_of = {"device": "device", "seed": "seed", "rank": "lora.rank", "save_every": "training.save_every_steps"}
+    key_of |= {name: f"sources.{source_set}.{name}" for name in ("plain_text", "dictionary", "exam")}
+    key_of["skip_bad_rows"] = f"sources.{source_set}.exam"  # where data is read
+    carried = {name: getattr(common, name) for name, key in key_of.items() if is_effective(key, stages, source_set)}
+    settings = [
+        setting
+        for setting in common.set or []
+        if all(is_effective(key, stages, source_set) for key in dotted_keys(parse_setting(setting)))
+    ]
+    return Common(config=common.config, set=settings or None, **carried).as_arguments()
 
 
 def build_context(common: Common, command: str, stages: "Sequence[Stage]" = ()) -> "ChainContext":
@@ -113,7 +140,7 @@ def build_context(common: Common, command: str, stages: "Sequence[Stage]" = ()) 
         reporter=ConsoleReporter(quiet=not _is_main_process()),
         skip_bad_rows=common.skip_bad_rows,
         confirm=lambda question: common.yes or _ask(question),
-        options=common.as_arguments(),
+        options_for=lambda proposed: _arguments_for(common, command, proposed, entry.sources),
     )
 
 
