@@ -135,9 +135,11 @@ def parse_setting(text: str) -> dict[str, Any]:
     if not equals or not all(parts):
         raise ConfigError(f"--set {text!r} is not KEY=VALUE; give a dotted key and a value, such as lora.rank=32")
     try:
-        parsed: Any = tomllib.loads(f"value = {value.strip()}")["value"]
+        document = tomllib.loads(f"value = {value.strip()}")
     except tomllib.TOMLDecodeError:
-        parsed = value.strip()
+        document = {}
+    # A value of several lines could bring keys of its own.
+    parsed: Any = document["value"] if document.keys() == {"value"} else value.strip()
     for part in reversed(parts):
         parsed = {part: parsed}
     return dict(parsed)

@@ -125,7 +125,7 @@ def test_a_proposed_command_is_quoted(tmp_path: Path) -> None:
         ModelEntry(local_path=tmp_path),
         load_config(),
         ConsoleReporter(),
-        options=("--config", "$(touch pwned).toml"),
+        options_for=lambda command: ("--config", "$(touch pwned).toml"),
     )
     command = context.command("run").replace("lorachain", "true")
     subprocess.run(["sh", "-c", command], check=True, cwd=tmp_path)
