@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -133,10 +134,11 @@ def parse_setting(text: str) -> dict[str, Any]:
     parts = [part.strip() for part in key.split(".")]
     if not equals or not all(parts):
         raise ConfigError(f"--set {text!r} is not KEY=VALUE; give a dotted key and a value, such as lora.rank=32")
-    try:
-        parsed: Any = tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()
+    parsed: Any = value.strip()
+    with suppress(tomllib.TOMLDecodeError):
+        document = tomllib.loads(f"value = {parsed}")
+        if document.keys() == {"value"}:  # a line break in it would start another setting
+            parsed = document["value"]
     for part in reversed(parts):
         parsed = {part: parsed}
     return dict(parsed)

@@ -150,11 +150,14 @@ def _named_options(common: Common, source_set: str, stages: "Sequence[Stage]") -
         for name in ("max_samples", "learning_rate", "batch_size", "max_length")
         if (value := getattr(common, name)) is not None
     }
-    overrides: dict[str, Any] = {"stages": {stage.name: dict(per_stage) for stage in training}}
+    overrides: dict[str, Any] = {}
+    if per_stage:
+        overrides["stages"] = {stage.name: dict(per_stage) for stage in training}
     for stage, epochs in zip(training, _epochs(common.epochs, training), strict=False):
-        overrides["stages"][stage.name]["epochs"] = epochs
+        overrides.setdefault("stages", {}).setdefault(stage.name, {})["epochs"] = epochs
     sources = {"plain_text": common.plain_text, "dictionary": common.dictionary, "exam": common.exam}
-    overrides["sources"] = {source_set: {name: value for name, value in sources.items() if value}}
+    if named := {name: value for name, value in sources.items() if value}:
+        overrides["sources"] = {source_set: named}
     if common.rank is not None:
         overrides["lora"] = {"rank": common.rank}
     if common.save_every is not None:
