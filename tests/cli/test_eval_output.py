@@ -40,7 +40,7 @@ def test_a_directory_that_is_a_file(tmp_path: Path, options: tuple[object, ...])
     refused(tmp_path, "eval", "02", *options, "--out", tmp_path / "file" / "r.json", says=says)
 
 
-@pytest.mark.parametrize("name", ["nope/", "./nope", "nope/nope/nope", "../nope", "", "/nowhere/nope", "nope/.."])
+@pytest.mark.parametrize("name", ["nope/", "./nope", "nope/nope/nope", "../nope", "", "/nowhere/nope", "nope/..", "nope/-", "a--b/c"])
 def test_what_is_not_a_model(tmp_path: Path, options: tuple[object, ...], name: str) -> None:
     says = (f"{name!r} is not a model that can be scored", "a stage of the chain (init, 00, 01, merge, 02)")
     refused(tmp_path, "eval", name, *options, "--out", tmp_path / "r.json", says=says)
@@ -48,7 +48,7 @@ def test_what_is_not_a_model(tmp_path: Path, options: tuple[object, ...], name: 
 
 def test_a_directory_without_a_model(tmp_path: Path, options: tuple[object, ...]) -> None:
     (tmp_path / "empty").mkdir()
-    refused(tmp_path, "eval", tmp_path / "empty", *options, "--out", tmp_path / "r.json", says=("empty", "config.json"))
+    refused(tmp_path, "eval", tmp_path / "empty", *options, "--out", tmp_path / "r.json", says=("empty has no weights",))
 
 
 def test_a_stage_that_is_missing(started: Path, tmp_path: Path) -> None:
