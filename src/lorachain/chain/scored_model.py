@@ -77,7 +77,7 @@ def find_scored_model(context: ChainContext, name: str) -> ScoredModel:
             raise WorkspaceError(f"{folder} is missing; create it with: {context.command('run')}")
         return _adapter_on_its_base(context, folder, f"{context.model}:{stage.name}")
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         if (folder / ADAPTER_CONFIG).is_file():
             return _adapter_on_its_base(context, folder, folder.name)
         return ScoredModel(folder.name, folder, None)
