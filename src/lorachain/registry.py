@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import re
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,11 +12,13 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lorachain.atomic import atomic_folder, disk_full_as_error, require_space
@@ -41,12 +42,15 @@ GEMMA_NOTICE = (
 _WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.md"]
 
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
-
-
 def is_hub_id(name: str) -> bool:
-    """Whether `name` has the form owner/name."""
-    return _HUB_ID.fullmatch(name) is not None
+    """Whether `name` has the form owner/name, by the hub's own rules."""
+    if name.count("/") != 1:
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 class ModelEntry(BaseModel):

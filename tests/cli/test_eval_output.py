@@ -51,7 +51,13 @@ def test_what_is_not_a_model(tmp_path: Path, options: tuple[object, ...], name: 
 def test_a_directory_without_a_model(tmp_path: Path, options: tuple[object, ...]) -> None:
     (tmp_path / "empty").mkdir()
     refused(
-        tmp_path, "eval", tmp_path / "empty", *options, "--out", tmp_path / "r.json", says=("empty has no weights",)
+        tmp_path,
+        "eval",
+        tmp_path / "empty",
+        *options,
+        "--out",
+        tmp_path / "r.json",
+        says=("empty contains no weights",),
     )
 
 
