@@ -70,12 +70,16 @@ REMOTE = {"AutoModelForCausalLM": "owner/name--evil.Model"}
         (lambda c: c.update(transformers_weights="other.safetensors"), "transformers_weights names the weights"),
         (lambda c: c.update(configuration_files=["config.4.0.0.json"]), "configuration_files names other"),
         (lambda c: c.update(fusion_config={"patch_embeddings": True}), "fusion_config replaces layers"),
-        (lambda c: c.update(num_hidden_layers=2_000), f"num_hidden_layers is 2000; allowed: 1 to {MAX_LAYERS}"),
+        (lambda c: c.update(num_hidden_layers=2_000), f"num_hidden_layers is 2000; allowed: 1 to {MAX_LAYERS:,}"),
         (lambda c: c.update(num_hidden_layers=10**12), "num_hidden_layers is 1000000000000"),
         (lambda c: c.update(num_hidden_layers="4"), "num_hidden_layers is '4'"),
         (lambda c: c.update(quantization_config={"quant_method": "gptq", "bits": 4}), "is quantized"),
-        (lambda c: c.get("text_config", c).update(hidden_size=None), "config.json"),
-        (lambda c: c.get("text_config", c).update(num_attention_heads=0), "config.json"),
+        (lambda c: c.get("text_config", c).update(hidden_size=None), "hidden_size is None; allowed: 1 to"),
+        (lambda c: c.get("text_config", c).update(sliding_window=None), "sliding_window is None; allowed: 1 to"),
+        (lambda c: c.get("text_config", c).update(sliding_window=-(10**30)), "sliding_window is -1000"),
+        (lambda c: c.get("text_config", c).update(query_pre_attn_scalar=-1), "query_pre_attn_scalar is -1; allowed"),
+        (lambda c: c.get("text_config", c).update(rms_norm_eps=float("nan")), "rms_norm_eps is nan; allowed"),
+        (lambda c: c.get("text_config", c).update(num_attention_heads=0), "num_attention_heads is 0; allowed: 1 to"),
         (lambda c: c.get("text_config", c).update(layer_types=["evil"] * 4), "config.json"),
         (lambda c: c.get("text_config", c).update(hidden_activation="evil"), "config.json describes no model"),
     ],
@@ -351,7 +355,9 @@ def test_a_good_model_with_unusual_settings_is_loaded(tmp_path: Path) -> None:
     folder = save_base(tmp_path / "base", "text")
     edit_json(
         folder / "config.json",
-        lambda c: c.update(auto_map={}, quantization_config=None, output_attentions=True, return_dict=False, unknown=1),
+        lambda c: c.update(
+            auto_map={}, quantization_config=None, output_attentions=True, return_dict=False, unknown=1, decoder={}
+        ),
     )
     assert read_model_config(folder).model_type == "gemma3_text"
     assert load_model(folder, CPU)(input_ids=torch.tensor([[2, 70]])).logits.isfinite().all()

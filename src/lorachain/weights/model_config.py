@@ -8,7 +8,6 @@ checked.
 """
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,16 @@ _IGNORED_KEYS = (
     # How a caller wants results: lorachain says so itself with every call.
     *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
     *("output_attentions", "output_hidden_states", "return_dict"),
+    # Only the multimodal class has sections, and no section has any; transformers would take them for the text model.
+    *("text_config", "vision_config", "text_encoder", "decoder", "generator"),
 )
+_LARGEST = 2**31 - 1
+_SIZES = {
+    **dict.fromkeys(("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"), _LARGEST),
+    **dict.fromkeys(("head_dim", "vocab_size", "sliding_window", "max_position_embeddings"), _LARGEST),
+    "num_hidden_layers": MAX_LAYERS,
+}
+_POSITIVE_NUMBERS = ("query_pre_attn_scalar", "rms_norm_eps")
 _DISTRIBUTED_SHARD = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 
 
@@ -108,7 +116,7 @@ def refuse_huge_json(folder: Path) -> None:
 
 
 def _read_raw(folder: Path) -> dict[str, Any]:
-    """The JSON of `config.json`, without the keys in `_IGNORED_KEYS`.
+    """The JSON of `config.json`, without what is ignored.
 
     Raises:
         ModelError: as `read_model_config`, except for values that only transformers can judge.
@@ -134,35 +142,43 @@ def _read_raw(folder: Path) -> dict[str, Any]:
             raise ModelError(
                 f"{path}: {name}.model_type is {section['model_type']!r}; allowed: {_SUBCONFIG_TYPES[name]}"
             )
-        layers = section.get("num_hidden_layers")
-        if layers is not None and (type(layers) is not int or not 0 < layers <= MAX_LAYERS):
-            raise ModelError(f"{path}: num_hidden_layers is {layers!r}; allowed: 1 to {MAX_LAYERS}")
+        _check_numbers(path, section)
     for key, reason in _REFUSED_KEYS.items():
-        if _values(raw, key):
+        if _has_value(raw, key):
             raise ModelError(f"{path}: {key} {reason}. Remove the entry if the model works without it")
     _refuse_other_weights(folder)
-    return {key: _without_ignored(value) for key, value in raw.items() if key not in _IGNORED_KEYS}
+    kept = _without_ignored(raw)
+    if raw["model_type"] == "gemma3":
+        kept |= {key: _without_ignored(raw[key]) for key in _SUBCONFIG_TYPES if raw.get(key) is not None}
+    return kept
 
 
-def _values(content: Any, key: str) -> list[Any]:
-    """What is set under `key` anywhere in a JSON value."""
-    return [value for value in _find(content, key) if value]
+def _has_value(content: object, key: str) -> bool:
+    """Whether anything is set under `key` anywhere in a JSON value."""
+    pending = [content]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            if value.get(key):
+                return True
+            pending.extend(value.values())
+        elif isinstance(value, list):
+            pending.extend(value)
+    return False
 
 
-def _find(content: Any, key: str) -> Iterator[Any]:
-    if isinstance(content, dict):
-        for name, value in content.items():
-            if name == key:
-                yield value
-            else:
-                yield from _find(value, key)
-    elif isinstance(content, list):
-        for value in content:
-            yield from _find(value, key)
+def _check_numbers(path: Path, section: dict[str, Any]) -> None:
+    """Raises ModelError for sizes that transformers accepts and fails on only while it computes."""
+    for key, most in _SIZES.items():
+        if key in section and (type(section[key]) is not int or not 0 < section[key] <= most):
+            raise ModelError(f"{path}: {key} is {section[key]!r}; allowed: 1 to {most:,}")
+    for key in _POSITIVE_NUMBERS:
+        if key in section and (type(section[key]) not in (int, float) or not 0 < section[key] < float("inf")):
+            raise ModelError(f"{path}: {key} is {section[key]!r}; allowed: a number above 0")
 
 
-def _without_ignored(value: Any) -> Any:
-    return {k: v for k, v in value.items() if k not in _IGNORED_KEYS} if isinstance(value, dict) else value
+def _without_ignored(section: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in section.items() if key not in _IGNORED_KEYS}
 
 
 def _refuse_other_weights(folder: Path) -> None:
