@@ -286,6 +286,14 @@ def test_tokens_without_an_embedding(tmp_path: Path) -> None:
     load_tokenizer(folder)  # an adapter's directory has no weights to compare with
 
 
+@pytest.mark.parametrize("length", [[], "long", {"a": 1}])
+def test_a_tokenizer_that_fails_only_when_it_is_used(tmp_path: Path, length: object) -> None:
+    folder = save_base(tmp_path / "base", "text")
+    edit_json(folder / "tokenizer_config.json", lambda c: c.update(model_max_length=length))
+    with pytest.raises(ModelError, match="has no usable tokenizer"):
+        load_tokenizer(folder)
+
+
 def test_code_in_a_tokenizer_is_not_run(tmp_path: Path) -> None:
     folder = save_base(tmp_path / "base", "text")
     (folder / "evil.py").write_text(EVIL)

@@ -171,6 +171,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         tokenizer = cast(
             Tokenizer, AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         )
+        tokenizer("환자 a-1 🧬", add_special_tokens=False)  # some faults show only now
     except Exception as error:  # the tokenizers library raises plain Exception for a broken file
         raise ModelError(f"{folder} has no usable tokenizer: {error}") from error
     tokenizer.chat_template = tokenizer.chat_template or template_from_files(folder)

@@ -50,6 +50,7 @@ _LARGEST = 2**31 - 1
 _SIZES = {
     **dict.fromkeys(("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"), _LARGEST),
     **dict.fromkeys(("head_dim", "vocab_size", "sliding_window", "max_position_embeddings"), _LARGEST),
+    **dict.fromkeys(("image_token_index", "boi_token_index", "eoi_token_index"), _LARGEST),
     "num_hidden_layers": MAX_LAYERS,
 }
 _POSITIVE_NUMBERS = ("query_pre_attn_scalar", "rms_norm_eps")
