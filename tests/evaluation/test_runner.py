@@ -78,6 +78,18 @@ class KilledError(Exception):
     pass
 
 
+def unfinished(out: Path) -> Path:
+    """The file that an evaluation leaves which is killed after its second batch."""
+
+    def kill(done: int, total: int, correct: int) -> None:
+        if done >= 8:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        evaluate(out, small_batches(), on_progress=kill)
+    return out.with_name(f"{out.name}.unfinished.jsonl")
+
+
 @pytest.mark.parametrize("damage", [None, '{"seconds": 1.0, "ro'])
 def test_an_interrupted_evaluation_ends_with_the_same_result(tmp_path: Path, damage: str | None) -> None:
     uninterrupted = evaluate(tmp_path / "whole.json", small_batches())
@@ -120,6 +132,41 @@ def test_another_unfinished_evaluation_is_not_continued(tmp_path: Path) -> None:
         evaluate(out, small_batches(), name="other")
     with pytest.raises(DataError, match="another protocol"):
         evaluate(out, make_protocol("letters"))
+
+
+@pytest.mark.parametrize(
+    ("number", "line", "message"),
+    [
+        (0, "{", ":1: the unfinished evaluation is damaged"),
+        (0, "[]", ":1: the unfinished evaluation is damaged .it is not an object"),
+        (0, "\xff", ":1: the unfinished evaluation is damaged .*utf-8"),
+        (1, "{", ":2: the unfinished evaluation is damaged"),
+        (1, "[1]", ":2: the unfinished evaluation is damaged"),
+        (2, '{"seconds": 1.0}', ":3: .*'rows' is missing"),
+        (2, '{"seconds": "1", "rows": []}', ":3: .*'seconds' is '1'"),
+        (2, '{"seconds": NaN, "rows": []}', ":3: .*'seconds' is nan"),
+        (2, '{"seconds": 1.0, "rows": []}', ":3: .*its questions are not those of the batch"),
+        (2, '{"seconds": 1.0, "rows": [{"id": "q0", "exam": "x"}]}', ":3: .*is missing"),
+    ],
+)
+def test_a_damaged_unfinished_evaluation_is_refused(tmp_path: Path, number: int, line: str, message: str) -> None:
+    journal = unfinished(tmp_path / "r.json")
+    lines = journal.read_bytes().splitlines()
+    lines[number] = line.encode("latin-1")
+    journal.write_bytes(b"\n".join(lines) + b"\n")
+    damaged = journal.read_bytes()
+    with pytest.raises(DataError, match=f"(?s){message}.*delete the file to start again"):
+        evaluate(tmp_path / "r.json", small_batches())
+    assert journal.read_bytes() == damaged
+
+
+def test_lines_of_an_unfinished_evaluation_are_not_taken_for_others(tmp_path: Path) -> None:
+    journal = unfinished(tmp_path / "r.json")
+    header, first, second, *others = journal.read_text(encoding="utf-8").splitlines()
+    for lines in ([header, second, first, *others], [header, first, second, *others, *[first] * 12]):
+        journal.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        with pytest.raises(DataError, match="is damaged"):
+            evaluate(tmp_path / "r.json", small_batches())
 
 
 @pytest.mark.parametrize(("questions", "message"), [([], "empty"), ([QUESTIONS[0]] * 2, "'q0' occurs twice")])

@@ -2,16 +2,27 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from lorachain.artifacts.schema import Record, first_problem
 from lorachain.atomic import disk_full_as_error
 from lorachain.errors import DataError
 from lorachain.evaluation.protocols.base import QuestionResult
+from lorachain.records import ExamQuestion
 
 JOURNAL_VERSION = 2
+
+
+class Batch(Record):
+    """A line of the journal: the results of one batch of questions, in their order."""
+
+    seconds: float
+    rows: tuple[QuestionResult, ...]
 
 
 class Journal:
@@ -22,28 +33,31 @@ class Journal:
         # As it comes back from the file: tuples become lists.
         self.identity = json.loads(json.dumps(identity))
 
-    def read(self) -> Iterator[tuple[list[QuestionResult], float]]:
-        """Batches in order. A last line that was cut off by the interruption is dropped from the file.
+    def read(self, batches: Sequence[Sequence[ExamQuestion]]) -> list[Batch]:
+        """The finished ones of `batches`. A last line that was cut off by the interruption is dropped from the file.
 
         Raises:
-            DataError: the file belongs to another evaluation.
+            DataError: the file belongs to another evaluation, or is damaged.
         """
         if not self.path.exists():
-            return
-        lines = self.path.read_text(encoding="utf-8").split("\n")
-        whole = [line for line in lines[:-1] if line]  # what follows the last newline was cut off
-        if whole and json.loads(whole[0]) != self.identity:
-            header = json.loads(whole[0])
-            other = [key for key, value in self.identity.items() if header.get(key) != value]
-            raise DataError(
-                f"{self.path} is an unfinished evaluation with another {', '.join(other)}; "
-                "finish that one, delete the file, or choose another --out"
-            )
+            return []
+        try:
+            lines = self.path.read_text(encoding="utf-8").split("\n")
+            complete = [line for line in lines[:-1] if line]  # what follows the last newline was cut off
+            header = json.loads(complete[0]) if complete else self.identity
+        except (OSError, ValueError, RecursionError) as error:
+            raise self._damaged(1, str(error)) from error
+        if header != self.identity:
+            self._refuse_other(header)
+        if len(complete) > len(batches) + 1:
+            raise self._damaged(len(complete), "there are more batches than in the evaluation")
+        finished = [self._batch(number, line) for number, line in enumerate(complete[1:], start=2)]
+        for number, (batch, questions) in enumerate(zip(finished, batches, strict=False), start=2):
+            if [(row.exam, row.id) for row in batch.rows] != [(question.exam, question.id) for question in questions]:
+                raise self._damaged(number, "its questions are not those of the batch")
         if lines[-1]:
-            self.path.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
-        for line in whole[1:]:
-            batch = json.loads(line)
-            yield [_result_from_json(row) for row in batch["rows"]], batch["seconds"]
+            self.path.write_text("".join(f"{line}\n" for line in complete), encoding="utf-8")
+        return finished
 
     def append(self, rows: Sequence[QuestionResult], seconds: float) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +72,23 @@ class Journal:
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
 
+    def _batch(self, number: int, line: str) -> Batch:
+        try:
+            return Batch.model_validate_json(line, strict=True)
+        except ValidationError as error:
+            raise self._damaged(number, first_problem(error)) from error
 
-def _result_from_json(stored: dict[str, Any]) -> QuestionResult:
-    logprobs = stored["logprobs"]
-    return QuestionResult(**{**stored, "logprobs": None if logprobs is None else tuple(logprobs)})
+    def _refuse_other(self, header: Any) -> None:
+        if not isinstance(header, dict):
+            raise self._damaged(1, "it is not an object")
+        others = [key for key, value in self.identity.items() if header.get(key) != value] or ["header"]
+        raise DataError(
+            f"{self.path} is an unfinished evaluation with another {', '.join(others)}; "
+            "finish that one, delete the file, or choose another --out"
+        )
+
+    def _damaged(self, number: int, reason: str) -> DataError:
+        return DataError(
+            f"{self.path}:{number}: the unfinished evaluation is damaged ({reason}); delete the file to start again, "
+            "or choose another --out"
+        )

@@ -49,17 +49,17 @@ def run_evaluation(
     })  # fmt: skip
     rows: dict[int, QuestionResult] = {}
     seconds = 0.0
-    finished = list(journal.read())
     groups = batches(questions, protocol.batch_questions)
+    finished = journal.read([[questions[i] for i in group] for group in groups])
     for number, group in enumerate(groups):
         if number < len(finished):
-            found, took = finished[number]
+            results, took = list(finished[number].rows), finished[number].seconds
         else:
-            begun = time.monotonic()
-            found = protocol.score(model, encoder, [questions[i] for i in group])
-            took = time.monotonic() - begun
-            journal.append(found, took)
-        rows.update(zip(group, found, strict=True))
+            started = time.monotonic()
+            results = protocol.score(model, encoder, [questions[i] for i in group])
+            took = time.monotonic() - started
+            journal.append(results, took)
+        rows.update(zip(group, results, strict=True))
         seconds += took
         if on_progress is not None:
             on_progress(len(rows), len(questions), sum(row.correct for row in rows.values()))
