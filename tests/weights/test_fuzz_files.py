@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -103,15 +104,15 @@ def test_every_file_loads_or_is_refused(folders: dict[str, Path], file: str, see
     path = folders[folder] / name
     content = path.read_bytes()
     path.write_bytes(mutate(content, random.Random(seed)))
+    # Any other exception fails the test.
     try:
-        if folder == "adapter":
-            load_adapter(load_model(folders["single"], CPU), folders["adapter"], trainable=False)
-            merge_adapter(folders["single"], folders["adapter"], folders["single"].parent / f"merged-{seed}")
-        elif name.startswith("tokenizer"):
-            tokenize(folders[folder])
-        else:
-            load_and_compute(folders[folder])
-    except LorachainError as error:
-        assert len(str(error)) > 20
+        with suppress(LorachainError):
+            if folder == "adapter":
+                load_adapter(load_model(folders["single"], CPU), folders["adapter"], trainable=False)
+                merge_adapter(folders["single"], folders["adapter"], folders["single"].parent / f"merged-{seed}")
+            elif name.startswith("tokenizer"):
+                tokenize(folders[folder])
+            else:
+                load_and_compute(folders[folder])
     finally:
         path.write_bytes(content)
