@@ -6,13 +6,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+from lorachain.registry import ModelEntry, weights_folder
 from refusals import raising, refused
 
 ROOT = Path(__file__).parent.parent.parent
@@ -101,13 +104,42 @@ def test_the_hub_is_unreachable(root: Path) -> None:
     refused(root, "init", "--model", "far", "--workspace", root, says=("owner/far is not in the local cache",))
 
 
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+def test_a_cached_model_that_is_incomplete(
+    root: Path, tmp_path: Path, save_tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    hub_model(root)
+    snapshot = cached_on_hub("owner/far", save_tiny(), tmp_path)
+    (snapshot / missing).unlink()
+    monkeypatch.setattr("lorachain.registry.snapshot_download", partial(snapshot_download, cache_dir=tmp_path))
+    refused(
+        root, "init", "--model", "far", "--workspace", root,
+        says=("the local copy of owner/far", f"is incomplete: it lacks {missing}", "without HF_HUB_OFFLINE"),
+    )  # fmt: skip
+
+
+def test_a_local_path_in_the_home_directory(
+    root: Path, tmp_path: Path, save_tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_tiny()
+    monkeypatch.setenv("HOME", str(folder.parent))
+    entry = ModelEntry(local_path=Path("~") / folder.name)
+    assert weights_folder(entry) == folder.resolve()
+
+
+def cached_on_hub(repository: str, model: Path, cache: Path) -> Path:
+    """Moves a model into a hub cache as a snapshot of main."""
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    snapshot = folder / "snapshots" / ("a" * 40)
+    snapshot.parent.mkdir(parents=True)
+    model.rename(snapshot)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(snapshot.name)
+    return snapshot
+
+
 def test_the_script_finds_a_cached_hub_model_offline(tmp_path: Path, save_tiny: Callable[..., Path]) -> None:
-    revision = "a" * 40
-    repository = tmp_path / "hf" / "hub" / "models--owner--tiny"
-    (repository / "snapshots").mkdir(parents=True)
-    save_tiny().rename(repository / "snapshots" / revision)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(revision)
+    cached_on_hub("owner/tiny", save_tiny(), tmp_path / "hf" / "hub")
     raw = tmp_path / "workspace" / "model" / "raw"
     raw.mkdir(parents=True)
     (raw / "model_paths.json").write_text(json.dumps({"cached": {"huggingface_id": "owner/tiny"}}))
