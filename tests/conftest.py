@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -43,15 +44,18 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tokenizer(*, chat: bool = False) -> PreTrainedTokenizerFast:
-    """Byte-fallback BPE without merges: every text has ids, as with Gemma's own tokenizer."""
+def make_tokenizer(*, chat: bool = False) -> Any:
+    """Byte-fallback BPE without merges: every text has ids, as with Gemma's own tokenizer.
+
+    Of type Any: the annotations of transformers allow decode() to return a list, which `tokens.Tokenizer` excludes.
+    """
     tokens = SPECIAL + [f"<0x{i:02X}>" for i in range(256)] + ["▁", *"ABCDE정답풀이용어뜻영"]
     core = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, [], unk_token="<unk>", byte_fallback=True))
     core.normalizer = normalizers.Replace(" ", "▁")
     core.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
     core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     core.add_special_tokens(SPECIAL)
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=core, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>"
     )
     if chat:
@@ -59,32 +63,32 @@ def make_tokenizer(*, chat: bool = False) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def text_config(**overrides: object) -> Gemma3TextConfig:
+def text_config(**overrides: Any) -> Gemma3TextConfig:
     """Four layers, one of them full attention, a window of 16: both kinds of layer are exercised."""
-    return Gemma3TextConfig(
-        **{
-            "vocab_size": 384,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "head_dim": 16,
-            "query_pre_attn_scalar": 16,
-            "sliding_window": 16,
-            "max_position_embeddings": 4096,
-            "layer_types": ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"],
-            "pad_token_id": 0,
-            "eos_token_id": 1,
-            "bos_token_id": 2,
-            **overrides,
-        }
-    )
+    values: dict[str, Any] = {
+        "vocab_size": 384,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "sliding_window": 16,
+        "max_position_embeddings": 4096,
+        "layer_types": ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"],
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": 2,
+        **overrides,
+    }
+    return Gemma3TextConfig(**values)
 
 
-def make_text_model(seed: int = 0, dtype: torch.dtype = torch.float32, **overrides: object) -> Gemma3ForCausalLM:
+def make_text_model(seed: int = 0, dtype: torch.dtype = torch.float32, **overrides: Any) -> Gemma3ForCausalLM:
     torch.manual_seed(seed)
-    return _randomize(Gemma3ForCausalLM(text_config(**overrides)), dtype)
+    model: Gemma3ForCausalLM = _randomize(Gemma3ForCausalLM(text_config(**overrides)), dtype)
+    return model
 
 
 def make_multimodal_model(seed: int = 0, dtype: torch.dtype = torch.float32) -> Gemma3ForConditionalGeneration:
@@ -92,14 +96,21 @@ def make_multimodal_model(seed: int = 0, dtype: torch.dtype = torch.float32) -> 
     vision = SiglipVisionConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
     )
+    special_ids: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
     config = Gemma3Config(
-        text_config=text_config(), vision_config=vision, mm_tokens_per_image=4, image_token_index=383,
-        boi_token_index=382, eoi_token_index=381, pad_token_id=0, eos_token_id=1, bos_token_id=2,
-    )  # fmt: skip
-    return _randomize(Gemma3ForConditionalGeneration(config), dtype)
+        text_config=text_config(),
+        vision_config=vision,
+        mm_tokens_per_image=4,
+        image_token_index=383,
+        boi_token_index=382,
+        eoi_token_index=381,
+        **special_ids,
+    )
+    model: Gemma3ForConditionalGeneration = _randomize(Gemma3ForConditionalGeneration(config), dtype)
+    return model
 
 
-def _randomize(model, dtype: torch.dtype):  # type: ignore[no-untyped-def]
+def _randomize(model: Any, dtype: torch.dtype) -> Any:
     """Weights large enough that logits differ clearly: the default 0.02 leaves a tiny model almost uniform."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -115,12 +126,12 @@ def tiny_model(request: pytest.FixtureRequest) -> PreTrainedModel:
 
 
 @pytest.fixture
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer() -> Any:
     return make_tokenizer()
 
 
 @pytest.fixture
-def chat_tokenizer() -> PreTrainedTokenizerFast:
+def chat_tokenizer() -> Any:
     return make_tokenizer(chat=True)
 
 

@@ -83,21 +83,28 @@ def install(events: Events, slow_step: float) -> None:
     from lorachain.training import optimizer
     from lorachain.weights import lora, merge
 
-    os.fsync = events.before(os.fsync, "flush")
-    os.rename = events.before(os.rename, "rename")
-    os.replace = events.before(os.replace, "replace")
-    os.unlink = events.before(os.unlink, "remove")
-    os.rmdir = events.before(os.rmdir, "remove folder")
-    shutil.rmtree = events.before(shutil.rmtree, "remove tree")
-    step = optimizer.MasterWeightAdamW.step
-    optimizer.MasterWeightAdamW.step = slowed(events.before(step, "optimizer step"), slow_step)
-    train_stage.validate = events.before(train_stage.validate, "validate")
-    lora.save_file = events.half_written(lora.save_file, "write", 1)
-    torch.save = events.half_written(torch.save, "write", 1)
-    Path.write_bytes = events.half_written(Path.write_bytes, "write", 0)
-    Path.write_text = events.half_written(Path.write_text, "write", 0)
-    merge._copy_tensor = events.before(merge._copy_tensor, "copy a tensor")
-    merge._merge_tensor = events.before(merge._merge_tensor, "merge a tensor")
+    def before(owner: Any, name: str, event: str) -> None:
+        setattr(owner, name, events.before(getattr(owner, name), event))
+
+    def half_written(owner: Any, name: str, path_at: int) -> None:
+        setattr(owner, name, events.half_written(getattr(owner, name), "write", path_at))
+
+    before(os, "fsync", "flush")
+    before(os, "rename", "rename")
+    before(os, "replace", "replace")
+    before(os, "unlink", "remove")
+    before(os, "rmdir", "remove folder")
+    before(shutil, "rmtree", "remove tree")
+    before(optimizer.MasterWeightAdamW, "step", "optimizer step")
+    slow: Any = optimizer.MasterWeightAdamW
+    slow.step = slowed(slow.step, slow_step)
+    before(train_stage, "validate", "validate")
+    half_written(lora, "save_file", 1)
+    half_written(torch, "save", 1)
+    half_written(Path, "write_bytes", 0)
+    half_written(Path, "write_text", 0)
+    before(merge, "_copy_tensor", "copy a tensor")
+    before(merge, "_merge_tensor", "merge a tensor")
 
 
 def turn_back_the_clocks() -> None:

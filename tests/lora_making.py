@@ -27,7 +27,9 @@ def save_base(
 
 def load_plain(folder: Path, kind: str, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
     auto = AutoModelForCausalLM if kind == "text" else AutoModelForImageTextToText
-    return auto.from_pretrained(folder, dtype=dtype).eval()
+    model: PreTrainedModel = auto.from_pretrained(folder, dtype=dtype)
+    model.train(False)
+    return model
 
 
 def save_adapter_for(
@@ -43,18 +45,20 @@ def save_adapter_for(
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
             if "lora_B" in name:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale_b)
-    model.save_pretrained(folder)
+    model.save_pretrained(str(folder))
     return folder
 
 
 def peft_merged(base: Path, adapter: Path, kind: str) -> PreTrainedModel:
     """PEFT's own merge_and_unload."""
-    return PeftModel.from_pretrained(load_plain(base, kind), str(adapter)).merge_and_unload()
+    merged: PreTrainedModel = PeftModel.from_pretrained(load_plain(base, kind), str(adapter)).merge_and_unload()
+    return merged
 
 
 @torch.no_grad()
 def logits(model: torch.nn.Module) -> Tensor:
-    return model(input_ids=IDS).logits.float()
+    result: Tensor = model(input_ids=IDS).logits.float()
+    return result
 
 
 def edit_tensors(file: Path, **changes: Any) -> None:

@@ -169,7 +169,9 @@ def test_changing_one_document_in_a_pack_moves_no_logit_of_another(kind: str) ->
 
     def states(*documents: TokenRow) -> torch.Tensor:
         batch = collate([list(documents), [alone]], pad_id=0)
-        return decoder(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False).last_hidden_state[0]
+        output = decoder(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False)
+        hidden: torch.Tensor = output.last_hidden_state[0]
+        return hidden
 
     before, after = states(first, second, third), states(first, other, third)
     assert torch.equal(before[:40], after[:40])

@@ -32,7 +32,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
             target = source / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
-    wheel = [*pip, "wheel", source, "--no-deps", "--no-build-isolation", "-w", place]
+    wheel: list[str | Path] = [*pip, "wheel", source, "--no-deps", "--no-build-isolation", "-w", place]
     subprocess.run(wheel, check=True, capture_output=True)
     (built,) = place.glob("lorachain-*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--target", place / "site", built], check=True, capture_output=True)

@@ -89,6 +89,7 @@ def test_perplexity() -> None:
     old = stored(folder("00_trained") / "training_info.json")["measures"]
     assert before.value == old["before"]["heldout_perplexity"]["perplexity"] == 35.77888768020698
     assert after.value == old["after"]["heldout_perplexity"]["perplexity"]
+    assert after.value is not None
     assert after.value < before.value
     assert (before.name, before.protocol_version, before.split) == ("perplexity", "1", "held-out documents")
     assert (before.n, before.unit, before.detail) == (1071, "tokens", {"documents": 5})

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,7 +90,9 @@ def plain(
 def ours(base: Path, adapter: Path | None = None) -> torch.Tensor:
     model = load_model(base, torch.device("cpu"), torch.float32)
     model.set_attn_implementation("sdpa")  # as in the other process, so that bits can be compared
-    return (load_adapter(model, adapter, trainable=False) if adapter else model)(input_ids=torch.tensor(IDS)).logits
+    whole: Any = load_adapter(model, adapter, trainable=False) if adapter else model
+    logits: torch.Tensor = whole(input_ids=torch.tensor(IDS)).logits
+    return logits
 
 
 def test_plain_peft_and_transformers_load_every_directory_as_lorachain_does(plain: PlainProcess) -> None:

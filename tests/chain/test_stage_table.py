@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,7 +83,7 @@ DEFINITIONS = Stage(
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> "pytest.MonkeyPatch":
+def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPatch]:
     """The chain with stage 03 for the tests of this module: one more entry in the table, and one module."""
     folder = tmp_path_factory.mktemp("modules")
     (folder / "definition_task.py").write_text(TASK, encoding="utf-8")

@@ -25,9 +25,9 @@ class Counting(TokenEncoder):
 
     encoded = 0
 
-    def encode(self, example: Any) -> TokenRow:
+    def encode(self, example: Any, record: int = 0) -> TokenRow:
         self.encoded += 1
-        return super().encode(example)
+        return super().encode(example, record)
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import errno
 import fcntl
 import json
 import os
-from collections import namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -231,7 +231,7 @@ def test_a_bad_dictionary_line_and_skip_bad_rows(finished_copy: Path, tmp_path: 
 
 
 def test_no_space_before_a_stage(started: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = namedtuple("usage", "total used free")(10**12, 10**12, 10)
+    usage = SimpleNamespace(total=10**12, used=10**12, free=10)
     monkeypatch.setattr("lorachain.atomic.shutil.disk_usage", lambda path: usage)
     refused(started, "train", "00", *options_of(started), says=("needs about", "0.0 GB free", "--workspace DIR"))
 

@@ -1,6 +1,7 @@
 import random
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -96,7 +97,7 @@ def planted(draw: st.DrawFn) -> tuple[list[ExamQuestion], str]:
     question = draw(st.sampled_from(findable))
     separator = draw(st.sampled_from(["\n", " / ", "\n① ", "), ("]))
     parts = [question.question, *draw(st.permutations(question.options))]
-    form = draw(st.sampled_from(["NFC", "NFD", "NFKC"]))
+    form: Any = draw(st.sampled_from(["NFC", "NFD", "NFKC"]))
     body = unicodedata.normalize(form, separator.join(parts))
     spaced = body.replace(" ", draw(st.sampled_from([" ", "  ", "\n", "\u3000"])))
     return questions, f"{draw(any_text)}\n{spaced}\n{draw(any_text)}"

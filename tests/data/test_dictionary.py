@@ -1,4 +1,5 @@
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from lorachain.errors import DataError
 from lorachain.records import Term
 
 
-def save(path: Path, *rows: dict[str, object]) -> str:
+def save(path: Path, *rows: Mapping[str, object]) -> str:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return str(path)
 

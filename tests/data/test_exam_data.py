@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -132,7 +133,7 @@ def test_the_test_split_is_refused(tmp_path: Path) -> None:
     for split in ("train", "dev", "fewshot"):
         if split != "train":
             with pytest.raises(DataError, match=f"no {split} split; found: test, train"):
-                load_exam([str(tmp_path)], split)  # type: ignore[arg-type]
+                load_exam([str(tmp_path)], split)
     with pytest.raises(DataError, match="no train split; found: test"):
         load_exam([str(tmp_path / "doctor" / "test.jsonl")], "train")
 
@@ -199,7 +200,8 @@ def test_an_exam_without_few_shot_questions_does_not_hide_those_of_another(two_e
 def test_a_broken_few_shot_file_is_an_error(two_exams: list[str]) -> None:
     path = Path(two_exams[1]) / "doctor" / "fewshot.jsonl"
     path.write_text('{"question": "선택지가 없다"}\n')
-    for read in (lambda: load_exam(two_exams, "dev"), lambda: load_fewshot(two_exams)):
+    reads: list[Callable[[], object]] = [lambda: load_exam(two_exams, "dev"), lambda: load_fewshot(two_exams)]
+    for read in reads:
         with pytest.raises(DataError, match=r"fewshot\.jsonl:1: expected a question"):
             read()
     assert load_exam(two_exams, "dev", skip_bad_rows=True).fewshot == []
@@ -372,7 +374,7 @@ def test_null_markers_in_a_question(tmp_path: Path) -> None:
 
 def test_real_exam(real_data: Path) -> None:
     source = [str(real_data / "kormedmcqa")]
-    splits = {split: load_exam(source, split) for split in ("train", "dev", "fewshot")}  # type: ignore[arg-type]
+    splits = {split: load_exam(source, split) for split in ("train", "dev", "fewshot")}
 
     def count(split: str) -> list[int]:
         subjects = [q.subject for q in splits[split].questions]

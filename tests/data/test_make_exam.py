@@ -77,7 +77,7 @@ def test_synonyms_are_never_options_against_each_other_nor_split() -> None:
     entries = dictionary(60)
     entries += [Term(f"다른 이름 {i}", None, entry.english) for i, entry in enumerate(entries) if entry.english]
     entries += [Term(entry.term, None, f"synonym {i}") for i, entry in enumerate(entries[:30])]
-    names = {}
+    names: dict[str, set[str | None]] = {}
     for entry in entries:
         names.setdefault(entry.term, set()).add(entry.english)
     for seed in range(5):
@@ -164,9 +164,9 @@ def test_written_and_read_again(tmp_path: Path) -> None:
         "out/my-probe/dev.jsonl",
     ]
     for split in ("train", "dev"):
-        loaded = load_exam([str(tmp_path / "out")], split)  # type: ignore[arg-type]
+        loaded = load_exam([str(tmp_path / "out")], split)
         fields = [(q.id, q.subject, q.question, q.options, q.answer) for q in loaded.questions]
-        assert fields == [(q.id, q.subject, q.question, q.options, q.answer) for q in exam[split]]  # type: ignore[index]
+        assert fields == [(q.id, q.subject, q.question, q.options, q.answer) for q in exam[split]]
 
 
 def test_a_decomposed_subject_is_composed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -68,7 +69,7 @@ def test_a_run_of_marks_that_no_language_has_is_never_sorted(monkeypatch: pytest
     longest = 0
     normalize = unicodedata.normalize
 
-    def counting(form: str, text: str) -> str:
+    def counting(form: Any, text: str) -> str:
         nonlocal longest
         run = 0
         for character in text:

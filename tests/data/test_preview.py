@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lorachain.data import preview
+from lorachain.data import preview, rows, text_io
 from lorachain.data.dictionary import load_dictionary
 from lorachain.data.exam import load_exam
 from lorachain.data.plain_text import stream_plain_text
@@ -74,7 +74,7 @@ def test_every_file_is_looked_at_and_none_is_read(tmp_path: Path, monkeypatch: p
     for name in ("a.jsonl", "b.csv", "c.parquet", "d.tsv"):
         write(tmp_path / name, 5000)
     parsed = 0
-    read_rows = preview.read_rows
+    read_rows = rows.read_rows
 
     def counting(*arguments: Any) -> Any:
         nonlocal parsed
@@ -151,7 +151,7 @@ def test_a_long_file_of_bad_rows_is_not_read_to_its_end(tmp_path: Path, monkeypa
     path = tmp_path / "a.jsonl"
     path.write_text("not JSON\n" * 5000, encoding="utf-8")
     lines = 0
-    read_lines = preview.read_lines
+    read_lines = text_io.read_lines
 
     def counting(path: Path) -> Any:
         nonlocal lines
@@ -188,7 +188,11 @@ def test_real_data(real_data: Path) -> None:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """An exam with two configurations and a corpus whose page states no counts; reading rows is an error."""
-    splits = {"doctor": {"train": 4, "dev": 2, "fewshot": 1}, "nurse": {"train": 3, "dev": 1}, None: {"train": None}}
+    splits: dict[str | None, dict[str, int | None]] = {
+        "doctor": {"train": 4, "dev": 2, "fewshot": 1},
+        "nurse": {"train": 3, "dev": 1},
+        None: {"train": None},
+    }
 
     def builder(repo: str, config: str | None, *, revision: str | None) -> SimpleNamespace:
         known = {name: SimpleNamespace(num_examples=n) for name, n in splits[config].items() if n is not None}

@@ -7,7 +7,9 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -119,14 +121,25 @@ def check_normalized(records: Sequence[object], *, markers: bool) -> None:
         assert not markers or text not in (OPTION_NULL_MARKERS if is_option else NULL_MARKERS)
 
 
+def documents(path: Path, skip: bool) -> Sequence[object]:
+    return list(stream_plain_text([str(path)], skip_bad_rows=skip))
+
+
+def entries(path: Path, skip: bool) -> Sequence[object]:
+    return load_dictionary([str(path)], skip_bad_rows=skip).entries
+
+
+def questions(path: Path, skip: bool) -> Sequence[object]:
+    return load_exam([str(path)], "train", skip_bad_rows=skip).questions
+
+
 def check(path: Path, content: bytes) -> None:
     """Each loader, strict and lenient, gives normalized records or one DataError that names the file."""
     path.write_bytes(content)
     for skip in (False, True):
-        loaders = [lambda skip=skip: list(stream_plain_text([str(path)], skip_bad_rows=skip))]
+        loaders: list[Callable[[], Sequence[object]]] = [partial(documents, path, skip)]
         if path.suffix in TABLE_SUFFIXES:
-            loaders.append(lambda skip=skip: load_dictionary([str(path)], skip_bad_rows=skip).entries)
-            loaders.append(lambda skip=skip: load_exam([str(path)], "train", skip_bad_rows=skip).questions)
+            loaders += [partial(entries, path, skip), partial(questions, path, skip)]
         for load in loaders:
             records, message = outcome(load)
             assert records or path.name in message
@@ -155,7 +168,7 @@ def test_any_way_of_writing_text(tmp_path: Path, suffix: str, data: st.DataObjec
 @pytest.mark.parametrize("mark", ["", "\ufeff", "\u200b"])
 @pytest.mark.parametrize("suffix", sorted(SEEDS.keys() - {".parquet"}))
 def test_every_way_of_writing_a_file_gives_the_same_records(
-    tmp_path: Path, suffix: str, mark: str, form: str, end: str
+    tmp_path: Path, suffix: str, mark: str, form: Any, end: str
 ) -> None:
     """`mark` at the start of every line, as where files were joined; JSON allows it nowhere but in its texts."""
     (tmp_path / "plain").mkdir()
@@ -170,7 +183,8 @@ def test_every_way_of_writing_a_file_gives_the_same_records(
         path = str(tmp_path / directory / name)
         loaded: list[object] = [document.text for document in stream_plain_text([path])]
         if suffix in TABLE_SUFFIXES:
-            loaded += load_dictionary([path]).entries + load_exam([path], "train").questions
+            loaded += load_dictionary([path]).entries
+            loaded += load_exam([path], "train").questions
         return loaded
 
     assert records("other") == records("plain")

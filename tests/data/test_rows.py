@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +16,7 @@ from lorachain.errors import DataError
 ROWS: list[Row] = [{"term": "콜레라", "n": "1"}, {"term": 'a "quoted", one', "n": "2"}, {"term": "두\n줄", "n": "3"}]
 
 
-def write(path: Path, content: list[Row]) -> Path:
+def write(path: Path, content: list[Any]) -> Path:
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(content), path)
     elif path.suffix == ".jsonl":
@@ -169,7 +170,8 @@ def test_fields() -> None:
     assert text_of("  콜레라\n") == "콜레라"
     assert text_of(3) == "3"
     assert [text_of(value) for value in (None, float("nan"), "  ")] == [None, None, None]
-    for value in (["a"], {}, True, b"a", "\ud800"):
+    others: list[object] = [["a"], {}, True, b"a", "\ud800"]
+    for value in others:
         with pytest.raises(ValueError, match=r"list|dict|bool|bytes|surrogate"):
             text_of(value)
     assert first_of({" Term ": "", "KO": "가"}, ("term", "ko")) == "가"

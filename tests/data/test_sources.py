@@ -1,6 +1,7 @@
 """What a source string means, which files are read, and fingerprints that depend on the content."""
 
 import hashlib
+from importlib.resources import files as package_files
 from pathlib import Path
 
 import pytest
@@ -151,7 +152,7 @@ def test_a_snapshot_of_the_hubs_cache(tmp_path: Path, outside: Path) -> None:
 def test_the_sample_may_be_installed_as_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Installers that keep a cache can link the package's files to it."""
     package = tmp_path / "site-packages" / "lorachain"
-    installed = Path(str(sources.package_files("lorachain")))
+    installed = Path(str(package_files("lorachain")))
     package.mkdir(parents=True)
     (package / "data").mkdir()
     (package / "data" / "samples").mkdir()

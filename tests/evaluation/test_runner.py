@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -111,8 +111,13 @@ def test_an_interrupted_evaluation_ends_with_the_same_result(tmp_path: Path, dam
     scored: list[int] = []
     protocol = small_batches()
     score = Options.score
+
+    def counting(self: Options, model: Any, encoder: Any, questions: Any) -> Any:
+        scored.append(len(questions))
+        return score(self, model, encoder, questions)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Options, "score", lambda self, m, e, q: scored.append(len(q)) or score(self, m, e, q))
+        patch.setattr(Options, "score", counting)
         resumed = evaluate(out, protocol)
     assert sum(scored) == 12 - finished[0] < 12  # finished questions are not scored again
     assert not journal.exists()
@@ -178,7 +183,8 @@ def test_bad_selections_are_refused(tmp_path: Path, questions: list[ExamQuestion
 class MustNotRun:
     """A protocol that fails when it is asked for anything."""
 
-    name, version, settings, batch_questions = "letters", "1", {}, 1
+    name, version, batch_questions = "letters", "1", 1
+    settings: ClassVar[dict[str, Any]] = {}
 
     def score(self, *arguments: object) -> None:
         raise AssertionError("scored before the output was checked")

@@ -1,6 +1,7 @@
 """Letters and options from one forward pass equal a plain loop over full logits."""
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def questions(count: int = 6, seed: int = 0) -> list[ExamQuestion]:
     ]
 
 
-def plain_loop(model, encoder, question):  # type: ignore[no-untyped-def]
+def plain_loop(model: Any, encoder: TokenEncoder, question: ExamQuestion) -> tuple[list[float], list[float]]:
     """Full logits, one sequence at a time, without our masks: what the scores must equal."""
     prompt = encoder.prompt_ids(answer_prompt(question))
     letters = letter_tokens(encoder)
@@ -44,7 +45,7 @@ def plain_loop(model, encoder, question):  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("chat", [False, True])
-def test_equals_the_plain_loop(tiny_model, chat: bool) -> None:
+def test_equals_the_plain_loop(tiny_model: Any, chat: bool) -> None:
     encoder = TokenEncoder(make_tokenizer(chat=chat))
     exam = questions()
     assert min(len(encoder.prompt_ids(answer_prompt(q))) for q in exam) > 16  # beyond the sliding window
@@ -116,11 +117,11 @@ def test_training_mode_is_restored() -> None:
     assert [module.training for module in model.modules()] == before
 
 
-class LargestTensor(TorchDispatchMode):
+class LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records the largest last dimension of any computed tensor."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.widest = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -110,9 +111,7 @@ def test_without_a_converter_the_message_has_the_command(
         ({"names": ("token_embd.weight", "output.weight")}, "Gemma 3 ties them"),
     ],
 )
-def test_a_file_of_another_model_is_refused(
-    model: Path, tmp_path: Path, change: dict[str, object], message: str
-) -> None:
+def test_a_file_of_another_model_is_refused(model: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         export_gguf(
             model, tmp_path / "out", FACTS, outtype="bf16", compare=not_called, converter=stand_in(tmp_path, **change)

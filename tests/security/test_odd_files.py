@@ -31,7 +31,8 @@ def test_a_lock_or_log_that_is_no_file(kind: str, name: str, tmp_path: Path, sav
 
 @pytest.mark.parametrize("read", [RunState.read, ValidationHistory.read, lambda path: read_stage_info(path.parent)])
 def test_json_that_is_a_device_or_a_pipe(read: Callable[[Path], object], tmp_path: Path) -> None:
-    for number, make in enumerate((lambda p: os.mkfifo(p), lambda p: p.symlink_to("/dev/zero"))):
+    makers: list[Callable[[Path], None]] = [os.mkfifo, lambda path: path.symlink_to("/dev/zero")]
+    for number, make in enumerate(makers):
         path = tmp_path / str(number) / "training_info.json"
         path.parent.mkdir()
         make(path)

@@ -26,6 +26,10 @@ FILES = {
 }
 
 
+def put(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
 def write(directory: Path) -> None:
     for name, content in FILES.items():
         (directory / name).parent.mkdir(exist_ok=True)
@@ -133,7 +137,7 @@ def test_a_failed_save_leaves_earlier_checkpoints_and_nothing_else(run: Path) ->
 
 
 def test_saving_a_step_again_replaces_it(run: Path) -> None:
-    save_checkpoint(run, 10, "mine", lambda directory: (directory / "only").write_bytes(b"new") and None)
+    save_checkpoint(run, 10, "mine", lambda directory: put(directory / "only", b"new"))
     manifest = json.loads((checkpoint_directory(run, 10) / MANIFEST).read_text())
     assert manifest["files"].keys() == {"only"}
     assert newest_complete(run, "mine").directory == checkpoint_directory(run, 10)
@@ -163,6 +167,6 @@ def test_a_checkpoint_with_weights_that_are_not_finite_is_skipped(run: Path, val
 
 
 def test_a_checkpoint_whose_weights_cannot_be_read_is_skipped(run: Path) -> None:
-    save_checkpoint(run, 11, "mine", lambda directory: (directory / "x.safetensors").write_bytes(b"no") and None)
+    save_checkpoint(run, 11, "mine", lambda directory: put(directory / "x.safetensors", b"no"))
     (reason,) = newest_complete(run, "mine").skipped
     assert reason.startswith("checkpoint-11 skipped: x.safetensors cannot be read: ")

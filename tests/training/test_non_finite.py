@@ -107,7 +107,7 @@ def test_a_gradient_stops_the_run_where_the_loss_is_finite(tmp_path: Path, max_g
     model = lora_model()
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     parameter = next(p for p in model.parameters() if p.requires_grad)
-    parameter.register_hook(lambda gradient: torch.full_like(gradient, value))
+    parameter.register_hook(lambda gradient: torch.full_like(gradient, value))  # type: ignore[no-untyped-call]
     with pytest.raises(NonFiniteError, match=f"the gradient norm of step 1 of 4 is {value}"):
         run_training(model, tmp_path, max_grad_norm=max_grad_norm)
     assert checkpoint_steps(tmp_path) == []

@@ -1,5 +1,7 @@
 """AdamW on float32 masters equals torch's AdamW, and loses no update in bf16."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch import nn
 from lorachain.errors import NonFiniteError
 from lorachain.training.optimizer import MasterWeightAdamW, master_tensors
 
-SETTINGS = {"lr": 1e-3, "weight_decay": 0.1}
+SETTINGS: dict[str, Any] = {"lr": 1e-3, "weight_decay": 0.1}
 
 
 def parameters(seed: int = 0) -> list[nn.Parameter]:

@@ -60,7 +60,9 @@ def test_logits_have_the_same_bits_and_gradients_agree(dtype: torch.dtype, targe
 
 def _unpatched_logits(dtype: torch.dtype, targets: list[str]) -> Tensor:
     with torch.no_grad():
-        return adapted(make_text_model(dtype=dtype), targets)(input_ids=torch.arange(6, 26)[None]).logits
+        model = adapted(make_text_model(dtype=dtype), targets)
+        logits: Tensor = model(input_ids=torch.arange(6, 26)[None]).logits
+    return logits
 
 
 def test_recomputed_layers_have_the_same_gradients_bit_for_bit() -> None:
@@ -137,7 +139,7 @@ def test_of_the_gated_mlp_only_gate_and_up_are_kept() -> None:
     before = living()
     result = gated_down(gate, up, down)
     assert living() == before
-    result.square().sum().backward()
+    result.square().sum().backward()  # type: ignore[no-untyped-call]
     product = (nn.functional.gelu(gate, approximate="tanh") * up).detach()
     assert down.weight.grad is not None
     expected = 2 * (product @ down.weight.detach().T).flatten(0, 1).T @ product.flatten(0, 1)

@@ -34,7 +34,8 @@ class Killed(BaseException):
 
 
 def lora_model(kind: str, dropout: float, quantization: Any, directory: Path) -> PeftModel:
-    base = (make_text_model if kind == "text" else make_multimodal_model)(dtype=torch.bfloat16)
+    make = make_text_model if kind == "text" else make_multimodal_model
+    base: Any = make(dtype=torch.bfloat16)
     if quantization != "none":
         base.save_pretrained(directory)
         base = load_model(directory, torch.device("cpu"), quantization=quantization)

@@ -51,7 +51,7 @@ def loss_of(model: torch.nn.Module) -> Tensor:
 
 
 def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
-    loss_of(model).backward()
+    loss_of(model).backward()  # type: ignore[no-untyped-call]
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 

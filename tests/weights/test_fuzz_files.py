@@ -20,7 +20,7 @@ from lorachain.weights.lora import load_adapter
 from lorachain.weights.merge import merge_adapter
 
 CPU = torch.device("cpu")
-VALUES = [
+VALUES: list[Any] = [
     *(None, True, False, 0, 1, -1, 2, 7, 10**9, 10**18, -(10**30), 1.5, float("nan"), float("inf")),
     *("", "a", "sdpa", "((a+)+)+", "\u0000", "../x", "float16", [], [1], ["a"], {}, {"a": 1}, [[]], [None] * 5),
 ]

@@ -306,7 +306,7 @@ def test_dora_cannot_be_merged_but_is_loaded_for_scoring(tmp_path: Path, kind: s
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(generator=torch.Generator().manual_seed(0))
-    model.save_pretrained(tmp_path / "adapter")
+    model.save_pretrained(str(tmp_path / "adapter"))
     loaded = load_adapter(load_plain(base, kind), tmp_path / "adapter", trainable=False)
     assert torch.equal(logits(loaded), logits(model.eval()))
     with pytest.raises(AdapterError, match="DoRA scales the whole weight"):

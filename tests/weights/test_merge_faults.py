@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     return base, save_adapter_for(base, tmp_path / "adapter", "text")
 
 
-def refused(base: Path, adapter: Path, error: type[LorachainError], message: str, **options: str) -> None:
+def refused(base: Path, adapter: Path, error: type[LorachainError], message: str, **options: Any) -> None:
     out = base.parent / "merged"
     with pytest.raises(error, match=message):
         merge_adapter(base, adapter, out, **options)
@@ -114,7 +115,7 @@ def test_tied_head_is_refused(tmp_path: Path) -> None:
 def test_embeddings_are_refused(tmp_path: Path) -> None:
     base = save_base(tmp_path / "base", "text")
     model = get_peft_model(load_plain(base, "text"), LoraConfig(target_modules=["embed_tokens"]))
-    model.save_pretrained(tmp_path / "adapter")
+    model.save_pretrained(str(tmp_path / "adapter"))
     refused(base, tmp_path / "adapter", AdapterError, "embeddings, whole modules and biases are not merged")
 
 

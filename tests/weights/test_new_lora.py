@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,8 +26,8 @@ IDS = torch.tensor([[2, 70, 101, 33, 8, 300, 261, 45, 90]])
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def new_lora(model: PreTrainedModel, targets: list[str] = ALL, seed: int = 0, **settings: object) -> PeftModel:
-    values = {"rank": 4, "alpha": 8, "dropout": 0.0, "use_rslora": False, **settings}
+def new_lora(model: PreTrainedModel, targets: list[str] = ALL, seed: int = 0, **settings: Any) -> PeftModel:
+    values: dict[str, Any] = {"rank": 4, "alpha": 8, "dropout": 0.0, "use_rslora": False, **settings}
     return add_new_lora(model, base_path="somewhere/base", target_modules=targets, seed=seed, **values)
 
 
@@ -37,12 +38,14 @@ def make_directory(path: Path) -> Path:
 
 @torch.no_grad()
 def logits(model: nn.Module) -> torch.Tensor:
-    return model(input_ids=IDS).logits
+    result: torch.Tensor = model(input_ids=IDS).logits
+    return result
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_new_lora_changes_no_logit_bit_for_bit(tiny_model: PreTrainedModel, dtype: torch.dtype) -> None:
-    model = tiny_model.to(dtype)
+    model: Any = tiny_model
+    model.to(dtype)
     before = logits(model)
     with_lora = new_lora(model).eval()
     assert torch.equal(logits(with_lora), before)
@@ -115,7 +118,8 @@ def test_anything_else_that_would_be_trained_is_an_error(tiny_model: PreTrainedM
 def test_no_adapter_is_put_on_an_adapter(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
     model = new_lora(tiny_model)
     save_adapter(model, tmp_path)
-    for carrier in (model, model.get_base_model()):
+    carriers: list[Any] = [model, model.get_base_model()]
+    for carrier in carriers:
         with pytest.raises(AdapterError, match=r"merge it first.*cannot be put on an adapter"):
             refuse_second_adapter(carrier)
         with pytest.raises(AdapterError, match="has an adapter already"):

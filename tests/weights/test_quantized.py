@@ -48,7 +48,7 @@ def with_dequantized_weights(base: Path, quantization: Any) -> PreTrainedModel:
     """The plain model with the weights that the quantized one represents."""
     model = load_model(base, CPU)
     for name in decoder_linears(model):
-        layer = model.get_submodule(name)
+        layer: Any = model.get_submodule(name)
         layer.weight = nn.Parameter(dequantized(layer.weight.data, quantization), requires_grad=False)
     return model
 
@@ -67,7 +67,8 @@ def test_the_decoders_linear_layers_are_quantized_and_nothing_else(
     assert changed == {name for name in before if is_language_linear(name)}
     assert len(changed) == 28
     assert all(torch.equal(after[name], before[name]) for name in before.keys() - changed)
-    assert held.get_output_embeddings().weight is held.get_input_embeddings().weight
+    head: Any = held.get_output_embeddings()  # type: ignore[no-untyped-call]
+    assert head.weight is held.get_input_embeddings().weight
     assert held.dtype == torch.bfloat16
     for name in changed:
         weight: Any = after[name]
@@ -99,7 +100,10 @@ def test_training_after_an_evaluation_has_the_gradients_of_the_dequantized_model
     assert len(ours) == 56
     for name in ours:
         # In bf16 the two sum in different orders (PEFT adds in float32 here, in bf16 there).
-        assert F.cosine_similarity(ours[name].flatten(), plain[name].flatten(), dim=0) > 0.99, name
+        a, b = ours[name], plain[name]
+        assert a is not None
+        assert b is not None
+        assert F.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.99, name
 
 
 @pytest.mark.parametrize("kind", ["text", "multimodal"])
@@ -230,7 +234,7 @@ def test_a_model_that_is_itself_quantized_is_refused(tmp_path: Path) -> None:
     held.save_pretrained(tmp_path / "quantized")
     for quantization in ("none", "nf4"):
         with pytest.raises(ModelError, match="is quantized; use the original weights"):
-            load_model(tmp_path / "quantized", CPU, quantization=quantization)  # type: ignore[arg-type]
+            load_model(tmp_path / "quantized", CPU, quantization=quantization)
     with pytest.raises(ModelError, match="is quantized; use the original weights"):
         merge_adapter(tmp_path / "quantized", adapter, tmp_path / "merged")
 

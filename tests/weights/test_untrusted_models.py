@@ -375,7 +375,14 @@ def test_adapters_are_as_readable_as_their_configuration(tmp_path: Path) -> None
     from lorachain.weights.lora import add_new_lora, save_adapter
 
     base = save_base(tmp_path / "base", "text")
-    settings = {"rank": 2, "alpha": 4, "dropout": 0.0, "use_rslora": False, "target_modules": ["q_proj"], "seed": 0}
+    settings: dict[str, Any] = {
+        "rank": 2,
+        "alpha": 4,
+        "dropout": 0.0,
+        "use_rslora": False,
+        "target_modules": ["q_proj"],
+        "seed": 0,
+    }
     save_adapter(add_new_lora(build_meta_model(base), base_path="x", **settings), tmp_path)
     modes = {name: (tmp_path / name).stat().st_mode for name in ("adapter_model.safetensors", "adapter_config.json")}
     assert len(set(modes.values())) == 1

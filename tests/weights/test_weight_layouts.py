@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 # Prefixes in memory (transformers 5) -> in the files.
-LOADABLE = {
+LOADABLE: dict[str, dict[str, dict[str, str | None]]] = {
     "text": {
         "model.": {},
         "none": {"model.": ""},  # a saved Gemma3TextModel
@@ -48,7 +48,7 @@ LOADABLE = {
         },
     },
 }
-REFUSED = {
+REFUSED: dict[str, dict[str, tuple[dict[str, str | None], str]]] = {
     "text": {
         "multimodal, in memory": ({"model.": "model.language_model."}, "weights of the multimodal class"),
         "multimodal, saved": ({"model.": "language_model.model."}, "weights of the multimodal class"),
@@ -104,7 +104,7 @@ def single(folder: Path, tensors: dict[str, Tensor]) -> None:
 
 def sharded(folder: Path, tensors: dict[str, Tensor], **index: Any) -> None:
     names = sorted(tensors)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, part in enumerate((names[::3], names[1::3], names[2::3]), start=1):
         file = f"model-{number:05}-of-00003.safetensors"
         save_file({name: tensors[name] for name in part}, folder / file, metadata={"format": "pt"})

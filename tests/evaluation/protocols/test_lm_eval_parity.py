@@ -54,11 +54,12 @@ def model():  # type: ignore[no-untyped-def]
         ids = torch.tensor([row])
         tail = 24
         logits = model(input_ids=ids[:, :-1]).logits[0, -tail:]
-        torch.nn.functional.cross_entropy(logits, ids[0, -tail:]).backward()
+        torch.nn.functional.cross_entropy(logits, ids[0, -tail:]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
     model.generation_config.eos_token_id = encoder.eos_id  # as Gemma's own; otherwise the harness generates beyond it
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def harness_tasks(directory: Path) -> None:

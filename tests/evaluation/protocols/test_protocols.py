@@ -109,7 +109,7 @@ def test_cloze_hides_the_options(tiny_model) -> None:  # type: ignore[no-untyped
         prompt, ids = encoder.prompt_ids(Prompt(user, "정답：")), encoder.text_ids(f" {text}")
         with torch.no_grad():
             logprobs = tiny_model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0].log_softmax(-1)
-        return sum(logprobs[len(prompt) - 1 + i, token].item() for i, token in enumerate(ids))
+        return float(sum(logprobs[len(prompt) - 1 + i, token].item() for i, token in enumerate(ids)))
 
     for question, result in zip(QUESTIONS, Cloze().score(tiny_model, encoder, QUESTIONS), strict=True):
         sums = [likelihood(question.question.strip(), text) for text in question.options]
@@ -199,7 +199,7 @@ def test_majority(votes: list[int | None], winner: int | None) -> None:
 @pytest.mark.parametrize("make_model", [make_text_model, make_multimodal_model])
 def test_generating_protocols_run_on_a_model(name: str, make_model) -> None:  # type: ignore[no-untyped-def]
     settings = {} if name == "lm-eval-3.0" else {"max_new_tokens": 12}
-    protocol = make_protocol(name, examples=SHOTS, **settings)  # type: ignore[arg-type]
+    protocol = make_protocol(name, examples=SHOTS, **settings)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lm_eval, "MAX_NEW_TOKENS", 12)
         results = protocol.score(make_model(), TokenEncoder(make_tokenizer()), QUESTIONS)
