@@ -84,9 +84,9 @@ def chain_table(infos: Sequence[TrainingInfo], merge: MergeInfo | None, title: s
             table.add_row(escape(info.stage) if number == 0 else "", *row, end_section=number == len(rows) - 1)
     lines = ["accuracy on the dev split with its 95 % interval"]
     if merge is not None and merge.probe is not None:
-        lines.append(f"merge against base + adapter: {_probe_text(merge.probe)}")
+        lines.append(f"merge against base + adapter:\n{_probe_text(merge.probe)}")
         for weights, probe in (merge.quantized_base or {}).items():
-            lines.append(f"merge into {weights} weights against training: {_probe_text(probe)}")
+            lines.append(f"merge into {weights} weights against training:\n{_probe_text(probe)}")
     table.caption = "\n".join(lines)
     return table
 
