@@ -1,6 +1,7 @@
 """The layers of the design (sections 1 and 3), checked by parsing the source; nothing is imported."""
 
 import ast
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,33 +60,23 @@ MODEL_PACKAGES = {
     "transformers",
     "peft",
 }
-# Files that read JSON that is not ours, or that lines of ours need not be artifacts, each with its reason.
+# Every file that reads JSON, with what it reads: files of ours are read by the artifacts alone.
 READS_JSON = {
-    "provenance.py": "the reader itself",
-    "artifacts/schema.py": "reads and migrates our files",
-    "artifacts/__main__.py": "writes JSON Schemas",
-    "registry.py": "model_paths.json, which users write, and the index of a downloaded model",
+    "provenance.py": "defines load_json",
+    "artifacts/schema.py": "every file of ours",
+    "chain/lock.py": "the lock file, as the artifact LockHolder",
     "chat_template.py": "chat_template.json of a model",
-    "cli/chain_commands.py": "prints the plan of --dry-run",
-    "chain/lock.py": "writes the lock file; LockHolder reads it",
+    "data/exam_schema.py": "options of users, where they are nested JSON",
     "data/rows.py": "data of users",
-    "data/exam_schema.py": "data of users",
-    "data/sources.py": "hashes rows of hub data sets",
-    "data/make_exam.py": "writes an exam",
-    "evaluation/journal.py": "JSON lines of an evaluation in progress",
-    "evaluation/questions.py": "hashes questions",
-    "evaluation/results.py": "a column of the rows",
     "evaluation/extraction.py": "answers of models",
+    "evaluation/journal.py": "lines of an evaluation in progress, as records",
     "export/gguf.py": "config.json of a model",
-    "weights/load.py": "tokenizer_config.json of a model",
-    "weights/lora.py": "adapter_config.json",
-    "weights/lora_file.py": "adapter_config.json",
+    "registry.py": "model_paths.json, which users write, and the index of a model",
+    "weights/load.py": "the tokenizer's files of a model",
+    "weights/lora.py": "adapter_config.json, which PEFT writes",
     "weights/lora_config.py": "adapter_config.json",
-    "weights/lora_layers.py": "adapter_config.json",
-    "weights/merge.py": "index of a model",
     "weights/model_config.py": "config.json of a model",
-    "weights/checks.py": "files of a model",
-    "weights/safetensors_io.py": "headers and index of a model",
+    "weights/safetensors_io.py": "headers and the index of a model",
 }
 
 
@@ -153,12 +144,22 @@ def test_no_import_cycle_between_modules() -> None:
     assert not graph, f"modules in or above a cycle: {sorted(graph)}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_json_of_ours_is_read_by_artifacts_only(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    uses_json = "load_json(" in text or "json.load" in text
-    if uses_json:
-        assert READS_JSON.get(path.relative_to(PACKAGE).as_posix()), "read our files through lorachain.artifacts"
+def reads_json(path: Path) -> bool:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Name | ast.FunctionDef):
+            name = node.id if isinstance(node, ast.Name) else node.name
+            if name in ("load_json", "read_json"):
+                return True
+        elif isinstance(node, ast.Attribute):
+            of_json = isinstance(node.value, ast.Name) and node.value.id == "json"
+            if node.attr == "model_validate_json" or (node.attr in ("load", "loads") and of_json):
+                return True
+    return False
+
+
+def test_json_of_ours_is_read_by_artifacts_only() -> None:
+    reading = {path.relative_to(PACKAGE).as_posix() for path in FILES if reads_json(path)}
+    assert reading == READS_JSON.keys(), "read our files through lorachain.artifacts; list every other reader"
 
 
 def test_only_weights_imports_peft() -> None:
@@ -190,6 +191,15 @@ def test_report_imports_no_model_package() -> None:
         assert not {part for name in imports_of(path) for part in name.split(".")[:2]} & MODEL_PACKAGES, name_of(path)
 
 
+@pytest.mark.parametrize("category", [DeprecationWarning, PendingDeprecationWarning, FutureWarning])
+def test_deprecated_calls_of_our_own_fail_the_tests(category: type[Warning]) -> None:
+    """By the filters of pyproject.toml; those of libraries among themselves are no errors."""
+    with pytest.raises(category):
+        warnings.warn_explicit("old", category, "file.py", 1, module="lorachain.weights.lora")
+    with warnings.catch_warnings(record=True):
+        warnings.warn_explicit("old", category, "file.py", 1, module="transformers.modeling_utils")
+
+
 def test_nothing_is_unpickled() -> None:
     """Nothing is loaded through pickle from a file that a stranger could have made (design, section 2)."""
     assert importers("pickle", "torch.load", "dill", "joblib", "shelve") == set()
@@ -217,7 +227,7 @@ def test_a_script_is_a_docstring_and_one_call(name: str) -> None:
 
 
 def test_no_module_beside_the_scripts_hides_a_package() -> None:
-    """Python puts a script's own folder first on sys.path: a `train.py` or `data/` there would be imported instead."""
+    """Python puts a script's directory first on sys.path: a `train.py` or `data/` there would be imported instead."""
     assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "script").rglob("*.py")} == set(SCRIPTS)
     beside = {path.stem for name in SCRIPTS for path in (ROOT / name).parent.iterdir()}
     assert "data" not in beside
