@@ -242,6 +242,34 @@ def test_stage_info_is_read_as_its_kind(tmp_path: Path) -> None:
         read_training_info(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"questions": {"chosen": {}}}, "the protocols or n are not those of its questions"),
+        ({"questions": {"gold": "AB"}}, "not one exam, subject, gold letter and chosen letter for each id"),
+        ({"questions": {"subjects": []}}, "not one exam, subject, gold letter and chosen letter for each id"),
+        ({"protocols": {}}, "the protocols or n are not those of its questions"),
+        ({"n": 19}, "the protocols or n are not those of its questions"),
+        ({"protocols": {"letters": {"correct": 20}}}, "the score of letters is not that of its answers"),
+        ({"protocols": {"options": {"n": 7}}}, "the score of options is not that of its answers"),
+    ],
+)
+def test_scores_must_be_those_of_the_answers(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """Every score of a history can be computed from its answers, and comparisons are."""
+
+    def changed(value: Any, changes: Any) -> Any:
+        if isinstance(value, dict) and isinstance(changes, dict) and changes:
+            return {**value, **{key: changed(value.get(key), item) for key, item in changes.items()}}
+        return changes
+
+    path = VERSION_1 / "model" / "01_trained" / MODEL / "kormedmcqa_validation_results.json"
+    stored = ValidationHistory.read(path).as_dict()
+    stored["results"][1]["result"] = changed(stored["results"][1]["result"], change)
+    refused = refusal(tmp_path / "file.json", ValidationHistory, stored)
+    assert "'results.1.result" in refused
+    assert message in refused
+
+
 def test_records_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         training_info().stage = "03"  # type: ignore[misc]

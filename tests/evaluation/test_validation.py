@@ -98,6 +98,8 @@ def test_results_of_other_questions_are_not_compared(result: ValidationResult) -
             compare_validations(other, result)
         with pytest.raises(DataError, match="differ in their questions"):
             other.better_than(result, "letters")
+    with pytest.raises(DataError, match="no protocol 'cloze', only: letters, options"):
+        result.better_than(result, "cloze")
 
 
 def test_bad_question_sets_are_refused() -> None:

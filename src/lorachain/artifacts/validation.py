@@ -1,8 +1,8 @@
 """Exam scores of the epochs: `kormedmcqa_validation_results.json`, and the state of a run that is not finished."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lorachain.artifacts.schema import Artifact, Record, renamed
 from lorachain.errors import DataError
@@ -64,6 +64,13 @@ class Answers(Record):
     chosen: dict[str, str]
     """By protocol."""
 
+    @model_validator(mode="after")
+    def _one_each(self) -> Self:
+        parts = (self.exams, self.subjects, self.gold, *self.chosen.values())
+        if any(len(part) != len(self.ids) for part in parts):
+            raise ValueError("there is not one exam, subject, gold letter and chosen letter for each id")
+        return self
+
 
 class ValidationResult(Record):
     """Both validation protocols on one set of questions."""
@@ -76,8 +83,24 @@ class ValidationResult(Record):
     protocols: dict[str, ProtocolResult]
     questions: Answers
 
+    @model_validator(mode="after")
+    def _scores_of_the_answers(self) -> Self:
+        if self.protocols.keys() != self.questions.chosen.keys() or self.n != len(self.questions.ids):
+            raise ValueError("the protocols or n are not those of its questions")
+        for name, score in self.protocols.items():
+            if (score.n, score.correct) != (self.n, sum(self.correct(name))):
+                raise ValueError(f"the score of {name} is not that of its answers")
+        return self
+
     def correct(self, protocol: str) -> list[bool]:
-        """Question by question, in the order of `questions.ids`."""
+        """Question by question, in the order of `questions.ids`.
+
+        Raises:
+            DataError: it was not validated by this protocol.
+        """
+        if protocol not in self.questions.chosen:
+            validated = ", ".join(self.questions.chosen) or "none"
+            raise DataError(f"a validation has no protocol {protocol!r}, only: {validated}; run its stage again")
         return [a == b for a, b in zip(self.questions.chosen[protocol], self.questions.gold, strict=True)]
 
     def better_than(self, other: "ValidationResult", protocol: str) -> bool:
