@@ -131,8 +131,7 @@ def sync_tree(folder: Path) -> None:
 
     Files get the mode that the user's umask gives new files: safetensors creates its files unreadable for others.
     """
-    umask = os.umask(0)
-    os.umask(umask)
+    umask = _umask()
     folder.chmod(0o777 & ~umask)  # mkdtemp creates it for the user alone
     for path in [*sorted(folder.rglob("*")), folder]:
         if path.is_symlink():
@@ -140,6 +139,13 @@ def sync_tree(folder: Path) -> None:
         if path.is_file():
             path.chmod(0o666 & ~umask)
         _sync_directory(path)
+
+
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def _sync_directory(path: Path) -> None:
@@ -180,9 +186,7 @@ def replaced_file(path: Path) -> Iterator[TextIO]:
             with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
                 yield file
                 file.flush()
-                umask = os.umask(0)
-                os.umask(umask)
-                os.fchmod(file.fileno(), 0o666 & ~umask)
+                os.fchmod(file.fileno(), 0o666 & ~_umask())
                 os.fsync(file.fileno())
             staging.replace(path)
         except BaseException:
@@ -203,10 +207,10 @@ def open_regular(path: Path, flags: int) -> int:
         if error.errno == errno.ENOSPC:
             raise
         reason = "is a symbolic link" if error.errno == errno.ELOOP else (error.strerror or str(error)).lower()
-        raise WorkspaceError(f"{path} cannot be opened: {reason}; remove it, or use another --workspace") from error
+        raise WorkspaceError(f"{path} cannot be opened: {reason}; remove it, or use another directory") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise WorkspaceError(f"{path} is not a regular file; remove it, or use another --workspace")
+        raise WorkspaceError(f"{path} is not a regular file; remove it, or use another directory")
     return descriptor
 
 

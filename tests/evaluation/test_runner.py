@@ -1,6 +1,8 @@
 """Evaluations on disk: complete, resumable, checked before the work, and only compared where they are comparable."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -90,8 +92,10 @@ def unfinished(out: Path) -> Path:
     return out.with_name(f"{out.name}.unfinished.jsonl")
 
 
-@pytest.mark.parametrize("damage", [None, '{"seconds": 1.0, "ro'])
-def test_an_interrupted_evaluation_ends_with_the_same_result(tmp_path: Path, damage: str | None) -> None:
+@pytest.mark.parametrize(
+    "cut_off", [b"", b'{"seconds": 1.0, "ro', '{"rows": [{"exam": "의'.encode()[:-1]], ids=["no", "line", "character"]
+)
+def test_an_interrupted_evaluation_ends_with_the_same_result(tmp_path: Path, cut_off: bytes) -> None:
     uninterrupted = evaluate(tmp_path / "whole.json", small_batches())
 
     finished: list[int] = []
@@ -106,8 +110,7 @@ def test_an_interrupted_evaluation_ends_with_the_same_result(tmp_path: Path, dam
         evaluate(out, small_batches(), on_progress=kill)
     assert not out.exists()
     journal = out.with_name("cut.json.unfinished.jsonl")
-    if damage:
-        journal.write_text(journal.read_text(encoding="utf-8") + damage, encoding="utf-8")
+    journal.write_bytes(journal.read_bytes() + cut_off)
     scored: list[int] = []
     protocol = small_batches()
     score = Options.score
@@ -163,6 +166,23 @@ def test_a_damaged_unfinished_evaluation_is_refused(tmp_path: Path, number: int,
     with pytest.raises(DataError, match=f"(?s){message}.*delete the file to start again"):
         evaluate(tmp_path / "r.json", small_batches())
     assert journal.read_bytes() == damaged
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        os.mkfifo,
+        Path.mkdir,
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.symlink_to(path.with_name("other")),
+    ],
+    ids=["pipe", "directory", "device", "link"],
+)
+def test_an_unfinished_evaluation_that_is_not_a_regular_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "r.json.unfinished.jsonl")
+    with pytest.raises(WorkspaceError, match=r"r\.json\.unfinished\.jsonl .*remove it"):
+        evaluate(tmp_path / "r.json", small_batches())
+    assert not (tmp_path / "other").exists()
 
 
 def test_lines_of_an_unfinished_evaluation_are_not_taken_for_others(tmp_path: Path) -> None:

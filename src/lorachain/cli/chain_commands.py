@@ -186,7 +186,7 @@ def _print_results(context: "ChainContext", states: "list[StageState]", command:
     from lorachain.report.console import ConsoleReporter
     from lorachain.report.tables import chain_table, stage_table
 
-    console: ConsoleReporter = ConsoleReporter()
+    console = ConsoleReporter()
     infos = [state.info for state in states]
     trained = [info for info in infos if isinstance(info, TrainingInfo)]
     if command == "run":

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lorachain.artifacts.schema import Record, first_problem
-from lorachain.atomic import disk_full_as_error
+from lorachain.atomic import disk_full_as_error, open_regular
 from lorachain.errors import DataError
 from lorachain.evaluation.protocols.base import QuestionResult
 from lorachain.records import ExamQuestion
@@ -38,12 +38,15 @@ class Journal:
 
         Raises:
             DataError: the file belongs to another evaluation, or is damaged.
+            WorkspaceError: it is a link or not a regular file.
         """
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return []
         try:
-            lines = self.path.read_text(encoding="utf-8").split("\n")
-            complete = [line for line in lines[:-1] if line]  # what follows the last newline was cut off
+            with os.fdopen(open_regular(self.path, os.O_RDONLY), "rb") as file:
+                content = file.read()
+            *lines, cut_off = content.split(b"\n")  # bytes: it may be cut off within a character
+            complete = [line for line in lines if line]
             header = json.loads(complete[0]) if complete else self.identity
         except (OSError, ValueError, RecursionError) as error:
             raise self._damaged(1, str(error)) from error
@@ -55,13 +58,16 @@ class Journal:
         for number, (batch, questions) in enumerate(zip(finished, batches, strict=False), start=2):
             if [(row.exam, row.id) for row in batch.rows] != [(question.exam, question.id) for question in questions]:
                 raise self._damaged(number, "its questions are not those of the batch")
-        if lines[-1]:
-            self.path.write_text("".join(f"{line}\n" for line in complete), encoding="utf-8")
+        if cut_off:
+            os.truncate(self.path, len(content) - len(cut_off))
         return finished
 
     def append(self, rows: Sequence[QuestionResult], seconds: float) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with disk_full_as_error(self.path), self.path.open("a", encoding="utf-8") as file:
+        with (
+            disk_full_as_error(self.path),
+            os.fdopen(open_regular(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a", encoding="utf-8") as file,
+        ):
             if file.tell() == 0:
                 file.write(json.dumps(self.identity, ensure_ascii=False) + "\n")
             batch = {"seconds": seconds, "rows": [asdict(row) for row in rows]}
@@ -72,7 +78,7 @@ class Journal:
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
 
-    def _batch(self, number: int, line: str) -> Batch:
+    def _batch(self, number: int, line: bytes) -> Batch:
         try:
             return Batch.model_validate_json(line, strict=True)
         except ValidationError as error:
