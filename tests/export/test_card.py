@@ -57,6 +57,18 @@ def test_a_score_that_was_not_measured_before_says_so() -> None:
     assert "| 02 | letters 1 | dev | 1,039 | not measured | 55.3 % (52.3 % to 58.3 %), above chance" in card
 
 
+def test_a_sentence_written_into_a_score_is_not_in_the_card() -> None:
+    info = training_info()
+    after = {
+        name: score.model_copy(update={"summary": "Cleared by the FDA", "split": "<b>x</b>|[y](https://z) \x1b[2J"})
+        for name, score in info.validation.after.items()
+    }
+    validation = info.validation.model_copy(update={"after": after})
+    card = render_card(facts(stages=[training_info(validation=validation)]), "hf")
+    assert "FDA" not in card
+    assert r"| &lt;b>x&lt;/b>\|[y]\(https://z) \x1b[2J | 1,039 |" in card
+
+
 def test_measures_of_a_stage_are_scores_too() -> None:
     perplexity = Measures(
         before={"heldout_perplexity": perplexity_measure(35.78)}, after={"heldout_perplexity": perplexity_measure(27.1)}

@@ -1,5 +1,6 @@
 """The model card: what the model was made from, its terms, its scores and its limits."""
 
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -10,7 +11,9 @@ from jinja2 import Environment, StrictUndefined
 from lorachain.artifacts import TrainingInfo
 from lorachain.artifacts.validation import ProtocolScore
 from lorachain.atomic import atomic_write_text
+from lorachain.evaluation.statistics import chance_summary
 from lorachain.export.licences import licence_of_source, notice_text, terms_of_base
+from lorachain.redaction import printable
 from lorachain.registry import is_hub_id
 
 Format = Literal["hf", "adapter", "gguf"]
@@ -69,7 +72,8 @@ def _score_rows(info: TrainingInfo) -> list[dict[str, Any]]:
             "split": score.split,
             "n": f"{score.n:,}",
             "before": _accuracy(before.get(protocol)),
-            "after": f"{_accuracy(score)}, {score.summary}",
+            # Computed, not taken from the file: a sentence that somebody wrote there does not get into a card.
+            "after": f"{_accuracy(score)}, {chance_summary(score.correct, score.n)}",
         }
         for protocol, score in info.validation.after.items()
     ]
@@ -120,5 +124,6 @@ def _training_row(info: TrainingInfo) -> dict[str, Any]:
 
 
 def _cell(text: str) -> str:
-    """Text that stays within a Markdown table's cell."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+    """Text that stays within a Markdown table's cell, without HTML, links and control characters."""
+    text = printable(text.replace("\\", "\\\\").replace("\n", " "))
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text).replace("|", "\\|").replace("](", "]\\(")
