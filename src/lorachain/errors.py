@@ -35,3 +35,7 @@ class WorkspaceError(LorachainError):
 
 class DeviceError(LorachainError):
     """The requested device is not available."""
+
+
+class EngineError(LorachainError):
+    """A text engine cannot be started, or its server refused a request, retries included."""
