@@ -9,7 +9,8 @@ import pytest
 from lorachain.data.decontamination import ExamScreen, normalized
 from lorachain.data.dictionary import load_dictionary
 from lorachain.data.exam import load_exam
-from lorachain.data.make_exam import MASK, make_exam, refuse_existing_exam, write_exam
+from lorachain.data.exam_writer import refuse_existing_exam, write_exam
+from lorachain.data.make_exam import MASK, make_exam
 from lorachain.errors import ConfigError, DataError
 from lorachain.records import ExamQuestion, Term
 
@@ -178,10 +179,13 @@ def test_a_decomposed_subject_is_composed(tmp_path: Path) -> None:
 
 def test_existing_files_are_never_overwritten(tmp_path: Path) -> None:
     exam = make_exam(dictionary(40), seed=10, subject="probe")
-    refuse_existing_exam(tmp_path, "probe")
+    refuse_existing_exam(tmp_path, "probe", ["train", "dev"])
     (tmp_path / "probe").mkdir()
     (tmp_path / "probe" / "dev.jsonl").symlink_to("gone")  # a link to nothing is something of the user's too
-    for write in (lambda: write_exam(exam, tmp_path), lambda: refuse_existing_exam(tmp_path, "probe")):
+    for write in (
+        lambda: write_exam(exam, tmp_path),
+        lambda: refuse_existing_exam(tmp_path, "probe", ["train", "dev"]),
+    ):
         with pytest.raises(DataError, match=r"probe/dev\.jsonl: exists already and is not overwritten\. Delete it"):
             write()
     assert [path.name for path in (tmp_path / "probe").iterdir()] == ["dev.jsonl"]

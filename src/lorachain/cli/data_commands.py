@@ -16,19 +16,36 @@ def make_exam_command(
     subject: Annotated[str, typer.Option("--subject", help="The questions' subject.")] = "dictionary",
     limit: Annotated[int | None, typer.Option("--limit", help="At most so many questions.")] = None,
     dev_fraction: Annotated[float, typer.Option("--dev-fraction", help="Share of the entries in dev.")] = 0.3,
+    two_hop: Annotated[
+        bool, typer.Option("--two-hop", help="Questions that need two facts, with the text that teaches them.")
+    ] = False,
+    written: Annotated[int, typer.Option("--written", help="Of --two-hop: so many with a written rationale.")] = 32,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     skip_bad_rows: o.SkipBadRows = False,
 ) -> None:
     """Make five-option questions from a dictionary in KorMedMCQA's schema, for training and as a knowledge probe."""
     from lorachain.data.dictionary import load_dictionary
-    from lorachain.data.make_exam import make_exam, refuse_existing_exam, write_exam
+    from lorachain.data.exam_writer import refuse_existing_exam, write_exam
+    from lorachain.data.make_exam import make_exam
+    from lorachain.data.two_hop import SUBJECT, make_two_hop_exam, write_two_hop_exam
     from lorachain.report.console import ConsoleReporter
 
-    refuse_existing_exam(out, subject)
+    console = ConsoleReporter()
+    if two_hop:
+        refuse_existing_exam(out / "exam", SUBJECT, ["train"])
+        entries = load_dictionary(dictionary, skip_bad_rows=skip_bad_rows).entries
+        exam = make_two_hop_exam(entries, seed=seed, limit=limit or 400, dev_fraction=dev_fraction, written=written)
+        for path in write_two_hop_exam(exam, out):
+            console.message(f"wrote {path}")
+        console.message(
+            f"use them with: --plain-text {out / 'text.jsonl'} --dictionary {out / 'dictionary.jsonl'} "
+            f"--exam {out / 'exam'}"
+        )
+        return
+    refuse_existing_exam(out, subject, ["train", "dev"])
     loaded = load_dictionary(dictionary, skip_bad_rows=skip_bad_rows)
     made = make_exam(loaded.entries, seed=seed, dev_fraction=dev_fraction, limit=limit, subject=subject)
     paths = write_exam(made, out)
-    console = ConsoleReporter()
     for split, path in zip(made, paths, strict=True):
         console.message(f"{len(made[split]):,} {split} questions -> {path}")
     console.message(f"use them with: --exam {out}")

@@ -5,30 +5,25 @@ from the same split, so that no text that a dev question shows was ever an optio
 be answered by knowing the dictionary, not by having seen the exam.
 """
 
-import json
-import os
 import random
 import re
-import secrets
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from lorachain.data.decontamination import normalized
+from lorachain.data.exam_files import Split
 from lorachain.data.normalization import normalize_name
 from lorachain.errors import ConfigError, DataError
-from lorachain.records import LETTERS, ExamQuestion, Term
+from lorachain.records import ExamQuestion, Term
 
 MIN_ENTRIES = 5
 NEIGHBORS = 8
 """On each side in the order of length: the options that a distractor is drawn from."""
 MASK = "○○"
 _SUBJECT = re.compile(r"\w[\w.-]*")
-MadeSplit = Literal["train", "dev"]
 Kind = Literal["english", "term"]
 """What a question asks for. Its five options are all of that kind."""
 _KINDS: tuple[Kind, Kind] = ("english", "term")
@@ -63,7 +58,7 @@ def make_exam(
     dev_fraction: float = 0.3,
     limit: int | None = None,
     subject: str = "dictionary",
-) -> dict[MadeSplit, list[ExamQuestion]]:
+) -> dict[Split, list[ExamQuestion]]:
     """Questions split so that no entry, and no synonym of it, is in both splits; deterministic in the arguments.
 
     Distractors come from the entry's category where there is one, then from the entries nearest in length. How many of
@@ -97,13 +92,13 @@ def make_exam(
     rng.shuffle(concepts)
     dev_size = min(max(round(dev_fraction * len(concepts)), 1), len(concepts) - 1)
     in_dev = set(concepts[:dev_size])
-    parts: dict[MadeSplit, list[_Candidate]] = {
+    parts: dict[Split, list[_Candidate]] = {
         "train": [item for item in candidates if item.concept not in in_dev],
         "dev": [item for item in candidates if item.concept in in_dev],
     }
     limits = _share(limit, {split: len(part) for split, part in parts.items()}, dev_fraction)
     everything = _Pool(candidates)
-    exam: dict[MadeSplit, list[ExamQuestion]] = {"train": [], "dev": []}
+    exam: dict[Split, list[ExamQuestion]] = {"train": [], "dev": []}
     seen: set[str] = set()
     for period, (split, part) in enumerate(parts.items(), start=1):
         pools = (_Pool(part), everything)
@@ -122,69 +117,7 @@ def make_exam(
     return exam
 
 
-def refuse_existing_exam(out_dir: Path, subject: str) -> None:
-    """For a caller to check before the work is done that `write_exam` will not refuse.
-
-    Raises:
-        DataError: `out_dir` has a file of this subject.
-    """
-    for split in get_args(MadeSplit):
-        path = _exam_path(out_dir, normalize_name(subject), split)
-        if os.path.lexists(path):
-            raise DataError(
-                f"{path}: exists already and is not overwritten. Delete it, or choose another directory with --out or "
-                "another name with --subject."
-            )
-
-
-def write_exam(questions: Mapping[MadeSplit, Sequence[ExamQuestion]], out_dir: Path) -> list[Path]:
-    """Writes `<subject>/train.jsonl` and `<subject>/dev.jsonl` in KorMedMCQA's schema; returns the files.
-
-    Each file is written under another name and renamed, so that a file of that name is complete.
-
-    Raises:
-        DataError: one of the files exists (nothing is written then), or cannot be written.
-    """
-    for subject in {question.subject for part in questions.values() for question in part}:
-        refuse_existing_exam(out_dir, subject)
-    by_path: dict[Path, list[ExamQuestion]] = defaultdict(list)
-    for split, part in questions.items():
-        for question in part:
-            by_path[_exam_path(out_dir, question.subject, split)].append(question)
-    for path, rows in by_path.items():
-        partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("x", encoding="utf-8", newline="\n") as file:
-                file.writelines(json.dumps(_row(question), ensure_ascii=False) + "\n" for question in rows)
-            os.replace(partial, path)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be written ({error}). Choose another directory with --out.") from error
-        finally:
-            with suppress(OSError):
-                partial.unlink()
-    return list(by_path)
-
-
-def _exam_path(out_dir: Path, subject: str, split: MadeSplit) -> Path:
-    return out_dir / subject / f"{split}.jsonl"
-
-
-def _row(question: ExamQuestion) -> dict[str, object]:
-    year, period, number = question.id.removeprefix(f"{question.subject}-").split("-")
-    return {
-        "subject": question.subject,
-        "year": int(year),
-        "period": int(period),
-        "q_number": int(number),
-        "question": question.question,
-        **dict(zip(LETTERS, question.options, strict=True)),
-        "answer": question.answer + 1,
-        "cot": question.reasoning or "",
-    }
-
-
-def _share(limit: int | None, sizes: Mapping[MadeSplit, int], dev_fraction: float) -> dict[MadeSplit, int]:
+def _share(limit: int | None, sizes: Mapping[Split, int], dev_fraction: float) -> dict[Split, int]:
     """The number of questions of each split under the limit, at least one each."""
     if limit is None or limit >= sum(sizes.values()):
         return dict(sizes)
