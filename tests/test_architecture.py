@@ -21,7 +21,8 @@ SCRIPTS = [
 LAYERS = [
     {"version", "errors", "records", "redaction", "memory"},
     {"atomic", "workspace", "provenance", "config", "artifacts", "registry"}
-    | {"prompts", "chat_template", "content_letters", "letter_uses", "option_references", "tokens", "token_store"},
+    | {"prompts", "dictionary_forms", "chat_template", "content_letters", "letter_uses", "option_references"}
+    | {"tokens", "token_store"},
     {"data", "weights"},
     {"training", "inference"},
     {"evaluation"},
@@ -45,6 +46,7 @@ SAME_LAYER = {
     "letter_uses": {"content_letters"},
     "option_references": {"content_letters", "letter_uses"},
     "prompts": {"letter_uses", "option_references"},
+    "dictionary_forms": {"prompts"},
     "chat_template": {"prompts"},
     "tokens": {"prompts", "chat_template"},
     "token_store": {"tokens"},

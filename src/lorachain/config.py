@@ -7,7 +7,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from lorachain.errors import ConfigError
 
@@ -68,12 +68,23 @@ class ValidationConfig(_Strict):
     exact_match_entries: Positive
 
 
+_OPTIONAL = ("forms",)
+
+
 class StageConfig(_Strict):
     epochs: Annotated[int, Field(ge=1, le=10_000)]
     learning_rate: Annotated[float, Field(gt=0, lt=1)]
     batch_size: Annotated[int, Field(ge=1, le=65_536)]
     max_length: Annotated[int, Field(ge=16, le=131_072)]
     max_samples: Positive | None = None
+    forms: Annotated[int, Field(ge=0, le=16)] | None = None
+    """Of a dictionary: forms in which each entry is trained per epoch, 0 for its own only. None: not a dictionary."""
+
+    @model_serializer(mode="wrap")
+    def _only_what_applies(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the settings that the stage does not have: a stage that was trained before they existed is equal."""
+        values: dict[str, Any] = serialize(self)
+        return {key: value for key, value in values.items() if value is not None or key not in _OPTIONAL}
 
 
 class Sources(_Strict):
@@ -119,9 +130,17 @@ def read_config(
     if unknown := sorted(values["stages"].keys() - stages.keys()) if isinstance(values["stages"], dict) else []:
         raise ConfigError(f"unknown stage {unknown[0]!r} in [stages]{_where(user_file)}; allowed: {', '.join(stages)}")
     try:
-        return ChainConfig.model_validate(values)
+        config = ChainConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_explain(error, user_file)) from error
+    for name, settings in config.stages.items():
+        if settings.forms is not None and stages[name].forms is None:
+            allowed = ", ".join(stage for stage, default in stages.items() if default.forms is not None)
+            raise ConfigError(
+                f"stages.{name}.forms is {settings.forms}, but stage {name} trains no dictionary; "
+                f"it is a setting of: {allowed}"
+            )
+    return config
 
 
 def parse_setting(text: str) -> dict[str, Any]:

@@ -119,7 +119,10 @@ def test_it_is_shown_as_before(finished_copy: Path, old: Path, lorachain: Run, c
 
 def test_history_is_that_of_the_current_version(finished_copy: Path, lorachain: Run) -> None:
     command = ("history", "02", "--model", "tiny", "--workspace", finished_copy)
-    current = lorachain(*command)
+    code, out, err = lorachain(*command)
+    # Version 1 did not measure new forms.
+    current = (code, "".join(line for line in out.splitlines(keepends=True) if "new forms" not in line), err)
+    assert current[1] != out
     for path in (finished_copy / "model").rglob("*.json"):
         if path.name in NAMES:
             as_version_1(path)

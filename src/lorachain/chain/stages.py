@@ -94,7 +94,7 @@ STAGES: tuple[Stage, ...] = (
         command="train 01",
         task=_dictionary,
         source="dictionary",
-        settings=StageConfig(epochs=3, learning_rate=2e-4, batch_size=16, max_length=512),
+        settings=StageConfig(epochs=3, learning_rate=2e-4, batch_size=16, max_length=512, forms=1),
     ),
     Stage(
         name="merge",

@@ -1,4 +1,4 @@
-"""Whether a model reproduces its dictionary: greedy answers to entries, in the form that stage 01 trains."""
+"""Whether a model reproduces its dictionary: greedy answers to entries, in a form that stage 01 trains or in none."""
 
 import unicodedata
 from collections import Counter
@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from lorachain.dictionary_forms import held_out_example
 from lorachain.errors import DataError
 from lorachain.evaluation.statistics import wilson
 from lorachain.inference.generate import generate_lines
@@ -64,6 +65,7 @@ class ExactMatchResult:
 
     split: str
     by_direction: dict[Direction, DirectionScore]
+    held_out_forms: bool = False
 
     @property
     def n(self) -> int:
@@ -84,7 +86,7 @@ class ExactMatchResult:
     def as_measure(self) -> dict[str, Any]:
         """The fields of an `artifacts.Measure`: no value where no name was asked for (a dictionary of definitions)."""
         return {
-            "name": "exact match",
+            "name": "exact match, new forms" if self.held_out_forms else "exact match",
             "protocol_version": VERSION,
             "split": self.split,
             "value": self.exact / self.n if self.n else None,
@@ -112,6 +114,7 @@ def exact_match(
     *,
     split: str,
     ask: Sequence[Direction] | None = None,
+    held_out_forms: bool = False,
     max_new_tokens: int = 64,
     token_budget: int = 8192,
     on_progress: Callable[[int], None] | None = None,
@@ -119,16 +122,19 @@ def exact_match(
     """Greedy answers to every entry in each of its directions (or only those of `ask`).
 
     `split` describes the entries ("trained entries", "held out"). An answer ends at its end token or newline, and at
-    most a few tokens after the longest expected answer of its direction, never beyond `max_new_tokens`.
+    most a few tokens after the longest expected answer of its direction, never beyond `max_new_tokens`. With
+    `held_out_forms`, the prompts have wordings that nothing is trained on, which take turns over the entries.
 
     Raises:
         DataError: no entry has a direction to ask.
     """
     asked: dict[Direction, list[_Asked]] = {}
-    for entry in entries:
+    for number, entry in enumerate(entries):
         for direction in directions(entry):
             if ask is None or direction in ask:
                 example = dictionary_example(entry, direction)
+                if held_out_forms:
+                    example = held_out_example(entry, direction, number)
                 if example.prompt is not None:
                     question = _Asked(encoder.prompt_ids(example.prompt), example.completion)
                     asked.setdefault(direction, []).append(question)
@@ -156,7 +162,7 @@ def exact_match(
         )
         by_direction[direction] = _scored(answers, [question.expected for question in questions])
         done += len(questions)
-    return ExactMatchResult(split, by_direction)
+    return ExactMatchResult(split, by_direction, held_out_forms)
 
 
 def _scored(answers: Sequence[str], expected: Sequence[str]) -> DirectionScore:

@@ -1,4 +1,4 @@
-"""Stage 01: entries asked in both directions, loss on the answer only."""
+"""Stage 01: entries in both directions and several forms, loss on the answer only."""
 
 import random
 from collections.abc import Iterator
@@ -11,8 +11,9 @@ from lorachain.chain.tasks.base import Measures, TaskInputs, require_fitting, si
 from lorachain.chain.tasks.token_cache import records_sha256
 from lorachain.data.dictionary import load_dictionary
 from lorachain.data.sources import SourceInfo
+from lorachain.dictionary_forms import ENTRY_FORM, direction_of, form_name, trained_examples
 from lorachain.evaluation.exact_match import exact_match
-from lorachain.prompts import dictionary_example, directions
+from lorachain.prompts import directions
 from lorachain.records import Term
 from lorachain.token_store import StoredPacks, TokenStore
 from lorachain.tokens import TokenEncoder, TokenRow
@@ -20,10 +21,12 @@ from lorachain.tokens import TokenEncoder, TokenRow
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """An entry, and the row in the token store of each direction (`prompts.Direction`) in which it can be asked."""
+    """An entry, and its rows in the token store by direction (`prompts.Direction`): the entry's own form first."""
 
     term: Term
-    rows: dict[str, int]
+    rows: dict[str, list[int]]
+    shift: int
+    """From the seed: with which form it starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,31 +35,42 @@ class DictionaryTask:
     counts: dict[str, int]
     store: TokenStore
     entries: list[_Entry]
+    forms: int
+    """Forms of each entry per epoch; 0: its own only."""
     sample: list[Term]
     """The entries whose exact match is measured."""
     encoder: TokenEncoder
 
     def packs_of_epoch(self, epoch: int) -> StoredPacks:
-        """Every entry twice: once towards its description, once back to the term.
+        """Every entry `forms` times towards its description, and as often back to the term.
 
-        Where there are several forms (definition and English name) they alternate from epoch to epoch, half of the
-        entries starting with one, half with the other.
+        Where there are several directions (definition and English name) they alternate from turn to turn, half of the
+        entries starting with one, half with the other; the forms of a direction follow each other in its turns. An
+        entry of which only some forms fit takes turns among these.
         """
         chosen: list[int] = []
         for index, entry in enumerate(self.entries):
             for forward in (True, False):
-                rows = [row for way, row in entry.rows.items() if way.startswith("term->") == forward]
-                chosen.append(rows[(epoch + index) % len(rows)])
+                ways = [rows for way, rows in entry.rows.items() if way.startswith("term->") == forward]
+                for number in range(max(self.forms, 1)):
+                    turn = epoch * max(self.forms, 1) + number
+                    rows = ways[(turn + index) % len(ways)]
+                    form = turn // len(ways) + entry.shift if self.forms else 0
+                    chosen.append(rows[form % len(rows)])
         return single_row_packs(self.store, chosen)
 
     def measure(self, model: nn.Module) -> Measures:
-        """Exact match of names, over a sample of the trained entries."""
-        result = exact_match(model, self.encoder, self.sample, split="trained entries")
-        return {"exact_match": Measure(**result.as_measure())}
+        """Exact match of names over a sample of the trained entries, in the entry's own form and in new ones."""
+        own = exact_match(model, self.encoder, self.sample, split="trained entries")
+        new = exact_match(model, self.encoder, self.sample, split="trained entries", held_out_forms=True)
+        return {
+            "exact_match": Measure(**own.as_measure()),
+            "exact_match_new_forms": Measure(**new.as_measure()),
+        }
 
 
 def load_dictionary_task(inputs: TaskInputs) -> DictionaryTask:
-    """The entries that fit `max_length` in every direction.
+    """The entries that fit `max_length` in every direction, each in those of its forms that fit.
 
     Raises:
         DataError: a source cannot be read, or no entry is left.
@@ -66,14 +80,21 @@ def load_dictionary_task(inputs: TaskInputs) -> DictionaryTask:
     def rows() -> Iterator[TokenRow]:
         for record, term in enumerate(loaded.entries):
             for way in directions(term):
-                yield replace(inputs.encoder.encode(dictionary_example(term, way)), record=record, form=way)
+                for example in trained_examples(term, way):
+                    yield replace(inputs.encoder.encode(example), record=record, form=example.form)
 
     store = inputs.token_cache({"entries": records_sha256(loaded.entries)}).rows("entries", rows)
-    entries = [_Entry(term, {}) for term in loaded.entries]
+    entries = [
+        _Entry(term, {}, random.Random(f"forms:{inputs.seed}:{record}").randrange(2**16))
+        for record, term in enumerate(loaded.entries)
+    ]
     fits = [True] * len(entries)
-    for row, (record, way, length) in enumerate(zip(store.records, store.forms, store.lengths, strict=True)):
-        entries[record].rows[way] = row
-        fits[record] &= bool(length <= inputs.stage.max_length)
+    for row, (record, form, length) in enumerate(zip(store.records, store.forms, store.lengths, strict=True)):
+        fitting = bool(length <= inputs.stage.max_length)
+        if form_name(form) == ENTRY_FORM:
+            fits[record] &= fitting
+        if fitting:
+            entries[record].rows.setdefault(direction_of(form), []).append(row)
     entries = [entry for entry, fit in zip(entries, fits, strict=True) if fit]
     left_out = require_fitting(len(loaded.entries), len(entries), inputs, "--dictionary")
     # The seed's text is part of the sample's definition: another one would measure other entries.
@@ -84,6 +105,7 @@ def load_dictionary_task(inputs: TaskInputs) -> DictionaryTask:
         counts={"entries": len(entries), "longer_than_max_length_left_out": left_out},
         store=store,
         entries=entries,
+        forms=inputs.stage.forms or 0,
         sample=rng.sample([entry.term for entry in entries], size),
         encoder=inputs.encoder,
     )

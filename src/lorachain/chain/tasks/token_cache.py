@@ -22,8 +22,8 @@ from lorachain.tokens import TokenRow
 
 ROWS, MADE_FROM = "rows.arrow", "made_from.json"
 _CODE = (
-    *("records.py", "prompts.py", "chat_template.py", "content_letters.py", "letter_uses.py", "option_references.py"),
-    *("tokens.py", "token_store.py", "data", "chain/tasks"),
+    *("records.py", "prompts.py", "dictionary_forms.py", "chat_template.py", "content_letters.py", "letter_uses.py"),
+    *("option_references.py", "tokens.py", "token_store.py", "data", "chain/tasks"),
 )
 """What in this package decides the rows: an edit there makes other rows."""
 _LIBRARIES = ("tokenizers", "transformers")
