@@ -12,7 +12,7 @@ from lorachain.chain.merge_adapter import base_by_name, merge_and_verify
 from lorachain.chain.pipeline import run_stages
 from lorachain.chain.plan import check_sources, stages_to_run
 from lorachain.chain.runtime import start_runtime
-from lorachain.chain.stages import Stage, chain_stages, find_training_stage, from_base, stages_of_command
+from lorachain.chain.stages import Stage, chain_steps, find_training_stage, from_base, stages_of_command
 from lorachain.chain.state import StageState
 from lorachain.chain.verify import verify_chain
 from lorachain.config import ChainConfig, Quantization, SourceKind
@@ -77,7 +77,7 @@ def run_chain(chain: ChainContext) -> list[StageState]:
         LorachainError: anything the user can fix; finished stages are kept.
         TrainingInterrupted: on SIGTERM or Ctrl+C, after saving.
     """
-    return _run(chain, chain_stages())
+    return _run(chain, chain_steps())
 
 
 def init(chain: ChainContext) -> list[StageState]:

@@ -87,6 +87,28 @@ class StageConfig(_Strict):
         return {key: value for key, value in values.items() if value is not None or key not in _OPTIONAL}
 
 
+class ReasoningConfig(_Strict):
+    """How reasoning is written for stage 02 (`lorachain.reasoning`)."""
+
+    enabled: bool | Literal["auto"]
+    """`auto`: for models from the hub; the embedded one cannot reason."""
+    samples: Annotated[int, Field(ge=1, le=1024)]
+    temperature: Annotated[float, Field(gt=0, le=2)]
+    orders: Annotated[int, Field(ge=1, le=4)]
+    shots: Annotated[int, Field(ge=0, le=32)] | Literal["auto"]
+    max_new_tokens: Annotated[int, Field(ge=16, le=16_384)]
+    max_prompt_tokens: Annotated[int, Field(ge=64, le=65_536)]
+    per_question: Annotated[int, Field(ge=1, le=16)]
+    easy_share: Annotated[float, Field(ge=0, le=1)]
+    min_hangul: Annotated[float, Field(ge=0, le=1)]
+    rationalize: bool
+    max_questions: Annotated[int, Field(ge=0)]
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that change what is written and kept, apart from the number of samples: more only add."""
+        return self.model_dump(exclude={"enabled", "samples"})
+
+
 class Sources(_Strict):
     plain_text: Annotated[list[str], Field(min_length=1)]
     dictionary: Annotated[list[str], Field(min_length=1)]
@@ -108,6 +130,7 @@ class ChainConfig(_Strict):
     lora: LoraSettings
     training: TrainingConfig
     validation: ValidationConfig
+    reasoning: ReasoningConfig
     stages: dict[str, StageConfig]
     sources: dict[SourceSet, Sources]
 

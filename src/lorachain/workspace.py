@@ -8,6 +8,7 @@ from pathlib import Path
 from lorachain.errors import ModelError, WorkspaceError
 
 TRAINING_INFO = "training_info.json"
+REASONING_REPORT = "reasoning_report.json"
 VALIDATION_RESULTS = "kormedmcqa_validation_results.json"
 CHECKPOINT_PREFIX = "checkpoint-"
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")

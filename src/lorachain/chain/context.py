@@ -7,7 +7,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, Protocol
 
-from lorachain.chain.stages import Stage, default_settings
+from lorachain.chain.stages import Stage, default_settings, reasoning_for
 from lorachain.config import ChainConfig, Sources, StageConfig, read_config
 from lorachain.errors import ConfigError
 from lorachain.registry import ModelEntry
@@ -47,7 +47,7 @@ class ChainContext:
         return self.config.sources[self.entry.sources]
 
     def output(self, stage: Stage) -> Path:
-        return self.workspace.output(stage.output, self.model)
+        return self.workspace.output(stage.output, self.model) / stage.subfolder
 
     def command(self, command: str) -> str:
         """What to type to run a command on this chain, quoted for a shell."""
@@ -67,6 +67,22 @@ def load_config(user_file: Path | None = None, overrides: Iterable[Mapping[str, 
 
 def stage_config(config: ChainConfig, stage: Stage) -> StageConfig:
     return config.stages[stage.name]
+
+
+def writes_reasoning(context: ChainContext) -> bool:
+    """Whether a run of the chain writes reasoning, and stage 02 trains on it."""
+    enabled = context.config.reasoning.enabled
+    return context.entry.sources == "hub" if enabled == "auto" else enabled
+
+
+def training_sources(context: ChainContext, stage: Stage) -> list[str]:
+    """What a training stage reads: its sources, and the reasoning that was written for it."""
+    sources = stage_sources(context.sources, stage)
+    step = reasoning_for(stage)
+    if step is None or context.config.reasoning.enabled is False:
+        return sources
+    written = context.output(step)
+    return [*sources, str(written / "exam")] if (written / "exam").is_dir() else sources
 
 
 def stage_sources(sources: Sources, stage: Stage) -> list[str]:

@@ -34,6 +34,8 @@ def _effective_prefixes(stages: Sequence[Stage], source_set: SourceSet) -> Itera
     if any(stage.kind == "merge" for stage in stages):
         yield from _COMPUTING
     for stage in stages:
+        if stage.kind == "reasoning":
+            yield from (*_COMPUTING, "reasoning", f"sources.{source_set}.exam", f"sources.{source_set}.dictionary")
         if stage.kind == "training":
             yield from (*_COMPUTING, "training", "validation", f"stages.{stage.name}")
             yield from (f"sources.{source_set}.{stage.source}", f"sources.{source_set}.exam")
@@ -54,6 +56,8 @@ def _reason(key: str, source_set: SourceSet) -> str:
         return f"no stage of this command reads {kind}"
     if section == "name":
         return "it is only a label; set it in a --config file"
+    if section == "reasoning":
+        return "it applies to written reasoning, which `run` and `write-reasoning` create"
     return "it only affects training"
 
 

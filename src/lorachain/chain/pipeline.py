@@ -10,8 +10,9 @@ from lorachain.chain.debug_log import debug_log
 from lorachain.chain.init_stage import initialize
 from lorachain.chain.lock import ModelLock, model_lock
 from lorachain.chain.merge_stage import merge_and_add_lora
+from lorachain.chain.reasoning_stage import write_chain_reasoning
 from lorachain.chain.runtime import Runtime
-from lorachain.chain.stages import Stage, chain_stages, stages_after
+from lorachain.chain.stages import Stage, chain_steps, stages_after
 from lorachain.chain.state import StageState, stage_state
 from lorachain.chain.train_stage import train_stage
 from lorachain.errors import WorkspaceError
@@ -31,7 +32,7 @@ def run_stages(context: ChainContext, runtime: Runtime, stages: Sequence[Stage])
         TrainingInterrupted: on a signal, after saving.
     """
     workspace, processes = context.workspace, runtime.processes
-    command = "run" if len(stages) == len(chain_stages()) else stages[0].command
+    command = "run" if len(stages) == len(chain_steps()) else stages[0].command
     locked = model_lock(workspace, context.model, context.command(command)) if processes.main else nullcontext()
     with disk_full_as_error(workspace.model_root), locked as lock:
         if lock is not None and lock.taken_over_from:
@@ -42,7 +43,7 @@ def run_stages(context: ChainContext, runtime: Runtime, stages: Sequence[Stage])
     requested = {stage.name: stage for stage in stages}
     return [
         stage_state(context, requested.get(stage.name, stage), as_configured=stage.name in requested)
-        for stage in chain_stages()
+        for stage in chain_steps()
     ]
 
 
@@ -51,6 +52,8 @@ def _must_run(context: ChainContext, stage: Stage) -> bool:
     state = stage_state(context, stage, ask_hub=True)
     if state.condition == "fresh":
         context.reporter.message(f"{stage.label} is finished ({state.folder}), skipped")
+        return False
+    if state.condition == "off":
         return False
     if state.condition == "stale":
         _confirm_replacement(context, state)
@@ -73,14 +76,15 @@ def _run(context: ChainContext, runtime: Runtime, stage: Stage, lock: ModelLock 
     main = runtime.processes.main
     if lock is not None:
         lock.working_on(stage.name)
-    log_stage = stage.parent if stage.kind == "merge" else stage.name
-    log = debug_log(context.workspace.debug_log(str(log_stage))) if main and stage.kind != "init" else nullcontext()
+    log = debug_log(context.workspace.debug_log(stage.log)) if main and stage.kind != "init" else nullcontext()
     with log:
         if stage.kind == "training":
             train_stage(context, runtime, stage)
         elif main:
             if stage.kind == "init":
                 initialize(context, stage)
+            elif stage.kind == "reasoning":
+                write_chain_reasoning(context, runtime, stage)
             else:
                 merge_and_add_lora(context, runtime, stage)
     release()

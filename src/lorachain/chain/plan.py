@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lorachain.chain.context import ChainContext, stage_sources
+from lorachain.chain.context import ChainContext, stage_sources, training_sources
 from lorachain.chain.stages import Stage
 from lorachain.chain.state import READINGS, stage_state
 from lorachain.config import Sources
@@ -17,13 +17,17 @@ def plan(context: ChainContext, stages: Sequence[Stage]) -> list[dict[str, Any]]
     planned = []
     for stage in stages:
         state = stage_state(context, stage, ask_hub=True)
-        trains = stage.kind == "training"
+        reads: list[str] = []
+        if stage.kind == "training":
+            reads = [*training_sources(context, stage), *context.sources.exam]
+        elif stage.kind == "reasoning":
+            reads = [*context.sources.exam, *context.sources.dictionary]
         planned.append(
             {
                 "stage": stage.label,
                 "state": state.condition,
                 "reason": state.reason,
-                "reads": [*stage_sources(context.sources, stage), *context.sources.exam] if trains else [],
+                "reads": reads,
                 "writes": str(context.output(stage)),
             }
         )
@@ -43,10 +47,14 @@ def check_sources(sources: Sources, stages: Sequence[Stage], *, skip_bad_rows: b
     for stage in stages:
         if stage.kind == "training":
             readings |= dict.fromkeys((READINGS[str(stage.source)], name) for name in stage_sources(sources, stage))
+        if stage.kind == "reasoning":
+            readings |= dict.fromkeys(("exam for training", name) for name in sources.exam)
+            readings |= dict.fromkeys(("dictionary", name) for name in sources.dictionary)
+        if stage.kind in ("training", "reasoning"):
             readings |= dict.fromkeys(("exam for validation", name) for name in sources.exam)
     return [asdict(preview_source(name, kind, skip_bad_rows=skip_bad_rows)) for kind, name in readings]
 
 
 def stages_to_run(context: ChainContext, stages: Sequence[Stage]) -> list[Stage]:
     """Those of `stages` that are not fresh: a finished stage reads nothing, so its sources need not be at hand."""
-    return [stage for stage in stages if stage_state(context, stage).condition != "fresh"]
+    return [stage for stage in stages if not stage_state(context, stage).done]

@@ -8,6 +8,9 @@ from lorachain.artifacts import EpochScore, Measure, RunState
 from lorachain.atomic import remove_tree
 from lorachain.errors import WorkspaceError
 
+_REASONING = "reasoning"
+"""How the names begin of what belongs to written reasoning (`Workspace.reasoning`)."""
+
 
 @dataclass(slots=True)
 class RunRecord:
@@ -53,7 +56,8 @@ class RunRecord:
 def open_run(state: Path, fingerprint: str, superseded: Path) -> RunRecord:
     """The record of the run `fingerprint` at `state`.
 
-    A run with other settings or data, or whose record is damaged, is moved to `superseded`.
+    A run with other settings or data, or whose record is damaged, is moved to `superseded`; reasoning that was written
+    for the stage stays.
     """
     run = state.parent
     with suppress(WorkspaceError):
@@ -61,10 +65,15 @@ def open_run(state: Path, fingerprint: str, superseded: Path) -> RunRecord:
         if stored.fingerprint == fingerprint:
             return RunRecord(state, fingerprint, stored.before, list(stored.scores))
     moved_to = None
-    if any(run.glob("[!.]*")):  # hidden files are what a killed write left
+    # Hidden files are what a killed write left. The record is moved first: it marks the directory as ours.
+    old = [path for path in run.glob("[!.]*") if not path.name.startswith(_REASONING)]
+    old.sort(key=lambda path: path != state)
+    if old:
         if superseded.exists() and not remove_tree(superseded):
             raise WorkspaceError(f"{superseded} was not written by lorachain; move it away, then run again")
-        run.rename(superseded)
+        superseded.mkdir()
+        for path in old:
+            path.rename(superseded / path.name)
         moved_to = superseded
     run.mkdir(parents=True, exist_ok=True)
     record = RunRecord(state, fingerprint, moved_to=moved_to)

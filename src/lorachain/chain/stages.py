@@ -13,7 +13,7 @@ from lorachain.errors import ConfigError, WorkspaceError
 if TYPE_CHECKING:
     from lorachain.chain.tasks.base import LoadTask
 
-Kind = Literal["init", "training", "merge"]
+Kind = Literal["init", "training", "merge", "reasoning"]
 
 
 def _plain_text() -> "LoadTask":
@@ -56,8 +56,15 @@ class Stage:
     """Which epoch becomes the output: the last, or the one with the best dev accuracy."""
     settings: StageConfig | None = None
     """Default settings of `[stages.NAME]`."""
+    subfolder: str = ""
+    """Where in the output directory of the model its files are, if they are not all of it."""
     restart_from: str | None = None
     """With --from-base, the stage whose adapter it starts from instead of `parent`; None: not allowed."""
+
+    @property
+    def log(self) -> str:
+        """The stage whose debug log it writes to."""
+        return self.parent or "" if self.kind == "merge" else self.name.partition("_")[0]
 
     @property
     def label(self) -> str:
@@ -105,6 +112,16 @@ STAGES: tuple[Stage, ...] = (
         command="train 01",
     ),
     Stage(
+        name="02_reasoning",
+        title="reasoning for 02, written and verified",
+        kind="reasoning",
+        parent="merge",
+        output="02_training",
+        subfolder="reasoning",
+        command="write-reasoning",
+        source="exam",
+    ),
+    Stage(
         name="02",
         title="KorMedMCQA with reasoning",
         kind="training",
@@ -120,9 +137,14 @@ STAGES: tuple[Stage, ...] = (
 )
 
 
-def chain_stages() -> tuple[Stage, ...]:
-    """The stages of the chain, in order."""
+def chain_steps() -> tuple[Stage, ...]:
+    """Everything that a run of the chain does, in order."""
     return STAGES
+
+
+def chain_stages() -> tuple[Stage, ...]:
+    """The stages that write an adapter, in order."""
+    return tuple(stage for stage in STAGES if stage.kind != "reasoning")
 
 
 def find_stage(name: str) -> Stage:
@@ -131,9 +153,9 @@ def find_stage(name: str) -> Stage:
     Raises:
         ConfigError: the chain has none of that name.
     """
-    stage = next((stage for stage in STAGES if stage.name == name), None)
+    stage = next((stage for stage in chain_stages() if stage.name == name), None)
     if stage is None:
-        raise ConfigError(f"unknown stage {name!r}; allowed: {', '.join(stage.name for stage in STAGES)}")
+        raise ConfigError(f"unknown stage {name!r}; allowed: {', '.join(stage.name for stage in chain_stages())}")
     return stage
 
 
@@ -143,7 +165,7 @@ def stage_of_output(output: str) -> Stage:
     Raises:
         WorkspaceError: none does.
     """
-    stage = next((stage for stage in STAGES if stage.output == output), None)
+    stage = next((stage for stage in chain_stages() if stage.output == output), None)
     if stage is None:
         raise WorkspaceError(f"{output!r} is not an output directory of this chain")
     return stage
@@ -169,6 +191,24 @@ def training_stages() -> tuple[Stage, ...]:
 def stages_of_command(command: str) -> tuple[Stage, ...]:
     """The stages that a command runs; `run` runs all of them."""
     return STAGES if command == "run" else tuple(stage for stage in STAGES if stage.command == command)
+
+
+def find_reasoning_step() -> Stage:
+    """The step that writes reasoning.
+
+    Raises:
+        ConfigError: the chain has none.
+    """
+    step = next((step for step in STAGES if step.kind == "reasoning"), None)
+    if step is None:
+        raise ConfigError("this chain has no step that writes reasoning")
+    return step
+
+
+def reasoning_for(stage: Stage) -> Stage | None:
+    """The step that writes the reasoning which `stage` trains on, if the chain has one."""
+    steps = [step for step in STAGES if step.kind == "reasoning" and step.output == f"{stage.name}_training"]
+    return steps[0] if steps else None
 
 
 def stages_after(stage: Stage) -> tuple[Stage, ...]:

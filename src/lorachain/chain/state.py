@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lorachain.artifacts import InitInfo, MergeInfo, StageInfo, TrainingInfo, read_stage_info
+from lorachain.artifacts.reasoning import ReasoningReport
 from lorachain.artifacts.stages import SourceRecord
-from lorachain.chain.context import ChainContext, deciding_settings, stage_sources
+from lorachain.chain.context import ChainContext, deciding_settings, training_sources
 from lorachain.chain.made_from import init_inputs, merge_inputs
+from lorachain.chain.reasoning_state import is_interrupted, is_written, why_not_written, why_reasoning_is_stale
 from lorachain.chain.stages import Stage, parent_of, stage_of_output
 from lorachain.data.normalization import NORMALIZATION_VERSION
 from lorachain.data.staleness import Reading, changed_since
 from lorachain.errors import LorachainError
 from lorachain.provenance import adapter_sha256, sha256_json
-from lorachain.workspace import TRAINING_INFO, checkpoint_steps
+from lorachain.workspace import REASONING_REPORT, TRAINING_INFO, checkpoint_steps
 
-Condition = Literal["fresh", "stale", "partial", "running", "missing"]
+Condition = Literal["fresh", "stale", "partial", "running", "missing", "off"]
+"""`off`: a step that the settings leave out."""
 READINGS: dict[str, Reading] = {
     "plain_text": "plain text",
     "dictionary": "dictionary",
@@ -34,6 +37,11 @@ class StageState:
     info: StageInfo | None = None
     reason: str = ""
 
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing to run."""
+        return self.condition in ("fresh", "off")
+
 
 def stage_state(
     context: ChainContext,
@@ -49,6 +57,8 @@ def stage_state(
             one stage does not know the options that another was run with).
         ask_hub: ask the hub whether a data set changed; otherwise nothing goes over the network.
     """
+    if stage.kind == "reasoning":
+        return _reasoning_state(context, stage, as_configured, ask_hub)
     folder = context.output(stage)
     if not (folder / TRAINING_INFO).is_file():
         steps = checkpoint_steps(context.workspace.training(stage.name, context.model))
@@ -62,6 +72,32 @@ def stage_state(
     except LorachainError as error:
         reason = str(error)
     return StageState(stage, "stale" if reason else "fresh", folder, info, reason)
+
+
+def _reasoning_state(context: ChainContext, step: Stage, as_configured: bool, ask_hub: bool) -> StageState:
+    folder = context.output(step)
+    if reason := why_not_written(context, step):
+        return StageState(step, "off", folder, reason=reason)
+    if not is_written(context, step):
+        interrupted = is_interrupted(context, step)
+        return StageState(step, "partial" if interrupted else "missing", folder)
+    reason = why_reasoning_is_stale(context, step, as_configured=as_configured)
+    try:
+        reason = reason or _changed_written_sources(context, folder, as_configured, ask_hub)
+    except LorachainError as error:
+        reason = str(error)
+    return StageState(step, "stale" if reason else "fresh", folder, reason=reason)
+
+
+def _changed_written_sources(context: ChainContext, folder: Path, as_configured: bool, ask_hub: bool) -> str:
+    report, sources = ReasoningReport.read(folder / REASONING_REPORT), context.sources
+    readings: tuple[tuple[Reading, tuple[SourceRecord, ...], list[str]], ...] = (
+        ("exam for training", report.sources, sources.exam),
+        ("exam for validation", report.exam_sources, sources.exam),
+        ("dictionary", report.dictionary_sources, sources.dictionary),
+    )
+    differences = (_changed(context, *reading, as_configured, ask_hub) for reading in readings)
+    return next(filter(None, differences), "")
 
 
 def _why_stale(
@@ -136,7 +172,7 @@ def _changed_sources(
         context,
         READINGS[str(stage.source)],
         info.sources,
-        stage_sources(context.sources, stage),
+        training_sources(context, stage),
         as_configured,
         ask_hub,
     ) or _changed(context, "exam for validation", info.exam_sources, context.sources.exam, as_configured, ask_hub)

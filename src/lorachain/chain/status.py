@@ -7,7 +7,7 @@ from lorachain.artifacts import TrainingInfo
 from lorachain.artifacts.validation import ProtocolScore
 from lorachain.chain.context import ChainContext
 from lorachain.chain.lock import lock_holder
-from lorachain.chain.stages import Stage, chain_stages
+from lorachain.chain.stages import Stage, chain_steps
 from lorachain.chain.state import Condition, StageState, stage_state
 
 
@@ -25,9 +25,9 @@ class StageStatus:
 
 def chain_status(context: ChainContext) -> Iterator[StageStatus]:
     """One entry per stage, in order; a stage that another process is running says so, with its command."""
-    states = [stage_state(context, stage, as_configured=False) for stage in chain_stages()]
+    states = [stage_state(context, stage, as_configured=False) for stage in chain_steps()]
     holder = lock_holder(context.workspace, context.model)
-    pending = next((state.stage.name for state in states if state.condition != "fresh"), None)
+    pending = next((state.stage.name for state in states if not state.done), None)
     for state in states:
         info = state.info if isinstance(state.info, TrainingInfo) else None
         condition, note = state.condition, state.reason
@@ -49,5 +49,5 @@ def chain_status(context: ChainContext) -> Iterator[StageStatus]:
 
 def next_command(context: ChainContext, states: Sequence[StageState]) -> str:
     """The command of the first stage that is not fresh; empty where all are."""
-    pending = next((state for state in states if state.condition != "fresh"), None)
+    pending = next((state for state in states if not state.done), None)
     return context.command(pending.stage.command) if pending else ""

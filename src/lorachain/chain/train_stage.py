@@ -15,7 +15,6 @@ from lorachain.artifacts.stages import (
     DataIdentity,
     Measures,
     ParentIdentity,
-    SourceRecord,
     StageSettings,
     StageValidation,
     TrainingFacts,
@@ -23,7 +22,7 @@ from lorachain.artifacts.stages import (
 )
 from lorachain.artifacts.validation import ProtocolScore
 from lorachain.atomic import atomic_folder, require_space
-from lorachain.chain.context import ChainContext, deciding_settings, stage_config, stage_sources
+from lorachain.chain.context import ChainContext, deciding_settings, stage_config, training_sources
 from lorachain.chain.debug_log import step_summary
 from lorachain.chain.exams import ExamQuestions, load_exam_questions
 from lorachain.chain.history import read_history, score_epoch, write_history
@@ -31,10 +30,10 @@ from lorachain.chain.parents import Parent, find_parent
 from lorachain.chain.resume import ResumePoint, drop_after, find_resume_point
 from lorachain.chain.run_record import RunRecord, open_run
 from lorachain.chain.runtime import Runtime
+from lorachain.chain.source_records import source_records, sources_hash
 from lorachain.chain.stages import Stage
 from lorachain.chain.tasks.base import StageTask, TaskInputs
 from lorachain.data.normalization import NORMALIZATION_VERSION
-from lorachain.data.sources import SourceInfo
 from lorachain.evaluation.questions import question_set_hash
 from lorachain.evaluation.validation import validate
 from lorachain.memory import peak, reset_peak
@@ -139,7 +138,7 @@ def load_inputs(context: ChainContext, runtime: Runtime, stage: Stage) -> StageI
             stage=stage_config(config, stage),
             validation=config.validation,
             seed=config.seed,
-            sources=stage_sources(context.sources, stage),
+            sources=training_sources(context, stage),
             held_out=questions.held_out,
             answer_style=context.entry.answer_style,
             cache=context.workspace.token_cache(stage.name, context.model, runtime.processes.rank),
@@ -152,6 +151,11 @@ def load_inputs(context: ChainContext, runtime: Runtime, stage: Stage) -> StageI
         f"stage {stage.name}, {stage.title}: {context.model} on {runtime.device}, "
         + ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in task.counts.items() if count)
     )
+    if "questions_with_reasoning" in task.counts and not task.counts["questions_with_reasoning"]:
+        context.reporter.message(
+            "no training question has reasoning: answers alone are trained. Write some with: "
+            + context.command("write-reasoning")
+        )
     depends_on = TrainingInputs(
         parent=parent_identity,
         data=DataIdentity(sources=sources_hash(task.sources), dev=sources_hash(questions.sources)),
@@ -285,8 +289,8 @@ def publish(
             base=inputs.parent.info.base,
             base_sha256=inputs.parent.info.base_sha256,
             adapter_sha256=adapter_sha256(staging),
-            sources=_source_records(inputs.task.sources),
-            exam_sources=_source_records(inputs.questions.sources),
+            sources=source_records(inputs.task.sources),
+            exam_sources=source_records(inputs.questions.sources),
             counts=inputs.task.counts,
             training=_training_facts(progress, run.runtime),
             validation=StageValidation(
@@ -301,11 +305,6 @@ def publish(
             git_commit=git_commit(),
         )
         info.write(staging / TRAINING_INFO)
-
-
-def sources_hash(sources: list[SourceInfo]) -> str:
-    """Of what was read, in order; the name of a source on the command line does not matter."""
-    return sha256_json([source.sha256 for source in sources])
 
 
 def _record_score(run: StageRun, validation: Callable[[], EpochScore]) -> None:
@@ -362,10 +361,6 @@ def _headlines(score: EpochScore | None) -> dict[str, ProtocolScore] | None:
     return {protocol: result.headline for protocol, result in score.result.protocols.items()}
 
 
-def _source_records(sources: list[SourceInfo]) -> tuple[SourceRecord, ...]:
-    return tuple(SourceRecord(**source.as_dict()) for source in sources)
-
-
 def _training_facts(progress: Progress, runtime: Runtime) -> TrainingFacts:
     losses = progress.losses
     return TrainingFacts(
@@ -401,7 +396,7 @@ def _configuration(run: StageRun) -> dict[str, Any]:
         "validation": context.config.validation.model_dump(mode="json"),
         "stage": stage_config(context.config, run.stage).model_dump(mode="json"),
         "sources": {
-            run.stage.source: stage_sources(context.sources, run.stage),
+            run.stage.source: training_sources(context, run.stage),
             "exam": context.sources.exam,
         },
     }

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,7 +31,7 @@ def init(
 ) -> None:
     """Put an untrained LoRA on the public base: raw_lora_added/."""
     common = o.Common(model, workspace, config, set=set_, rank=rank, seed=seed, yes=yes)
-    _run_command(common, "init", dry_run)
+    run_command(common, "init", dry_run)
 
 
 @app.command(epilog="Example: lorachain train 01 --model medgemma-4b --epochs 3 --dictionary terms.csv")
@@ -65,7 +67,7 @@ def train(
         model, workspace, config, set_, plain_text, dictionary, exam, epochs, max_samples, learning_rate, batch_size,
         max_length, rank, device, seed, save_every, skip_bad_rows, yes, from_base,
     )  # fmt: skip
-    _run_command(common, find_training_stage(stage).command, dry_run)
+    run_command(common, find_training_stage(stage).command, dry_run)
 
 
 @app.command(epilog="Example: lorachain run --model medgemma-4b --epochs 1,3,5 --set lora.rank=32")
@@ -95,7 +97,7 @@ def run(
         model, workspace, config, set_, plain_text, dictionary, exam, epochs, max_samples, learning_rate, batch_size,
         max_length, rank, device, seed, save_every, skip_bad_rows, yes,
     )  # fmt: skip
-    _run_command(common, "run", dry_run)
+    run_command(common, "run", dry_run)
 
 
 @app.command(epilog="Example: lorachain status --model medgemma-4b")
@@ -134,7 +136,7 @@ def history(
         print(printable(line))
 
 
-def _run_command(common: o.Common, command: str, dry_run: bool) -> None:
+def run_command(common: o.Common, command: str, dry_run: bool) -> None:
     """Plans or runs a command's stages, then prints what they changed."""
     from lorachain.chain import stages as table
     from lorachain.chain.plan import check_sources, plan, stages_to_run
@@ -159,25 +161,33 @@ def _run_command(common: o.Common, command: str, dry_run: bool) -> None:
 
 
 def _run_stages(context: "ChainContext", command: str, stages: "list[Stage]") -> "list[StageState] | None":
-    """Runs the stages; None in the processes of a launcher that do not report. Exits 130 or 143 on a signal."""
+    """Runs the stages; None in the processes of a launcher that do not report."""
     from lorachain.chain.debug_log import quiet_libraries
     from lorachain.chain.pipeline import run_stages
     from lorachain.chain.runtime import start_runtime
-    from lorachain.training.interrupts import Terminated, TrainingInterrupted, terminated_as_exception
 
     quiet_libraries()
     runtime = start_runtime(context.config)
+    with stoppable(context, command):
+        states = run_stages(context, runtime, stages)
+    return states if runtime.processes.main else None
+
+
+@contextmanager
+def stoppable(context: "ChainContext", command: str) -> Iterator[None]:
+    """On a signal, says what is kept and how to resume, and exits 130 or 143."""
+    from lorachain.training.interrupts import Terminated, TrainingInterrupted, terminated_as_exception
+
     resume = f"resume with: {context.command(command)}"
     try:
         with terminated_as_exception():
-            states = run_stages(context, runtime, stages)
+            yield
     except TrainingInterrupted as interrupted:
         context.reporter.message(f"{interrupted}; {resume}")
         sys.exit(interrupted.exit_code)
     except (KeyboardInterrupt, Terminated) as stopped:
         context.reporter.message(f"interrupted; finished stages and checkpoints are kept; {resume}")
         sys.exit(143 if isinstance(stopped, Terminated) else 130)
-    return states if runtime.processes.main else None
 
 
 def _print_results(context: "ChainContext", states: "list[StageState]", command: str) -> None:

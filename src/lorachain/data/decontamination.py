@@ -76,6 +76,11 @@ def without_held_out(
     return kept, len(questions) - len(kept)
 
 
+def content_key(question: ExamQuestion) -> tuple[str, str, frozenset[str]]:
+    """Equal for two versions of a question, whatever the order of their options."""
+    return normalized(question.question), normalized(question.answer_text), _options(question)
+
+
 def _options(question: ExamQuestion) -> frozenset[str]:
     return frozenset(map(normalized, question.options))
 

@@ -8,7 +8,7 @@ from itertools import zip_longest
 from lorachain.data import hub
 from lorachain.data.decontamination import without_held_out
 from lorachain.data.exam_files import Split, canonical_split, exam_files, is_subject_name
-from lorachain.data.exam_schema import EXPECTED, content_hash, parse_question
+from lorachain.data.exam_schema import EXPECTED, content_hash, parse_question, text_hash
 from lorachain.data.normalization import normalize_name
 from lorachain.data.rows import Located, Tally
 from lorachain.data.sources import Source, SourceInfo, SourceReader, resolve
@@ -21,7 +21,7 @@ class LoadedExam:
     questions: list[ExamQuestion]
     sources: list[SourceInfo]
     duplicates: int = 0
-    """Questions left out because one of the same id and content came before."""
+    """Questions left out because one of the same id, content and reasoning came before."""
     fewshot_left_out: int = 0
     """Dev questions left out because they are few-shot examples too (in KorMedMCQA five per subject)."""
     fewshot: list[ExamQuestion] = field(default_factory=list)
@@ -40,7 +40,8 @@ def load_exam(
     """The questions of one split, in the order of the sources.
 
     Ids are `subject-year-period-q_number` (or `subject-` and a hash of the content, where a number is missing). Where
-    two questions of an exam differ and share an id, each gets a suffix from its content, whatever their order.
+    two questions of an exam differ and share an id, each gets a suffix from its content, whatever their order; so do
+    two versions of one question with different reasoning.
     From `dev` the questions that are also few-shot examples, of any of the sources, are left out.
 
     Args:
@@ -188,12 +189,18 @@ def no_split_error(source: Source, split: Split, splits: set[str]) -> DataError:
 
 
 def _with_unique_ids(questions: list[ExamQuestion]) -> list[ExamQuestion]:
-    """Of equal content under one id the first; different contents under one id with a suffix each."""
-    unique: dict[tuple[str, str, str], ExamQuestion] = {}
+    """Of equal content and reasoning under one id the first; otherwise each with a suffix from what differs."""
+    unique: dict[tuple[str, str, str, str | None], ExamQuestion] = {}
     for question in questions:
-        unique.setdefault((question.exam, question.id, content_hash(question)), question)
-    contents = Counter((exam, name) for exam, name, _ in unique)
+        unique.setdefault((question.exam, question.id, content_hash(question), question.reasoning), question)
+    names = Counter((exam, name) for exam, name, _ in {key[:3] for key in unique})
+    versions = Counter((exam, name, content) for exam, name, content, _ in unique)
     return [
-        question if contents[exam, name] == 1 else replace(question, id=f"{name}-{suffix}")
-        for (exam, name, suffix), question in unique.items()
+        replace(
+            question,
+            id=name
+            + (f"-{content}" if names[exam, name] > 1 else "")
+            + (f"-{text_hash(reasoning or '')}" if versions[exam, name, content] > 1 else ""),
+        )
+        for (exam, name, content, reasoning), question in unique.items()
     ]

@@ -69,8 +69,12 @@ def _detail(row: Row, name: str) -> str | None:
 
 def content_hash(question: ExamQuestion) -> str:
     """Replaces a missing number in an id, and distinguishes different questions of one id."""
-    content = "\0".join((question.question, *question.options, question.answer_letter))
-    return hashlib.sha256(content.encode()).hexdigest()[:8]
+    return text_hash("\0".join((question.question, *question.options, question.answer_letter)))
+
+
+def text_hash(text: str) -> str:
+    """A short name for a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _options(row: Row) -> list[str]:

@@ -10,6 +10,7 @@ Lines are cut to a length that the options decide, and patterns on them have a b
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from lorachain.content_letters import ENDINGS, WINDOW, cleaned, is_known_name, squeezed
 from lorachain.records import LETTERS
@@ -37,6 +38,25 @@ _NAMED_FIRST = re.compile(
 _SENTENCE_END = re.compile(r"(?:다|요|음|임)[.!](?=\s|$)|(?<=[^A-E\s])\.(?=\s)")
 _MOST_STATEMENTS = 32
 """How many statements are read, from the last one back."""
+
+
+class AnswerLine(NamedTuple):
+    """Where an answer line is in a text: from its cue to the end of the line that holds the answer."""
+
+    start: int
+    end: int
+
+
+def answer_lines(text: str) -> list[AnswerLine]:
+    """Every answer line of `text`, in order: a cue, and what follows it up to the newline."""
+    lines = []
+    for match in _ANSWER_CUE.finditer(text):
+        answer = match.end()
+        while answer < len(text) and text[answer] in _BLANK_OR_EMPHASIS:
+            answer += 1
+        newline = text.find("\n", answer)
+        lines.append(AnswerLine(match.start(), len(text) if newline < 0 else newline))
+    return lines
 
 
 def answer_line_complete(text: str) -> bool:

@@ -51,3 +51,16 @@ def notice_text(base: str) -> str:
     """The content of the NOTICE file beside weights made from `base`."""
     sentences = [*(terms.notice for terms in terms_of_base(base)), f"These weights are a modified version of {base}."]
     return "\n".join(sentences) + "\n"
+
+
+def writer_licence(model: str) -> str:
+    """What the terms of the model that wrote a text ask of those who train on it."""
+    if "gemma" in model.casefold():
+        return (
+            "Written by a Gemma model. By the Gemma Terms of Use, a model trained on its output to perform like it is "
+            f"a Model Derivative: the same terms apply to it and are passed on with it ({GEMMA.link})."
+        )
+    return (
+        f"The terms of {model} are not known to lorachain. Check whether they allow training a model on its output, "
+        "before you share the text or the model."
+    )

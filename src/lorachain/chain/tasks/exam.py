@@ -1,14 +1,14 @@
 """Stage 02: exam questions with options in a new order each epoch, loss on the completion only."""
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
 
 from lorachain.chain.tasks.base import Measures, TaskInputs, require_fitting, single_row_packs
 from lorachain.chain.tasks.token_cache import TokenCache, records_sha256
-from lorachain.data.decontamination import without_held_out
+from lorachain.data.decontamination import content_key, without_held_out
 from lorachain.data.exam import load_exam
 from lorachain.data.sources import SourceInfo
 from lorachain.prompts import AnswerStyle, exam_examples, shuffled
@@ -22,6 +22,8 @@ class ExamTask:
     sources: list[SourceInfo]
     counts: dict[str, int]
     questions: list[ExamQuestion]
+    direct: list[bool]
+    """Per question, whether its direct answer is trained: once, however many versions have reasoning."""
     encoder: TokenEncoder
     answer_style: AnswerStyle
     cache: TokenCache
@@ -32,7 +34,7 @@ class ExamTask:
         rng = random.Random(f"options:{self.seed}:{epoch}")
         store = self.cache.rows(
             f"epoch-{epoch}",
-            lambda: _rows((shuffled(q, rng) for q in self.questions), self.encoder, self.answer_style),
+            lambda: _rows((shuffled(q, rng) for q in self.questions), self.encoder, self.answer_style, self.direct),
         )
         return single_row_packs(store, range(len(store)))
 
@@ -49,23 +51,25 @@ def load_exam_task(inputs: TaskInputs) -> ExamTask:
     loaded = load_exam(
         inputs.sources, "train", skip_bad_rows=inputs.skip_bad_rows, max_samples=inputs.stage.max_samples
     )
-    questions, dropped = without_held_out(loaded.questions, inputs.held_out)
+    training, dropped = without_held_out(loaded.questions, inputs.held_out)
+    questions, direct = _once_direct(training)
     longest = inputs.stage.max_length
-    settings = {"style": inputs.answer_style, "seed": inputs.seed, "max_length": longest}
+    settings = {"style": inputs.answer_style, "seed": inputs.seed, "max_length": longest, "forms_version": 2}
     cache = inputs.token_cache({"questions": records_sha256(questions), **settings})
-    store = cache.rows("questions", lambda: _rows(questions, inputs.encoder, inputs.answer_style))
+    store = cache.rows("questions", lambda: _rows(questions, inputs.encoder, inputs.answer_style, direct))
     too_long = {int(record) for record, n in zip(store.records, store.lengths, strict=True) if n > longest}
-    fitting = [question for number, question in enumerate(questions) if number not in too_long]
+    fitting = [number for number in range(len(questions)) if number not in too_long]
     left_out = require_fitting(len(questions), len(fitting), inputs, "--exam")
     return ExamTask(
         sources=loaded.sources,
         counts={
             "questions": len(fitting),
-            "questions_with_reasoning": sum(q.reasoning is not None for q in fitting),
+            "questions_with_reasoning": sum(questions[i].reasoning is not None for i in fitting),
             "questions_also_in_dev_left_out": dropped,
             "longer_than_max_length_left_out": left_out,
         },
-        questions=fitting,
+        questions=[questions[i] for i in fitting],
+        direct=[direct[i] for i in fitting],
         encoder=inputs.encoder,
         answer_style=inputs.answer_style,
         cache=cache,
@@ -73,9 +77,33 @@ def load_exam_task(inputs: TaskInputs) -> ExamTask:
     )
 
 
-def _rows(questions: Iterable[ExamQuestion], encoder: TokenEncoder, style: AnswerStyle) -> Iterator[TokenRow]:
+def _once_direct(questions: Sequence[ExamQuestion]) -> tuple[list[ExamQuestion], list[bool]]:
+    """The questions, and for each whether its direct answer is trained.
+
+    Written reasoning comes as further versions of the questions that it was written for, in any order of their options:
+    a question without reasoning is left out where a version with reasoning is there, and only the first of several
+    versions with reasoning trains the direct answer.
+    """
+    keys = [content_key(question) for question in questions]
+    with_reasoning = {key for key, question in zip(keys, questions, strict=True) if question.reasoning}
+    kept, direct, seen = [], [], set()
+    for key, question in zip(keys, questions, strict=True):
+        if key in with_reasoning and not question.reasoning:
+            continue
+        kept.append(question)
+        direct.append(key not in seen)
+        if question.reasoning:
+            seen.add(key)
+    return kept, direct
+
+
+def _rows(
+    questions: Iterable[ExamQuestion], encoder: TokenEncoder, style: AnswerStyle, direct: Sequence[bool]
+) -> Iterator[TokenRow]:
     """The rows of each question's forms."""
     for record, question in enumerate(questions):
         for example in exam_examples(question, style):
+            if example.form == "direct" and not direct[record]:
+                continue
             form = example.prompt.cue if example.prompt is not None else ""
             yield replace(encoder.encode(example), record=record, form=form)

@@ -1,0 +1,69 @@
+"""The state of the step that writes reasoning, from its report."""
+
+import os
+from pathlib import Path
+
+from lorachain.artifacts import read_stage_info
+from lorachain.artifacts.reasoning import ReasoningReport
+from lorachain.chain.context import ChainContext, writes_reasoning
+from lorachain.chain.stages import Stage, parent_of
+from lorachain.errors import LorachainError
+from lorachain.provenance import adapter_sha256, sha256_json
+from lorachain.workspace import REASONING_REPORT, TRAINING_INFO
+
+
+def journal_path(out: Path) -> Path:
+    """Where the samples of a writing run are kept: beside its output, so that more samples can be added later."""
+    return out.with_name(f"{out.name}.journal.jsonl")
+
+
+def is_written(context: ChainContext, step: Stage) -> bool:
+    return (context.output(step) / REASONING_REPORT).is_file()
+
+
+def is_interrupted(context: ChainContext, step: Stage) -> bool:
+    """Whether a writing run was begun and its report is missing."""
+    return not is_written(context, step) and os.path.lexists(journal_path(context.output(step)))
+
+
+def why_not_written(context: ChainContext, step: Stage) -> str:
+    """Why the step does not run at all; empty where it does."""
+    if is_written(context, step) or writes_reasoning(context):
+        return ""
+    return f"reasoning.enabled is {str(context.config.reasoning.enabled).lower()}"
+
+
+def scorer_sha256(folder: Path) -> str:
+    """The identity of a stage's adapter on its base, as a reasoning report records it."""
+    return sha256_json([read_stage_info(folder).base_sha256, adapter_sha256(folder)])
+
+
+def why_reasoning_is_stale(context: ChainContext, step: Stage, *, as_configured: bool) -> str:
+    """What differs from when the reasoning was written; empty where nothing does. The sources are compared by the
+    caller.
+
+    Reasoning that the user had another model write is not stale because the parent changed.
+    """
+    try:
+        report = ReasoningReport.read(context.output(step) / REASONING_REPORT)
+        parent = context.output(parent_of(step))
+        if report.by_parent and (parent / TRAINING_INFO).is_file():
+            if report.depends_on.scorer_sha256 != scorer_sha256(parent):
+                return f"{parent_of(step).output} changed"
+            if as_configured:
+                return _changed_settings(context, report)
+    except LorachainError as error:
+        return str(error)
+    return ""
+
+
+def _changed_settings(context: ChainContext, report: ReasoningReport) -> str:
+    before, config = report.depends_on, context.config
+    now = {**config.reasoning.deciding(), "seed": config.seed, "answer_style": context.entry.answer_style}
+    then = {**before.settings, "seed": before.seed, "answer_style": before.answer_style}
+    changed = next((key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)), None)
+    if changed is not None:
+        return f"reasoning.{changed} was {then.get(changed)}, is {now.get(changed)}"
+    if config.reasoning.samples > report.samples_per_question:
+        return f"reasoning.samples was {report.samples_per_question}, is {config.reasoning.samples}"
+    return ""

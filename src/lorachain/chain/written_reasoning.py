@@ -1,0 +1,237 @@
+"""Writes reasoning for a chain's training questions: what is read, who writes, and where it goes."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from lorachain.artifacts.reasoning import ReasoningInputs, ReasoningReport, WriterIdentity
+from lorachain.atomic import atomic_folder
+from lorachain.chain.context import ChainContext
+from lorachain.chain.exams import load_exam_questions
+from lorachain.chain.reasoning_state import journal_path
+from lorachain.chain.runtime import Runtime
+from lorachain.chain.scored_model import ScoredModel
+from lorachain.chain.source_records import source_records, sources_hash
+from lorachain.data.decontamination import ExamScreen, without_held_out
+from lorachain.data.dictionary import load_dictionary
+from lorachain.data.exam import load_exam, load_fewshot, spread
+from lorachain.data.sources import SourceInfo
+from lorachain.errors import DataError
+from lorachain.export.licences import writer_licence
+from lorachain.inference.engines.base import Sampling, TextEngine, TextRequest
+from lorachain.prompts import options_depend_on_order
+from lorachain.provenance import sha256_json
+from lorachain.reasoning.examples import WorkedExamples
+from lorachain.reasoning.journal import ReasoningJournal
+from lorachain.reasoning.orders import in_order, sample_order
+from lorachain.reasoning.publish import publish_reasoning
+from lorachain.reasoning.requests import writing_request
+from lorachain.reasoning.sample import question_key
+from lorachain.reasoning.support import ModelScorer
+from lorachain.reasoning.term_check import TermCheck
+from lorachain.reasoning.verifier import TextLimits, Verifier, complete_all
+from lorachain.reasoning.write import Writer, WritingSettings, write_reasoning
+from lorachain.records import ExamQuestion, Term
+from lorachain.tokens import TokenEncoder
+
+_PROBE_TOKENS = 24
+OpenEngine = Callable[[nn.Module, TokenEncoder], TextEngine]
+
+
+@dataclass(frozen=True, slots=True)
+class WritingData:
+    """What reasoning is written for, and what it is checked against."""
+
+    questions: list[ExamQuestion]
+    """Training questions without reasoning whose options can be reordered."""
+    skipped: dict[str, int]
+    held_out: list[ExamQuestion]
+    fewshot: list[ExamQuestion]
+    dictionary: list[Term]
+    sources: list[SourceInfo]
+    exam_sources: list[SourceInfo]
+    dictionary_sources: list[SourceInfo]
+
+
+def load_writing_data(context: ChainContext, *, subjects: Sequence[str] | None = None) -> WritingData:
+    """The questions of the train split, and the chain's dictionary.
+
+    Raises:
+        DataError: a source cannot be read.
+    """
+    sources, skip = context.sources, context.skip_bad_rows
+    train = load_exam(sources.exam, "train", subjects=subjects, skip_bad_rows=skip)
+    held_out = load_exam_questions(sources.exam, max_questions=0, skip_bad_rows=skip)
+    fewshot = load_fewshot(sources.exam, skip_bad_rows=skip)
+    dictionary = load_dictionary(sources.dictionary, skip_bad_rows=skip)
+    questions, also_held_out = without_held_out(train.questions, held_out.held_out)
+    without_reasoning = [question for question in questions if not question.reasoning]
+    reorderable = [question for question in without_reasoning if not options_depend_on_order(question)]
+    selected = spread(reorderable, context.config.reasoning.max_questions or None)
+    return WritingData(
+        questions=selected,
+        skipped={
+            "also held out": also_held_out,
+            "have reasoning": len(questions) - len(without_reasoning),
+            "options keep their order": len(without_reasoning) - len(reorderable),
+            "beyond max_questions": len(reorderable) - len(selected),
+        },
+        held_out=held_out.held_out,
+        fewshot=[question for question in fewshot.questions if question.reasoning],
+        dictionary=dictionary.entries,
+        sources=train.sources,
+        exam_sources=held_out.sources,
+        dictionary_sources=dictionary.sources,
+    )
+
+
+def write_to(
+    context: ChainContext,
+    runtime: Runtime,
+    data: WritingData,
+    model: ScoredModel,
+    open_engine: OpenEngine,
+    out: Path,
+    *,
+    trained_on_reasoning: bool,
+    by_parent: bool,
+) -> ReasoningReport:
+    """Writes, checks and selects reasoning, and publishes it at `out`; an interrupted run resumes.
+
+    Args:
+        model: scores how much reasoning supports its answer, and writes where the engine is `local`.
+        open_engine: the writer, from the loaded model and its tokenizer.
+        trained_on_reasoning: whether the writer has learned to write reasoning, and so needs no worked examples.
+        by_parent: whether the stage before writes, as in a run of the chain.
+
+    Raises:
+        DataError: no question to write for. EngineError: the writer fails; what is finished is kept.
+        WorkspaceError: `out` cannot be written.
+    """
+    config, seed = context.config.reasoning, context.config.seed
+    if not data.questions:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in data.skipped.items() if count)
+        raise DataError(f"no training question to write reasoning for ({reasons or 'the train split is empty'})")
+    identity = model.identity()
+    weights, encoder = model.load(runtime.device, runtime.dtype)
+    engine = open_engine(weights, encoder)
+    examples = WorkedExamples(
+        data.fewshot,
+        shots=0 if config.shots == "auto" and trained_on_reasoning else config.shots,
+        style=context.entry.answer_style,
+        max_tokens=config.max_prompt_tokens,
+        count_tokens=lambda text: len(encoder.text_ids(text)),
+    )
+    inputs = ReasoningInputs(
+        writer=WriterIdentity(
+            engine=engine.identity.engine,
+            version=engine.identity.version,
+            model=engine.identity.model,
+            weights_sha256=engine.identity.weights_sha256,
+        ),
+        scorer_sha256=sha256_json([identity.base_sha256, identity.adapter_sha256]),
+        questions=sha256_json([*map(question_key, data.questions), sources_hash(data.sources)]),
+        held_out=sources_hash(data.exam_sources),
+        examples=sha256_json([examples.text(question) for question in _one_per_subject(data.questions)]),
+        dictionary=sources_hash(data.dictionary_sources),
+        settings=config.deciding(),
+        answer_style=context.entry.answer_style,
+        seed=seed,
+    )
+    fingerprint = sha256_json(inputs.as_dict())
+    journal = ReasoningJournal(journal_path(out), inputs.as_dict())
+    finished = journal.read()
+    if finished is None:
+        aside = journal.path.with_name(f"{journal.path.name}.superseded")
+        os.replace(journal.path, aside)
+        context.reporter.message(f"an earlier writing run had other settings or data: its samples are in {aside}")
+        finished = []
+
+    def request(question: ExamQuestion, seed: int, hinted: bool) -> TextRequest:
+        return writing_request(question, examples.text(question), encoder.turns, seed=seed, hinted=hinted)
+
+    terms = TermCheck(data.dictionary)
+    writer = Writer(
+        engine,
+        request,
+        WritingSettings(
+            samples=config.samples,
+            temperature=config.temperature,
+            max_new_tokens=config.max_new_tokens,
+            per_question=config.per_question,
+            easy_share=config.easy_share,
+            rationalize=config.rationalize,
+            seed=seed,
+        ),
+    )
+    verifier = Verifier(
+        engine=engine,
+        score_options=ModelScorer(
+            weights, encoder, context.entry.answer_style, examples.text, context.config.validation.token_budget
+        ),
+        request=lambda question, seed: request(question, seed, False),
+        screen=ExamScreen(data.held_out),
+        terms=terms,
+        limits=TextLimits(config.min_hangul, terms.names_in),
+        max_new_tokens=config.max_new_tokens,
+        orders=config.orders,
+        seed=seed,
+    )
+    total = len(data.questions) * config.samples
+    if not finished:
+        _announce(context, writer, data.questions, total)
+    with context.reporter.bar(f"writing reasoning for {len(data.questions):,} questions", total) as bar:
+        samples = write_reasoning(
+            data.questions,
+            writer,
+            verifier,
+            journal,
+            finished,
+            on_progress=lambda drawn, passed: bar(min(drawn, total), f"{passed:,} samples passed"),
+        )
+    with atomic_folder(out) as staging:
+        return publish_reasoning(
+            staging,
+            samples,
+            {question_key(question): question for question in data.questions},
+            inputs=inputs,
+            fingerprint=fingerprint,
+            by_parent=by_parent,
+            samples_per_question=config.samples,
+            skipped=data.skipped,
+            licence=writer_licence(engine.identity.model),
+            sources=source_records(data.sources),
+            exam_sources=source_records(data.exam_sources),
+            dictionary_sources=source_records(data.dictionary_sources),
+        )
+
+
+def _announce(context: ChainContext, writer: Writer, questions: Sequence[ExamQuestion], total: int) -> None:
+    """Says what will be drawn, and how long it may take, from the time of a few tokens for one unit of questions."""
+    config = context.config.reasoning
+    first = [
+        writer.request(in_order(question, sample_order(question, number, 0)), number, False)
+        for question in questions[:4]
+        for number in range(config.samples)
+    ]
+    started = time.monotonic()
+    complete_all(writer.engine, first, Sampling(_PROBE_TOKENS, config.temperature))
+    seconds = (time.monotonic() - started) / len(first) * config.max_new_tokens / _PROBE_TOKENS * total
+    who = f"{writer.engine.identity.model} ({writer.engine.identity.engine})"
+    context.reporter.message(
+        f"writing {config.samples} samples for each of {len(questions):,} questions with {who}: at most about "
+        f"{_duration(seconds)} if each takes all of its {config.max_new_tokens} tokens, and up to "
+        f"{5 / config.samples:.0%} more to verify them"
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{max(1, round(seconds / 60))} min"
+
+
+def _one_per_subject(questions: Sequence[ExamQuestion]) -> list[ExamQuestion]:
+    return [question for _, question in sorted({question.subject: question for question in questions}.items())]

@@ -1,0 +1,106 @@
+"""What a writing run has finished, kept so that an interruption costs one unit of questions.
+
+A JSONL file: a header that identifies the run, then one line per unit. More samples only add lines.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from lorachain.artifacts.reasoning import WrittenSample, WrittenUnit
+from lorachain.artifacts.schema import first_problem
+from lorachain.atomic import disk_full_as_error, open_regular
+from lorachain.errors import DataError
+from lorachain.reasoning.orders import in_order
+from lorachain.reasoning.requests import split_sample
+from lorachain.reasoning.sample import Check, Sample, Written
+from lorachain.records import ExamQuestion
+
+VERSION = 1
+
+
+class ReasoningJournal:
+    """The journal at `path` of the run with this identity."""
+
+    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+        self.path = path
+        self.header = {"journal_version": VERSION, **identity}
+
+    def read(self) -> list[WrittenUnit] | None:
+        """The finished units; None where the file belongs to a run with other settings or data. A last line that an
+        interruption cut off is dropped from the file.
+
+        Raises:
+            DataError: the file is damaged. WorkspaceError: it is a link or not a regular file.
+        """
+        if not os.path.lexists(self.path):
+            return []
+        with os.fdopen(open_regular(self.path, os.O_RDONLY), "rb") as file:
+            content = file.read()
+        *lines, cut_off = content.split(b"\n")  # bytes: it may be cut off within a character
+        if cut_off:
+            os.truncate(self.path, len(content) - len(cut_off))
+        if not lines:
+            return []
+        try:
+            header = json.loads(lines[0])
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(1, str(error)) from error
+        if header != self.header:
+            return None
+        units = []
+        for number, line in enumerate(lines[1:], start=2):
+            try:
+                units.append(WrittenUnit.model_validate_json(line, strict=True))
+            except ValidationError as error:
+                raise self._damaged(number, first_problem(error)) from error
+        return units
+
+    def append(self, unit: WrittenUnit) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = open_regular(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        with disk_full_as_error(self.path), os.fdopen(descriptor, "a", encoding="utf-8") as file:
+            if file.tell() == 0:
+                file.write(json.dumps(self.header, ensure_ascii=False, sort_keys=True) + "\n")
+            file.write(json.dumps(unit.as_dict(), ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _damaged(self, number: int, reason: str) -> DataError:
+        return DataError(
+            f"{self.path}:{number}: the unfinished writing run is damaged ({reason}); delete the file to start again"
+        )
+
+
+def stored_sample(sample: Sample) -> WrittenSample:
+    """A checked sample as the journal holds it."""
+    written = sample.written
+    a, b, c, d, e = written.order
+    return WrittenSample(
+        question=written.question,
+        number=written.number,
+        order=(a, b, c, d, e),
+        hinted=written.hinted,
+        text=written.text,
+        tokens=written.tokens,
+        finish=written.finish,
+        failed=tuple(sample.failed),
+        shuffled_choices=sample.shuffled_choices,
+        support=sample.support,
+        support_gain=sample.support_gain,
+    )
+
+
+def restored_sample(stored: WrittenSample, question: ExamQuestion) -> Sample:
+    """The checked sample that the journal holds."""
+    written = Written(
+        stored.question, stored.number, stored.order, stored.hinted, stored.text, stored.tokens, stored.finish
+    )
+    sample = split_sample(written, in_order(question, stored.order))
+    sample.failed = cast(list[Check], list(stored.failed))
+    sample.shuffled_choices = stored.shuffled_choices
+    sample.support, sample.support_gain = stored.support, stored.support_gain
+    return sample

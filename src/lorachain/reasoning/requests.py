@@ -1,0 +1,61 @@
+"""What a writer reads: worked examples with reasoning, the question, and the cue that opens the reasoning."""
+
+from collections.abc import Sequence
+
+from lorachain.evaluation.answer_line import answer_lines, reasoned_choice
+from lorachain.inference.engines.base import Message, TextRequest
+from lorachain.prompts import (
+    ANSWER_CUE,
+    REASONING_CUE,
+    AnswerStyle,
+    ChatTurns,
+    Prompt,
+    answer_text,
+    question_block,
+    render,
+)
+from lorachain.reasoning.sample import Sample, Written
+from lorachain.records import ExamQuestion
+
+INSTRUCTION = (
+    f'"{REASONING_CUE}" 다음에 풀이를 한국어로 쓰고, 마지막 줄에 "{ANSWER_CUE}" 다음에 정답의 글자와 보기를 쓰시오.'
+)
+"""For servers with a chat interface, where the cue cannot open the answer."""
+HINT = "(정답은 {answer}이다. 이 정답을 미리 알고 있었다는 언급 없이 풀이를 쓰시오.)"
+
+
+def examples_text(examples: Sequence[ExamQuestion], style: AnswerStyle) -> str:
+    """Worked examples with their reasoning and answer, each followed by an empty line."""
+    return "".join(
+        f"{question_block(shot)}\n{REASONING_CUE} {(shot.reasoning or '').strip()}\n"
+        f"{ANSWER_CUE}{answer_text(shot, style)}\n\n"
+        for shot in examples
+    )
+
+
+def writing_prompt(question: ExamQuestion, examples: str, *, hinted: bool = False) -> Prompt:
+    """The prompt for reasoning after `examples` (see `examples_text`)."""
+    hint = f"\n{HINT.format(answer=question.answer_text)}" if hinted else ""
+    return Prompt(f"{examples}{question_block(question)}{hint}", REASONING_CUE)
+
+
+def writing_request(
+    question: ExamQuestion, examples: str, turns: ChatTurns | None, *, seed: int, hinted: bool = False
+) -> TextRequest:
+    """The prompt as an engine takes it. `turns`: those of the writer's chat template, None for plain text."""
+    prompt = writing_prompt(question, examples, hinted=hinted)
+    message = Message("user", f"{prompt.user}\n{INSTRUCTION}")
+    return TextRequest(render(prompt, turns), (message,), seed)
+
+
+def split_sample(written: Written, shown: ExamQuestion) -> Sample:
+    """The reasoning before the answer line, and the option that the answer names.
+
+    Args:
+        shown: the question with its options in the sample's order.
+    """
+    text = written.text.strip().removeprefix(REASONING_CUE).strip()
+    lines = answer_lines(text)
+    reasoning = text[: lines[0].start] if lines else text
+    chosen = reasoned_choice(text, shown.options)
+    return Sample(written, reasoning.strip(), chosen)

@@ -1,0 +1,114 @@
+"""Checks of a sample's text alone. Each returns whether the sample passes; the time is linear in the text."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from lorachain.content_letters import squeezed
+from lorachain.evaluation.answer_line import answer_lines
+from lorachain.letter_uses import Kind, letter_uses
+from lorachain.records import LETTERS, ExamQuestion
+
+_HANGUL = re.compile(r"[가-힣ᄀ-ᇿㄱ-ㆎ]")
+_LATIN_WORD = re.compile(r"[A-Za-zÀ-ɏ][A-Za-zÀ-ɏ'-]*")
+_BLANKS = re.compile(r"\s+")
+_LEAK = re.compile(
+    r"힌트|hint|정답(?:이|은|을|를)?\s?(?:이미\s?)?(?:주어|제시|알려|알고|공개)|(?:주어진|제시된|알려진|미리\s?받은)\s?정답"
+    r"|정답을\s?(?:미리|먼저)|(?:the\s)?(?:given|provided)\s(?:correct\s)?answer|answer\s(?:is|was)\s(?:given|provided)"
+    r"|언급\s?없이\s?풀이",
+    re.IGNORECASE,
+)
+_GRAM = 12
+"""Characters of the n-grams whose repetition is counted."""
+_MIN_CHARACTERS = 8
+_MAX_REPEATED = 0.5
+_MAX_SAME_GRAM = 4
+
+
+def one_answer_line_last(text: str) -> bool:
+    """Whether `text` has exactly one answer line, with something after its cue, and ends with it."""
+    lines = answer_lines(text)
+    return len(lines) == 1 and not text[lines[0].end :].strip()
+
+
+def is_consistent(reasoning: str, shown: ExamQuestion, chosen: int) -> bool:
+    """Whether the option that the reasoning names last is the one answered.
+
+    An option is named by its text or by a letter that certainly refers to it; reasoning that names none is consistent.
+    """
+    named = last_named(reasoning, shown)
+    return named is None or named == chosen
+
+
+def last_named(reasoning: str, shown: ExamQuestion) -> int | None:
+    """Index of the option that `reasoning` names last; None if it names none. Of options that end at the same place
+    (one text contains the other) the longer one is named."""
+    named = [  # where the name ends, its length, the option
+        (use.index + 1, 1, LETTERS.index(use.letter))
+        for use in letter_uses(reasoning, shown.options, shown.question)
+        if use.kind is Kind.REFERENCE and use.letter in LETTERS
+    ]
+    for number, option in enumerate(shown.options):
+        text = option.strip()
+        if text and (start := reasoning.rfind(text)) >= 0:
+            named.append((start + len(text), len(text), number))
+    return max(named)[2] if named else None
+
+
+def is_long_enough(reasoning: str) -> bool:
+    """Whether there is any reasoning before the answer. The upper bound is the writer's limit of tokens, which leaves a
+    sample unfinished."""
+    return len(_BLANKS.sub("", reasoning)) >= _MIN_CHARACTERS
+
+
+def is_repetitive(reasoning: str) -> bool:
+    """Whether the text loops: more than half of its 12-grams of characters are repeats, or one of them occurs more than
+    four times without overlap."""
+    text = _BLANKS.sub(" ", reasoning)
+    grams = [text[i : i + _GRAM] for i in range(len(text) - _GRAM + 1)]
+    if len(grams) <= _GRAM:
+        return False
+    if 1 - len(set(grams)) / len(grams) > _MAX_REPEATED:
+        return True
+    gram, count = Counter(grams).most_common(1)[0]
+    return count > _MAX_SAME_GRAM and text.count(gram) > _MAX_SAME_GRAM
+
+
+def hangul_share(text: str, allowed_terms: Iterable[str] = ()) -> float:
+    """Share of Hangul among the letters of `text`, words of the allowed terms left out; 1.0 where nothing remains."""
+    allowed = {word.casefold() for term in allowed_terms for word in _LATIN_WORD.findall(term)}
+    hangul = len(_HANGUL.findall(text))
+    latin = sum(len(word) for word in _LATIN_WORD.findall(text) if word.casefold() not in allowed)
+    other = sum(character.isalpha() for character in text) - hangul - sum(map(len, _LATIN_WORD.findall(text)))
+    letters = hangul + latin + max(other, 0)
+    return hangul / letters if letters else 1.0
+
+
+def mentions_leak(reasoning: str) -> bool:
+    """Whether the text speaks of a hint or of a given answer."""
+    return _LEAK.search(reasoning) is not None
+
+
+def without_letters(reasoning: str, shown: ExamQuestion) -> str:
+    """The reasoning without its single letters that may name an option, and without the numbers of options: what
+    supports the right answer is then the content alone."""
+    uses = [use for use in letter_uses(reasoning, shown.options, shown.question) if use.kind is not Kind.NAME]
+    drop = {use.index for use in uses}
+    text = "".join(character for i, character in enumerate(reasoning) if i not in drop)
+    text = re.sub(r"[①-⑤❶-❺]|(?<![0-9])[1-5]번", "", text)
+    return _BLANKS.sub(" ", re.sub(r"[(\[]\s{0,4}[)\]]", "", text)).strip()
+
+
+def near_duplicates(texts: Sequence[str], *, threshold: float = 0.8) -> list[bool]:
+    """For each text, whether it nearly repeats an earlier one that is not itself a duplicate: Jaccard similarity of the
+    sets of character 5-grams of at least `threshold`."""
+    kept: list[frozenset[str]] = []
+    duplicate = []
+    for text in texts:
+        plain = squeezed(text)
+        grams = frozenset(plain[i : i + 5] for i in range(max(1, len(plain) - 4)))
+        repeats = any(len(grams & other) >= threshold * len(grams | other) for other in kept)
+        duplicate.append(repeats)
+        if not repeats:
+            kept.append(grams)
+    return duplicate

@@ -1,0 +1,162 @@
+"""Checks a written sample: first its text, then by asking the question again in further orders of its options."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Protocol
+
+from lorachain.data.decontamination import ExamScreen
+from lorachain.evaluation.answer_line import answer_line_complete
+from lorachain.inference.engines.base import Completion, Sampling, TextEngine, TextRequest
+from lorachain.reasoning import text_checks
+from lorachain.reasoning.orders import Order, check_letters, check_order, in_order
+from lorachain.reasoning.requests import split_sample
+from lorachain.reasoning.sample import Check, Sample, Written
+from lorachain.reasoning.term_check import TermCheck
+from lorachain.records import ExamQuestion
+
+
+class OptionScorer(Protocol):
+    """How likely the five options are after a text."""
+
+    def __call__(self, questions: Sequence[ExamQuestion], reasoning: Sequence[str | None]) -> list[tuple[float, ...]]:
+        """Per question, the log-probability of each option among the five (log-softmax), after its reasoning, or right
+        after the question where that is None."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TextLimits:
+    """What a sample's text must be like."""
+
+    min_hangul: float
+    allowed_terms: Callable[[str], Iterable[str]] = lambda text: ()
+    """The dictionary's Latin terms in a text."""
+
+
+@dataclass(slots=True)
+class Verifier:
+    """The checks of samples, with what they need. Answers in further orders are cached: samples share them."""
+
+    engine: TextEngine
+    """The writer: it is asked again."""
+    score_options: OptionScorer
+    request: Callable[[ExamQuestion, int], TextRequest]
+    """The writer's prompt for a question as shown, without a hint, and a seed."""
+    screen: ExamScreen
+    terms: TermCheck
+    limits: TextLimits
+    max_new_tokens: int
+    orders: int
+    """Further orders in which a question is asked again."""
+    seed: int
+
+    def check(self, questions: Mapping[str, ExamQuestion], written: Sequence[Written]) -> list[Sample]:
+        """The samples with every check that each fails, apart from those that compare samples (`selection`).
+
+        Checks that ask a model are made for samples with the right answer only.
+
+        Args:
+            questions: by `question_key`, those that were written for.
+        """
+        samples = [self._check_text(questions[one.question], one) for one in written]
+        right = [sample for sample in samples if not {"parsed", "right"} & set(sample.failed)]
+        self._check_shuffles(questions, right)
+        self._check_support(questions, right)
+        return samples
+
+    def _check_text(self, question: ExamQuestion, written: Written) -> Sample:
+        shown = in_order(question, written.order)
+        sample = split_sample(written, shown)
+        text = sample.reasoning
+        if sample.chosen is None:
+            sample.failed.append("parsed")
+        elif sample.chosen != shown.answer:
+            sample.failed.append("right")
+        passes: dict[Check, bool] = {
+            "answer_line": text_checks.one_answer_line_last(written.text),
+            "consistent": sample.chosen is None or text_checks.is_consistent(text, shown, sample.chosen),
+            "finished": written.finish == "stop",
+            "length": text_checks.is_long_enough(text),
+            "repetition": not text_checks.is_repetitive(text),
+            "language": self._is_korean(text, question),
+            "leak": not text_checks.mentions_leak(text),
+            "held_out": not self.screen.contains(text),
+            "dictionary": self.terms.agrees(text),
+        }
+        sample.failed += [check for check, passed in passes.items() if not passed]
+        return sample
+
+    def _is_korean(self, text: str, question: ExamQuestion) -> bool:
+        allowed = [question.question, *question.options, *self.limits.allowed_terms(text)]
+        return text_checks.hangul_share(text, allowed) >= self.limits.min_hangul
+
+    def _further_orders(self, question: ExamQuestion, sample: Sample) -> list[Order]:
+        letter = sample.written.order.index(question.answer)
+        return [check_order(question, other, self.seed) for other in check_letters(letter, self.orders)]
+
+    def _check_shuffles(self, questions: Mapping[str, ExamQuestion], samples: Sequence[Sample]) -> None:
+        asked: dict[tuple[str, Order], int | None] = {}
+        for sample in samples:
+            for order in self._further_orders(questions[sample.written.question], sample):
+                asked[sample.written.question, order] = None
+        keys = list(asked)
+        shown = [in_order(questions[name], order) for name, order in keys]
+        for (name, order), question, completion in zip(keys, shown, self._answers(shown), strict=True):
+            choice = split_sample(
+                Written(name, 0, order, False, completion.text, completion.tokens, completion.finish), question
+            ).chosen
+            asked[name, order] = None if choice is None else order[choice]
+        for sample in samples:
+            question = questions[sample.written.question]
+            orders = self._further_orders(question, sample)
+            sample.shuffled_choices = tuple(asked[sample.written.question, order] for order in orders)
+            if any(choice != question.answer for choice in sample.shuffled_choices):
+                sample.failed.append("shuffle")
+
+    def _answers(self, questions: Sequence[ExamQuestion]) -> list[Completion]:
+        """Greedy answers, from scratch."""
+        requests = [self.request(question, 0) for question in questions]
+        return complete_all(self.engine, requests, Sampling(self.max_new_tokens))
+
+    def _check_support(self, questions: Mapping[str, ExamQuestion], samples: Sequence[Sample]) -> None:
+        shown: list[ExamQuestion] = []
+        texts: list[str | None] = []
+        position: dict[tuple[str, Order], int] = {}
+        for sample in samples:
+            question = questions[sample.written.question]
+            for order in self._further_orders(question, sample):
+                if (sample.written.question, order) not in position:
+                    position[sample.written.question, order] = len(shown)
+                    shown.append(in_order(question, order))
+                    texts.append(None)
+        starts = []
+        for sample in samples:
+            question = questions[sample.written.question]
+            starts.append(len(shown))
+            content = text_checks.without_letters(sample.reasoning, in_order(question, sample.written.order))
+            for order in self._further_orders(question, sample):
+                shown.append(in_order(question, order))
+                texts.append(content)
+        scores = self.score_options(shown, texts)
+        for sample, start in zip(samples, starts, strict=True):
+            question = questions[sample.written.question]
+            orders = self._further_orders(question, sample)
+            given = [scores[start + i] for i in range(len(orders))]
+            answers = [order.index(question.answer) for order in orders]
+            alone = [scores[position[sample.written.question, order]] for order in orders]
+            likely = all(max(values) == values[answer] for values, answer in zip(given, answers, strict=True))
+            right = [values[answer] for values, answer in zip(given, answers, strict=True)]
+            before = [values[answer] for values, answer in zip(alone, answers, strict=True)]
+            sample.support = min(right, default=log(1.0))
+            sample.support_gain = min((after - first for after, first in zip(right, before, strict=True)), default=0.0)
+            if not (likely and sample.support_gain > 0):
+                sample.failed.append("support")
+
+
+def complete_all(engine: TextEngine, requests: Sequence[TextRequest], sampling: Sampling) -> list[Completion]:
+    """The completion of every request, in their order, each up to its answer line."""
+    completions: dict[int, Completion] = {}
+    if requests:
+        engine.complete(requests, sampling, stop=answer_line_complete, on_completion=completions.__setitem__)
+    return [completions[i] for i in range(len(requests))]
