@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from conftest import SPECIAL, make_multimodal_model, make_text_model, make_tokenizer
 from lorachain.errors import ModelError
-from lorachain.prompts import Example, Prompt
+from lorachain.prompts import Example, Prompt, render
 from lorachain.tokens import (
     IGNORE_INDEX,
     TokenEncoder,
@@ -81,6 +81,25 @@ def test_the_text_of_a_question_becomes_no_special_token(encoder: TokenEncoder, 
     assert encoder.tokenizer.decode(ids) == encoder.tokenizer.decode(
         encoder.prompt_ids(Prompt("QUESTION", "정답："))
     ).replace("QUESTION", inside)
+
+
+@ENCODERS
+@given(user=texts, answer=texts)
+def test_a_rendered_prompt_has_the_ids_of_the_prompt(encoder: TokenEncoder, user: str, answer: str) -> None:
+    prompt = Prompt(user, "정답：")
+    assert encoder.rendered_ids(render(prompt, encoder.turns), [user]) == encoder.prompt_ids(prompt)
+    first = encoder.rendered_ids(render(prompt, encoder.turns) + answer, [user, answer])
+    assert first[: len(encoder.prompt_ids(prompt))] == encoder.prompt_ids(prompt)
+    assert [token for token in first if token < len(SPECIAL)] == [
+        token for token in encoder.prompt_ids(Prompt("간", "정답：")) if token < len(SPECIAL)
+    ]
+
+
+def test_rendered_text_that_is_not_of_its_messages_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not contain the message '심장'"):
+        CHAT.rendered_ids(render(Prompt("간", "정답："), CHAT.turns), ["심장"])
+    with pytest.raises(ValueError, match="contains <bos>"):
+        CHAT.rendered_ids("<bos>" + render(Prompt("간", "정답："), CHAT.turns), ["간"])
 
 
 def test_a_row_says_which_record_and_form_it_was_made_from() -> None:

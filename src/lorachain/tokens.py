@@ -105,6 +105,36 @@ class TokenEncoder:
         opening, closing = (self._ids(part, split_special_tokens=False) for part in (before, after))
         return [self.bos_id, *opening, *self.text_ids(question), *closing]
 
+    def rendered_ids(self, text: str, contents: Sequence[str]) -> list[int]:
+        """BOS and a conversation that is rendered already; `contents` are its messages, the user's and the model's in
+        turn, the user's first.
+
+        As with `prompt_ids`, only the template's own turns become special tokens, not what a message mentions.
+
+        Raises:
+            ValueError: a message is not in the text after the one before it, or the template's turns contain a BOS.
+        """
+        if self.turns is None:
+            return [self.bos_id, *self.text_ids(text)]
+        ids: list[int] = []
+        start = written = 0
+        for number, content in enumerate(map(str.strip, contents)):  # templates strip messages
+            # What the template prints ahead of a message is no place for it, though a message can mention a turn.
+            turn = self.turns.after if number % 2 else self.turns.before
+            found = text.find(turn, start)
+            start = found + len(turn) if found >= 0 else start
+            position = text.find(content, start)
+            if position < 0:
+                raise ValueError(f"the rendered text does not contain the message {content[:60]!r} in its place")
+            start = position + len(content)
+            if self._names_special_token(content):
+                ids += self._ids(text[written:position], split_special_tokens=False) + self.text_ids(content)
+                written = start
+        ids += self._ids(text[written:], split_special_tokens=False)
+        if self.bos_id in ids:
+            raise ValueError(f"the rendered text contains {self.tokenizer.bos_token}, which is added here")
+        return [self.bos_id, *ids]
+
     def _names_special_token(self, text: str) -> bool:
         return any(start in text for start in self._special_starts) and any(name in text for name in self._special)
 

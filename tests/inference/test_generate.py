@@ -7,10 +7,10 @@ from conftest import make_multimodal_model, make_text_model, make_tokenizer
 from lorachain.errors import NonFiniteError
 from lorachain.inference import generate as generate_module
 from lorachain.inference.generate import generate, generate_lines
-from lorachain.inference.kv_cache import KvCache
+from lorachain.inference.kv_cache import KvCache, sequence_bytes
 from lorachain.prompts import Prompt
 from lorachain.tokens import TokenEncoder
-from lorachain.weights.load import head_weight
+from lorachain.weights.load import head_weight, text_decoder
 
 TEXTS = ["열", "감기는 바이러스로 생긴다", "aspirin", "당뇨병의 합병증은 무엇인가 " * 3, "가나다라 마바사", "x", "yz"]
 LIMIT = 30
@@ -41,11 +41,12 @@ def test_generate_equals_the_plain_loop(tiny_model, common: str) -> None:  # typ
     expected = [argmax_loop(tiny_model, prompt) for prompt in prompts]
     assert len({tuple(ids) for ids in expected}) > 3
     texts = [encoder.tokenizer.decode(ids, skip_special_tokens=True) for ids in expected]
-    for budget in (1, 300, 100_000):
+    slot = sequence_bytes(text_decoder(tiny_model), max(map(len, prompts)) + LIMIT)
+    for budget, cache_bytes in ((1, 1), (300, 3 * slot), (100_000, None)):
         progress: list[int] = []
         generations = generate(
             tiny_model, encoder, prompts, stop=lambda text: False, max_new_tokens=LIMIT, token_budget=budget,
-            on_progress=progress.append,
+            cache_bytes=cache_bytes, on_progress=progress.append,
         )  # fmt: skip
         assert [generation.text for generation in generations] == texts
         assert progress == list(range(1, len(prompts) + 1))
@@ -80,6 +81,33 @@ def test_slots_are_refilled_and_finished_sequences_cost_no_steps(monkeypatch: py
     assert max(widths) == 4
 
 
+def test_memory_is_what_was_counted_and_windows_bound_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of four layers keep their window of 16 ids, however long the sequences become."""
+    encoder, model = TokenEncoder(make_tokenizer()), make_text_model()
+    prompts = prompts_of(encoder)
+    caches: list[KvCache] = []
+    slots: list[int] = []
+
+    def decoded(cache: KvCache, last_ids: list[int]) -> torch.Tensor:
+        caches[:] = [cache]
+        slots.append(len(last_ids))
+        return decode_step(cache, last_ids)
+
+    decode_step = generate_module._decode_step
+    monkeypatch.setattr(generate_module, "_decode_step", decoded)
+    decoder, longest = text_decoder(model), max(map(len, prompts)) + 200
+    per_id = 2 * 16 * 4  # keys and values, one head of width 16, float32
+    assert sequence_bytes(decoder, longest) == per_id * (3 * 16 + longest + 64)
+    generate(
+        model, encoder, prompts, stop=lambda text: False, max_new_tokens=200,
+        cache_bytes=3 * sequence_bytes(decoder, longest),
+    )  # fmt: skip
+    assert max(slots) == 3
+    held = sum(buffer.nbytes for pair in caches[0].layers for buffer in pair)
+    assert held <= 3 * sequence_bytes(decoder, longest)
+    assert [key.shape[2] for key, _ in caches[0].layers][:3] == [16] * 3
+
+
 def test_a_stop_ends_the_sequence() -> None:
     encoder, model = TokenEncoder(make_tokenizer()), make_text_model()
     prompt = prompts_of(encoder)[0]
@@ -109,7 +137,7 @@ def test_a_draw_depends_on_its_seed_and_not_on_the_batch(budget: int) -> None:
     def draw(seeds: list[int], budget: int) -> list[str]:
         generations = generate(
             model, encoder, prompts[: len(seeds)], stop=lambda text: False, max_new_tokens=8, token_budget=budget,
-            temperature=1.0, seeds=seeds,
+            cache_bytes=50_000 * budget, temperature=1.0, seeds=seeds,
         )  # fmt: skip
         return [generation.text for generation in generations]
 

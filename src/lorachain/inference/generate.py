@@ -4,22 +4,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import psutil
 import torch
 from torch import Tensor, nn
 
 from lorachain.inference.batching import forward_groups
 from lorachain.inference.eval_mode import eval_mode
 from lorachain.inference.forward import hidden_states
-from lorachain.inference.kv_cache import KvCache
+from lorachain.inference.kv_cache import KvCache, sequence_bytes
 from lorachain.inference.logprobs import greedy_tokens, non_finite_logits
-from lorachain.inference.prefix_cache import KeyValues, common_prefix, compute_prefix_cache
-from lorachain.inference.prefix_tree import PrefixTree
+from lorachain.inference.prefix_cache import KeyValues, PrefixCache, compute_prefix_cache
+from lorachain.inference.prefix_groups import family_tree, prefix_groups, tree_paths
+from lorachain.inference.sampling import sample_tokens
 from lorachain.tokens import TokenEncoder
-from lorachain.weights.load import head_weight, plain_model, text_decoder
+from lorachain.weights.load import head_weight, is_sharded, plain_model, text_decoder
 
 _TAIL = 48
 """The stop condition sees the text of this many last ids, more than any stop string takes."""
 _MAX_SLOTS = 64
+_CACHE_BYTES_ON_CPU = 2 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class _Sequence:
     """Of the prompt."""
     ids: list[int] = field(default_factory=list)
     """Generated so far."""
-    generator: torch.Generator | None = None
+    seed: int = 0
 
 
 def stop_ids(model: nn.Module, encoder: TokenEncoder) -> set[int]:
@@ -63,19 +66,24 @@ def generate(
     stop: Callable[[str], bool],
     max_new_tokens: int,
     token_budget: int = 8192,
+    cache_bytes: int | None = None,
     temperature: float = 0.0,
     seeds: Sequence[int] | None = None,
+    on_generation: Callable[[int, Generation], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Generation]:
     """The continuation of each prompt (ids with BOS), in the order of the prompts.
 
     A sequence ends at an end token, when `stop` is true for the text of its last ids, or after `max_new_tokens`; the
-    next prompt then takes its slot. The prefix that all prompts share is computed once.
+    next prompt then takes its slot. What many prompts begin with is computed once (`prefix_groups`).
 
     Args:
-        token_budget: ids in the KV cache at a time, roughly.
+        token_budget: ids in one forward pass over prompts, roughly.
+        cache_bytes: keys and values of all sequences that run at a time, counted at their full length; None: what
+            `default_cache_bytes` allows. At least one sequence runs.
         temperature: 0 is greedy.
-        seeds: one per prompt; what is drawn for a prompt depends on its own seed alone, on any device.
+        seeds: one per prompt; what is drawn for a prompt depends on its own seed alone, on any device. None: all 0.
+        on_generation: called with the index of the prompt as soon as its generation is finished.
         on_progress: called with the number of finished prompts.
 
     Raises:
@@ -84,15 +92,15 @@ def generate(
     if not prompts:
         return []
     end_ids = stop_ids(model, encoder)
-    weight = head_weight(model)
+    decoder, weight = text_decoder(model), head_weight(model)
     generations: dict[int, Generation] = {}
-    waiting = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+    groups = prefix_groups(prompts)
+    # Families that have not entered yet, each with the number of its group.
+    waiting = [(number, family) for number, group in enumerate(groups) for family in group.families]
     with eval_mode(model):
-        prefix_cache = compute_prefix_cache(model, prompts[0][: common_prefix(prompts)])
-        cached = prefix_cache.length if prefix_cache is not None else 0
-        longest = max(map(len, prompts)) - cached + min(max_new_tokens, _TAIL)
-        slots = min(len(prompts), _MAX_SLOTS, max(1, token_budget // longest))
-        cache = KvCache(text_decoder(model), slots, prefix_cache)
+        cache = KvCache(decoder, _slots(model, prompts, max_new_tokens, cache_bytes))
+        prefix_cache: PrefixCache | None = None
+        current = -1  # the group that `prefix_cache` is of
         running: list[_Sequence] = []  # running[s] is in slot s of the cache
 
         def append_next(hidden: Tensor, sequences: list[_Sequence]) -> None:
@@ -105,22 +113,30 @@ def generate(
                 generation = _finished(running[slot].ids, end_ids, stop, max_new_tokens, encoder)
                 if generation is None:
                     continue
-                generations[running[slot].index] = generation
+                index = running[slot].index
+                generations[index] = generation
                 cache.free(slot)
                 running[slot] = running[-1]
                 running.pop()
+                if on_generation is not None:
+                    on_generation(index, generation)
                 if on_progress is not None:
                     on_progress(len(generations))
 
         while waiting or running:
             # Slots are refilled several at a time: the prefill of a single prompt underuses the hardware.
-            if waiting and (not running or slots - len(running) >= max(1, slots // 4)):
-                entering = waiting[: slots - len(running)]
-                del waiting[: len(entering)]
-                lengths = [len(prompts[i]) - cached for i in entering]
-                for group in forward_groups(model, lengths, token_budget, prefix_cache):
-                    sequences = [_Sequence(entering[i], generator=_generator(seeds, entering[i])) for i in group]
-                    append_next(_prefill(model, cache, [prompts[s.index][cached:] for s in sequences]), sequences)
+            free = cache.slots - len(running)
+            if waiting and (not running or free >= max(1, cache.slots // 4)):
+                number, entering = _take(waiting, free)
+                if number != current:
+                    prefix_cache = None  # freed before the next one is computed
+                    prefix_cache, current = compute_prefix_cache(model, groups[number].prefix), number
+                cached = prefix_cache.length if prefix_cache is not None else 0
+                own = [[prompts[i][cached:] for i in family] for family in entering]
+                lengths = [len(family_tree(family)) for family in own]
+                for forward in forward_groups(model, lengths, token_budget, prefix_cache):
+                    sequences = [_Sequence(i, seed=seeds[i] if seeds else 0) for f in forward for i in entering[f]]
+                    append_next(_prefill(model, cache, prefix_cache, [own[f] for f in forward]), sequences)
                     running += sequences
             else:
                 append_next(_decode_step(cache, [sequence.ids[-1] for sequence in running]), running)
@@ -128,12 +144,54 @@ def generate(
     return [generations[i] for i in range(len(prompts))]
 
 
-def _prefill(model: nn.Module, cache: KvCache, prompts: list[list[int]]) -> Tensor:
-    """Puts prompts into free slots; returns the hidden states (len(prompts), H) that predict their next ids."""
-    key_values = KeyValues(cache.prefix_cache)
-    last = [[len(prompt) - 1] for prompt in prompts]
-    hidden = hidden_states(model, [PrefixTree(prompt) for prompt in prompts], last, key_values)
-    cache.add(key_values, [len(prompt) for prompt in prompts])
+def default_cache_bytes(model: nn.Module) -> int:
+    """Bytes for keys and values: on a CPU 2 GiB, or an eighth of the memory where that is less; on an accelerator a
+    quarter of its memory, or half of what is free there where that is less.
+
+    On a CPU the same for every run, whatever else is running: the number of sequences in a batch decides how its sums
+    are rounded. What is free on an accelerator differs from process to process: a sharded model, whose processes must
+    take the same steps, gets the quarter.
+    """
+    device = next(text_decoder(model).parameters()).device
+    if device.type != "cuda":
+        return min(_CACHE_BYTES_ON_CPU, psutil.virtual_memory().total // 8)
+    share = torch.cuda.get_device_properties(device).total_memory // 4
+    if is_sharded(model):
+        return share
+    reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return min(share, (torch.cuda.mem_get_info(device)[0] + reserved) // 2)
+
+
+def _slots(model: nn.Module, prompts: Sequence[list[int]], max_new_tokens: int, cache_bytes: int | None) -> int:
+    """How many sequences run at a time."""
+    budget = default_cache_bytes(model) if cache_bytes is None else cache_bytes
+    longest = max(map(len, prompts)) + max_new_tokens
+    return min(len(prompts), _MAX_SLOTS, max(1, budget // sequence_bytes(text_decoder(model), longest)))
+
+
+def _take(waiting: list[tuple[int, list[int]]], free: int) -> tuple[int, list[list[int]]]:
+    """Removes the first families of one group, `free` prompts at most; returns the group's number and the families."""
+    group = waiting[0][0]
+    taken: list[list[int]] = []
+    while waiting and waiting[0][0] == group and free:
+        number, family = waiting.pop(0)
+        taken.append(family[:free])
+        if family[free:]:
+            waiting.insert(0, (number, family[free:]))
+        free -= len(taken[-1])
+    return group, taken
+
+
+def _prefill(
+    model: nn.Module, cache: KvCache, prefix_cache: PrefixCache | None, families: list[list[list[int]]]
+) -> Tensor:
+    """Puts prompts, without the cached prefix, into free slots; returns the hidden states (prompts, H) that predict
+    their next ids."""
+    key_values = KeyValues(prefix_cache)
+    trees = [family_tree(family) for family in families]
+    paths = [tree_paths(tree) for tree in trees]
+    hidden = hidden_states(model, trees, [[path[-1] for path in of_tree] for of_tree in paths], key_values)
+    cache.add(key_values, [(tree, path) for tree, of_tree in enumerate(paths) for path in of_tree])
     return hidden
 
 
@@ -152,25 +210,17 @@ def _decode_step(cache: KvCache, last_ids: list[int]) -> Tensor:
     return hidden[:, -1]
 
 
-def _generator(seeds: Sequence[int] | None, index: int) -> torch.Generator | None:
-    return None if seeds is None else torch.Generator().manual_seed(seeds[index])
-
-
 def _next_tokens(hidden: Tensor, weight: Tensor, temperature: float, sequences: list[_Sequence]) -> list[int]:
     if temperature == 0.0:
-        tokens = cast(list[int], greedy_tokens(hidden, weight).tolist())
-        for sequence, token in zip(sequences, tokens, strict=True):
-            if token < 0:
-                raise non_finite_logits(_subject(sequence))
-        return tokens
-    drawn = []
-    for row, sequence in zip(hidden, sequences, strict=True):
-        # Drawn on the CPU, so that a seed gives the same draw on every device.
-        probabilities = torch.softmax((weight @ row).float().cpu() / temperature, dim=-1)
-        if not probabilities.sum().isfinite():
+        drawn = greedy_tokens(hidden, weight)
+    else:
+        seeds, steps = [sequence.seed for sequence in sequences], [len(sequence.ids) for sequence in sequences]
+        drawn = sample_tokens(hidden, weight, temperature, seeds, steps)
+    tokens = cast(list[int], drawn.tolist())  # the only transfer from the device in a step
+    for sequence, token in zip(sequences, tokens, strict=True):
+        if token < 0:
             raise non_finite_logits(_subject(sequence))
-        drawn.append(int(torch.multinomial(probabilities, 1, generator=sequence.generator)))
-    return drawn
+    return tokens
 
 
 def _subject(sequence: _Sequence) -> str:

@@ -1,5 +1,6 @@
 """Keys and values of the sequences that are being generated: one slot per sequence, occupied slots first."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -7,46 +8,59 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from lorachain.inference.masks import as_attention_mask
-from lorachain.inference.prefix_cache import KeyValues, PrefixCache
+from lorachain.inference.prefix_cache import KeyValues
 
 _GROWTH = 64
 """Ids that the buffers grow by, at least."""
+_KINDS = ("full_attention", "sliding_attention")
 
 
 class KvCache:
-    """Up to `slots` sequences that continue from a common prefix.
+    """Up to `slots` sequences.
 
-    Slot s < `occupied` holds `lengths[s]` ids of its own after the prefix. In a decoding step (one id per slot) the
-    decoder gets the cache as `past_key_values`: `update` writes the new key of each slot after the slot's own, and
-    returns the prefix and the occupied slots, padded to the longest. The masks of `begin_step` hide the padding.
+    Slot s < `occupied` holds `lengths[s]` ids. A layer with sliding attention keeps only those that a later id attends
+    to: its buffers are rings in which position p is at index p mod window, and before they are full that is p itself.
+    In a decoding step (one id per slot) the decoder gets the cache as `past_key_values`: `update` writes the new key of
+    each slot, and returns the occupied slots, padded to the longest. The masks of `begin_step` hide the padding.
     """
 
-    def __init__(self, decoder: nn.Module, slots: int, prefix_cache: PrefixCache | None) -> None:
+    def __init__(self, decoder: nn.Module, slots: int) -> None:
         self.decoder = decoder
         self.config = cast(PretrainedConfig, decoder.config)
-        self.prefix_cache = prefix_cache
-        self.first_position = prefix_cache.length if prefix_cache is not None else 0
         self.slots = slots
         self.lengths: list[int] = []
-        self.layers: list[tuple[Tensor, Tensor]] = []  # (slots, kv heads, P' + capacity, head size) each
+        self.layers: list[tuple[Tensor, Tensor]] = []  # (slots, kv heads, capacity, head size) each
         self.capacity = 0
-        self._write_index = torch.zeros(0)
+        self._write_index: dict[str, Tensor] = {}
 
     @property
     def occupied(self) -> int:
         return len(self.lengths)
 
-    def add(self, key_values: KeyValues, lengths: list[int]) -> None:
-        """Puts prefilled sequences of `lengths` ids into the first free slots."""
+    def add(self, key_values: KeyValues, paths: Sequence[tuple[int, Sequence[int]]]) -> None:
+        """Puts prefilled sequences into the first free slots.
+
+        Args:
+            paths: per sequence the tree that it was prefilled in, and the indices of its ids in that tree.
+        """
+        cached = key_values.prefix_cache.length if key_values.prefix_cache is not None else 0
+        lengths = [cached + len(indices) for _, indices in paths]
         if not self.layers:
-            self.layers = [self._empty(layer, key, value) for layer, (key, value) in enumerate(key_values.layers)]
+            self.layers = [(self._empty(key), self._empty(value)) for key, value in key_values.layers]
         self._reserve(max(lengths))
+        device = key_values.layers[0][0].device
+        cells = {kind: self._cells(key_values, paths, cached, kind).to(device) for kind in _KINDS}
+        new = slice(self.occupied, self.occupied + len(paths))
         for layer, prefilled in enumerate(key_values.layers):
-            prefix = self._prefix_length(layer)
-            for buffer, tensor in zip(self.layers[layer], prefilled, strict=True):
-                sequences = zip(key_values.offsets, lengths, strict=True)
-                for slot, ((row, offset), length) in enumerate(sequences, start=self.occupied):
-                    buffer[slot, :, prefix : prefix + length] = tensor[row, :, offset : offset + length]
+            kind = self._kind(layer)
+            rows, columns, slots, indices = cells[kind]
+            for number, tensor in enumerate(prefilled):
+                buffer = self.layers[layer][number]
+                if key_values.prefix_cache is not None:
+                    prefix = key_values.prefix_cache.layers[layer][number]
+                    positions = torch.arange(cached - prefix.shape[2], cached, device=device)
+                    buffer[new, :, self._index(positions, kind)] = prefix.expand(len(paths), -1, -1, -1)
+                buffer[slots, :, indices] = tensor[rows, :, columns]
         self.lengths += lengths
 
     def free(self, slot: int) -> None:
@@ -61,22 +75,21 @@ class KvCache:
 
     def positions(self) -> Tensor:
         """The position of each occupied slot's next id: (occupied, 1) int64, on the CPU."""
-        return torch.tensor(self.lengths)[:, None] + self.first_position
+        return torch.tensor(self.lengths)[:, None]
 
     def begin_step(self, device: torch.device) -> dict[str, Tensor]:
-        """Reserves one more id per slot; returns the attention masks (occupied, 1, 1, P' + longest) by layer type."""
-        longest = max(self.lengths) + 1
-        self._reserve(longest)
-        self._write_index = torch.tensor(self.lengths, device=device)
+        """Reserves one more id per slot; returns the attention masks (occupied, 1, 1, keys) by layer type."""
+        self._reserve(max(self.lengths) + 1)
         position = self.positions().to(device)
         masks = {}
-        for kind in ("full_attention", "sliding_attention"):
-            first = self.prefix_cache.first_position[kind] if self.prefix_cache is not None else 0
-            key = torch.arange(first, self.first_position + longest, device=device)
-            allowed = key <= position  # (occupied, keys)
+        for kind in _KINDS:
+            index = torch.arange(self._width(kind), device=device)
+            held = index.expand(self.occupied, -1)  # the position that is held at each index
             if kind == "sliding_attention":
-                allowed &= position - key < self.config.sliding_window
+                held = position - (position - index) % self._window
+            allowed = (held >= 0) & (held <= position)  # (occupied, keys)
             masks[kind] = as_attention_mask(self.decoder, allowed[:, None, None])
+            self._write_index[kind] = self._index(position[:, 0], kind)
         return masks
 
     def finish_step(self) -> None:
@@ -86,37 +99,84 @@ class KvCache:
         """Stores the step's keys and values (occupied, kv heads, 1, head size); returns all that the step attends to.
 
         Returns:
-            Keys and values (occupied, kv heads, P' + longest, head size).
+            Keys and values (occupied, kv heads, keys, head size).
         """
-        prefix = self._prefix_length(layer)
-        end = prefix + max(self.lengths) + 1
+        kind = self._kind(layer)
         slots = torch.arange(self.occupied, device=key.device)
         for buffer, tensor in zip(self.layers[layer], (key, value), strict=True):
-            buffer[slots, :, prefix + self._write_index] = tensor[:, :, 0]
+            buffer[slots, :, self._write_index[kind]] = tensor[:, :, 0]
         keys, values = self.layers[layer]
-        return keys[: self.occupied, :, :end], values[: self.occupied, :, :end]
+        width = self._width(kind)
+        return keys[: self.occupied, :, :width], values[: self.occupied, :, :width]
 
-    def _prefix_length(self, layer: int) -> int:
-        return 0 if self.prefix_cache is None else self.prefix_cache.layers[layer][0].shape[2]
+    @property
+    def _window(self) -> int:
+        return cast(int, self.config.sliding_window)
 
-    def _empty(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Buffers of all slots that hold the prefix and nothing after it."""
-        buffers = []
-        for number, like in enumerate((key, value)):
-            buffer = like.new_zeros((self.slots, like.shape[1], self._prefix_length(layer), like.shape[3]))
-            if self.prefix_cache is not None:
-                buffer += self.prefix_cache.layers[layer][number]
-            buffers.append(buffer)
-        return buffers[0], buffers[1]
+    def _kind(self, layer: int) -> str:
+        return cast(str, self.config.layer_types[layer])
+
+    def _index(self, positions: Tensor, kind: str) -> Tensor:
+        """Where positions are kept in the buffers of a layer type."""
+        return positions % self._window if kind == "sliding_attention" else positions
+
+    def _width(self, kind: str) -> int:
+        """How many indices a step attends to: those of the longest slot."""
+        longest = max(self.lengths) + 1
+        return min(longest, self._window) if kind == "sliding_attention" else longest
+
+    def _cells(
+        self, key_values: KeyValues, paths: Sequence[tuple[int, Sequence[int]]], cached: int, kind: str
+    ) -> Tensor:
+        """Of every prefilled id that a layer type keeps: batch row and column, slot and index there, (4, N) int64."""
+        parts = []
+        for slot, (tree, indices) in enumerate(paths, start=self.occupied):
+            row, offset = key_values.offsets[tree]
+            kept = len(indices)
+            if kind == "sliding_attention":
+                kept = min(kept, self._window)  # at each index one id: the order of writes to an index is not defined
+            columns = torch.tensor(indices[len(indices) - kept :]) + offset
+            positions = torch.arange(cached + len(indices) - kept, cached + len(indices))
+            parts.append(
+                torch.stack(
+                    [
+                        torch.full_like(columns, row),
+                        columns,
+                        torch.full_like(columns, slot),
+                        self._index(positions, kind),
+                    ]
+                )
+            )
+        return torch.cat(parts, dim=1)
+
+    def _empty(self, like: Tensor) -> Tensor:
+        return like.new_zeros((self.slots, like.shape[1], 0, like.shape[3]))
 
     def _reserve(self, length: int) -> None:
         if length <= self.capacity:
             return
-        more = length - self.capacity + _GROWTH
-        self.layers = [(_grown(key, more), _grown(value, more)) for key, value in self.layers]
-        self.capacity += more
+        self.capacity = length + _GROWTH
+        for layer in range(len(self.layers)):  # one after another: the old and the new buffers of one layer at a time
+            kind = self._kind(layer)
+            size = min(self.capacity, self._window) if kind == "sliding_attention" else self.capacity
+            key, value = self.layers[layer]
+            self.layers[layer] = _grown(key, size), _grown(value, size)
 
 
-def _grown(buffer: Tensor, more: int) -> Tensor:
-    slots, heads, _, size = buffer.shape
-    return torch.cat([buffer, buffer.new_zeros((slots, heads, more, size))], dim=2)
+def sequence_bytes(decoder: nn.Module, tokens: int) -> int:
+    """Bytes of the keys and values of one sequence of `tokens` ids in a KvCache."""
+    config = cast(PretrainedConfig, decoder.config)
+    size = next(p.element_size() for p in decoder.parameters() if p.is_floating_point())
+    per_token = 2 * config.num_key_value_heads * config.head_dim * size
+    reserved = tokens + _GROWTH
+    return sum(
+        per_token * (min(reserved, config.sliding_window) if kind == "sliding_attention" else reserved)
+        for kind in config.layer_types
+    )
+
+
+def _grown(buffer: Tensor, size: int) -> Tensor:
+    slots, heads, held, width = buffer.shape
+    if size == held:
+        return buffer
+    return torch.cat([buffer, buffer.new_zeros((slots, heads, size - held, width))], dim=2)

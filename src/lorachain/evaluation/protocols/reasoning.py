@@ -23,7 +23,8 @@ class Reasoning:
     """Greedy with one sample; with several, sampled at `temperature` and decided by majority, a tie by the earliest
     (self-consistency: Wang et al. 2022, arXiv 2203.11171). Samples that cannot be parsed have no vote.
 
-    Version 2 reads answers by `answer_line`: before, a letter that begins an option's text was taken for the answer.
+    Version 3 draws samples by `inference.sampling`; version 2 read answers by `answer_line`: before, a letter that begins
+    an option's text was taken for the answer.
     """
 
     samples: int = 1
@@ -32,7 +33,7 @@ class Reasoning:
     max_new_tokens: int = 1024
     token_budget: int = 8192
     name: str = "reasoning"
-    version: str = "2"
+    version: str = "3"
     batch_questions: int = 128
 
     def __post_init__(self) -> None:
