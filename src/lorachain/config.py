@@ -68,7 +68,7 @@ class ValidationConfig(_Strict):
     exact_match_entries: Positive
 
 
-_OPTIONAL = ("forms",)
+_OPTIONAL = ("forms", "keep")
 
 
 class StageConfig(_Strict):
@@ -79,6 +79,9 @@ class StageConfig(_Strict):
     max_samples: Positive | None = None
     forms: Annotated[int, Field(ge=0, le=16)] | None = None
     """Of a dictionary: forms in which each entry is trained per epoch, 0 for its own only. None: not a dictionary."""
+
+    keep: Literal["best", "last"] | None = None
+    """Which epoch becomes the output: the one with the best dev accuracy, or the last. None: as the stage table says."""
 
     @model_serializer(mode="wrap")
     def _only_what_applies(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from lorachain.chain.parents import find_parent
 from lorachain.chain.runtime import Runtime
 from lorachain.chain.scored_model import ScoredModel, find_scored_model
 from lorachain.chain.stages import Stage, find_reasoning_step
-from lorachain.chain.written_reasoning import OpenEngine, load_writing_data, write_to
+from lorachain.chain.written_reasoning import WriterChoice, load_writing_data, write_to
 from lorachain.inference.engines.base import EngineIdentity
 from lorachain.inference.engines.local import LocalEngine
 from lorachain.provenance import package_versions, sha256_json
@@ -27,21 +27,17 @@ def write_chain_reasoning(context: ChainContext, runtime: Runtime, stage: Stage)
     """
     parent = find_parent(context, stage)
     data = load_writing_data(context)
-    if not data.questions and data.skipped["have reasoning"]:
-        context.reporter.message("every training question has reasoning already: none is written")
-        return
     model = ScoredModel(f"{context.model}:{stage.parent}", parent.base, parent.folder)
     report = write_to(
         context,
         runtime,
         data,
         model,
-        local_engine(model, token_budget=context.config.validation.token_budget),
+        local_writer(model, token_budget=context.config.validation.token_budget),
         context.output(stage),
-        trained_on_reasoning=is_trained_on_reasoning(model),
         by_parent=True,
     )
-    context.reporter.message(funnel_summary(report))
+    context.reporter.message(writing_summary(report))
 
 
 def write_with(
@@ -66,15 +62,14 @@ def write_with(
             runtime,
             data,
             model,
-            local_engine(model, token_budget=context.config.validation.token_budget),
+            local_writer(model, token_budget=context.config.validation.token_budget),
             out or context.output(step),
-            trained_on_reasoning=is_trained_on_reasoning(model),
             by_parent=False,
         )
 
 
-def local_engine(model: ScoredModel, *, token_budget: int) -> OpenEngine:
-    """The engine that writes with the model itself."""
+def local_writer(model: ScoredModel, *, token_budget: int) -> WriterChoice:
+    """The model itself writes."""
     identity = model.identity()
     named = EngineIdentity(
         engine="local",
@@ -82,7 +77,11 @@ def local_engine(model: ScoredModel, *, token_budget: int) -> OpenEngine:
         model=model.name,
         weights_sha256=sha256_json([identity.base_sha256, identity.adapter_sha256]),
     )
-    return lambda weights, encoder: LocalEngine(weights, encoder, named, token_budget=token_budget)
+    return WriterChoice(
+        identity=named,
+        open=lambda weights, encoder: LocalEngine(weights, encoder, named, token_budget=token_budget),
+        needs_examples=not is_trained_on_reasoning(model),
+    )
 
 
 def is_trained_on_reasoning(model: ScoredModel) -> bool:
@@ -93,9 +92,11 @@ def is_trained_on_reasoning(model: ScoredModel) -> bool:
     return isinstance(info, TrainingInfo) and info.counts.get("questions_with_reasoning", 0) > 0
 
 
-def funnel_summary(report: ReasoningReport) -> str:
+def writing_summary(report: ReasoningReport) -> str:
     """The funnel in one line."""
     total = report.total
+    if not total.drawn:
+        return f"none written: {report.skipped['have reasoning']:,} training questions have reasoning already"
     lost = ", ".join(f"{count:,} {check.replace('_', ' ')}" for check, count in total.rejected.items() if count)
     return (
         f"kept {total.kept:,} of {total.drawn:,} samples, for {total.questions_kept:,} of {total.questions:,} questions"

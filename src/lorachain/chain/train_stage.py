@@ -86,7 +86,8 @@ class StageRun:
     @property
     def selecting_protocol(self) -> str | None:
         """The protocol that selects the epoch to keep; None where the last is kept."""
-        return self.context.entry.answer_style if self.stage.keeps == "best" else None
+        keep = stage_config(self.context.config, self.stage).keep or self.stage.keeps
+        return self.context.entry.answer_style if keep == "best" else None
 
     @property
     def step_marker(self) -> str:

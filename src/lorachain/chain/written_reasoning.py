@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from lorachain.artifacts.reasoning import ReasoningInputs, ReasoningReport, WriterIdentity
+from lorachain.artifacts.reasoning import ReasoningInputs, ReasoningReport, WriterIdentity, WrittenUnit
 from lorachain.atomic import atomic_folder
 from lorachain.chain.context import ChainContext
 from lorachain.chain.exams import load_exam_questions
@@ -22,7 +22,7 @@ from lorachain.data.exam import load_exam, load_fewshot, spread
 from lorachain.data.sources import SourceInfo
 from lorachain.errors import DataError
 from lorachain.export.licences import writer_licence
-from lorachain.inference.engines.base import Sampling, TextEngine, TextRequest
+from lorachain.inference.engines.base import EngineIdentity, Sampling, TextEngine, TextRequest
 from lorachain.prompts import options_depend_on_order
 from lorachain.provenance import sha256_json
 from lorachain.reasoning.examples import WorkedExamples
@@ -30,16 +30,26 @@ from lorachain.reasoning.journal import ReasoningJournal
 from lorachain.reasoning.orders import in_order, sample_order
 from lorachain.reasoning.publish import publish_reasoning
 from lorachain.reasoning.requests import writing_request
-from lorachain.reasoning.sample import question_key
+from lorachain.reasoning.sample import Sample, question_key
 from lorachain.reasoning.support import ModelScorer
 from lorachain.reasoning.term_check import TermCheck
 from lorachain.reasoning.verifier import TextLimits, Verifier, complete_all
 from lorachain.reasoning.write import Writer, WritingSettings, write_reasoning
 from lorachain.records import ExamQuestion, Term
 from lorachain.tokens import TokenEncoder
+from lorachain.weights.load import load_tokenizer
 
 _PROBE_TOKENS = 24
-OpenEngine = Callable[[nn.Module, TokenEncoder], TextEngine]
+
+
+@dataclass(frozen=True, slots=True)
+class WriterChoice:
+    """Who writes: the engine's identity, and what opens it, from the loaded model and its tokenizer."""
+
+    identity: EngineIdentity
+    open: Callable[[nn.Module, TokenEncoder], TextEngine]
+    needs_examples: bool
+    """False for a writer that was trained on reasoning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +104,16 @@ def write_to(
     runtime: Runtime,
     data: WritingData,
     model: ScoredModel,
-    open_engine: OpenEngine,
+    choice: WriterChoice,
     out: Path,
     *,
-    trained_on_reasoning: bool,
     by_parent: bool,
 ) -> ReasoningReport:
-    """Writes, checks and selects reasoning, and publishes it at `out`; an interrupted run resumes.
+    """Writes, checks and selects reasoning, and publishes it at `out`; an interrupted run resumes. Where every question
+    has reasoning already, no model is loaded, and the report says so.
 
     Args:
         model: scores how much reasoning supports its answer, and writes where the engine is `local`.
-        open_engine: the writer, from the loaded model and its tokenizer.
-        trained_on_reasoning: whether the writer has learned to write reasoning, and so needs no worked examples.
         by_parent: whether the stage before writes, as in a run of the chain.
 
     Raises:
@@ -113,25 +121,24 @@ def write_to(
         WorkspaceError: `out` cannot be written.
     """
     config, seed = context.config.reasoning, context.config.seed
-    if not data.questions:
+    if not data.questions and not data.skipped["have reasoning"]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in data.skipped.items() if count)
         raise DataError(f"no training question to write reasoning for ({reasons or 'the train split is empty'})")
     identity = model.identity()
-    weights, encoder = model.load(runtime.device, runtime.dtype)
-    engine = open_engine(weights, encoder)
+    tokenizer = TokenEncoder(load_tokenizer(model.base))
     examples = WorkedExamples(
         data.fewshot,
-        shots=0 if config.shots == "auto" and trained_on_reasoning else config.shots,
+        shots=0 if config.shots == "auto" and not choice.needs_examples else config.shots,
         style=context.entry.answer_style,
         max_tokens=config.max_prompt_tokens,
-        count_tokens=lambda text: len(encoder.text_ids(text)),
+        count_tokens=lambda text: len(tokenizer.text_ids(text)),
     )
     inputs = ReasoningInputs(
         writer=WriterIdentity(
-            engine=engine.identity.engine,
-            version=engine.identity.version,
-            model=engine.identity.model,
-            weights_sha256=engine.identity.weights_sha256,
+            engine=choice.identity.engine,
+            version=choice.identity.version,
+            model=choice.identity.model,
+            weights_sha256=choice.identity.weights_sha256,
         ),
         scorer_sha256=sha256_json([identity.base_sha256, identity.adapter_sha256]),
         questions=sha256_json([*map(question_key, data.questions), sources_hash(data.sources)]),
@@ -150,6 +157,40 @@ def write_to(
         os.replace(journal.path, aside)
         context.reporter.message(f"an earlier writing run had other settings or data: its samples are in {aside}")
         finished = []
+
+    samples: list[Sample] = []
+    if data.questions:
+        samples = _write(context, runtime, data, model, choice, examples, journal, finished)
+    with atomic_folder(out) as staging:
+        return publish_reasoning(
+            staging,
+            samples,
+            {question_key(question): question for question in data.questions},
+            inputs=inputs,
+            fingerprint=fingerprint,
+            by_parent=by_parent,
+            samples_per_question=config.samples,
+            skipped=data.skipped,
+            licence=writer_licence(choice.identity.model),
+            sources=source_records(data.sources),
+            exam_sources=source_records(data.exam_sources),
+            dictionary_sources=source_records(data.dictionary_sources),
+        )
+
+
+def _write(
+    context: ChainContext,
+    runtime: Runtime,
+    data: WritingData,
+    model: ScoredModel,
+    choice: WriterChoice,
+    examples: WorkedExamples,
+    journal: ReasoningJournal,
+    finished: Sequence[WrittenUnit],
+) -> list[Sample]:
+    config, seed = context.config.reasoning, context.config.seed
+    weights, encoder = model.load(runtime.device, runtime.dtype)
+    engine = choice.open(weights, encoder)
 
     def request(question: ExamQuestion, seed: int, hinted: bool) -> TextRequest:
         return writing_request(question, examples.text(question), encoder.turns, seed=seed, hinted=hinted)
@@ -185,28 +226,13 @@ def write_to(
     if not finished:
         _announce(context, writer, data.questions, total)
     with context.reporter.bar(f"writing reasoning for {len(data.questions):,} questions", total) as bar:
-        samples = write_reasoning(
+        return write_reasoning(
             data.questions,
             writer,
             verifier,
             journal,
             finished,
             on_progress=lambda drawn, passed: bar(min(drawn, total), f"{passed:,} samples passed"),
-        )
-    with atomic_folder(out) as staging:
-        return publish_reasoning(
-            staging,
-            samples,
-            {question_key(question): question for question in data.questions},
-            inputs=inputs,
-            fingerprint=fingerprint,
-            by_parent=by_parent,
-            samples_per_question=config.samples,
-            skipped=data.skipped,
-            licence=writer_licence(engine.identity.model),
-            sources=source_records(data.sources),
-            exam_sources=source_records(data.exam_sources),
-            dictionary_sources=source_records(data.dictionary_sources),
         )
 
 

@@ -50,7 +50,7 @@ def write_reasoning(
         return
 
     from lorachain.chain.debug_log import quiet_libraries
-    from lorachain.chain.reasoning_stage import funnel_summary, write_with
+    from lorachain.chain.reasoning_stage import write_with, writing_summary
     from lorachain.chain.runtime import start_runtime
     from lorachain.chain.stages import stages_of_command
 
@@ -59,6 +59,6 @@ def write_reasoning(
     runtime = start_runtime(context.config)
     with stoppable(context, "write-reasoning"):
         report = write_with(context, runtime, writer or "merge", out, subjects=subjects)
-    context.reporter.message(funnel_summary(report))
+    context.reporter.message(writing_summary(report))
     if out is not None:
         context.reporter.message(f"use it with: --exam {out / 'exam'}")
