@@ -81,7 +81,7 @@ class StageConfig(_Strict):
     """Of a dictionary: forms in which each entry is trained per epoch, 0 for its own only. None: not a dictionary."""
 
     keep: Literal["best", "last"] | None = None
-    """Which epoch becomes the output: the one with the best dev accuracy, or the last. None: as the stage table says."""
+    """Which epoch becomes the output: the one with the best dev accuracy, or the last. None: the stage table's."""
 
     @model_serializer(mode="wrap")
     def _only_what_applies(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -100,10 +100,8 @@ def test_stage_02_trains_on_what_was_written(finished_copy: Path, lorachain: Com
     question = load_exam([answers], "train").questions[0]
     row = exam_row(question)
     shutil.rmtree(folder(finished_copy) / "exam", ignore_errors=True)
-    write_json_lines(
-        folder(finished_copy) / "exam" / "doctor" / "train.jsonl",
-        [{**row, "cot": "첫째 풀이이다."}, {**row, "cot": "다른 풀이이다."}],
-    )
+    versions = [{**row, "cot": "첫째 풀이이다."}, {**row, "cot": "다른 풀이이다."}]
+    write_json_lines(folder(finished_copy) / "exam" / "doctor" / "train.jsonl", versions)
     train = ("train", "02", *options_of(finished_copy), "--set", "stages.02.max_samples=1000", "--exam", answers)
     code, _, err = lorachain(*train, "--yes")
     assert code == 0, err
@@ -141,17 +139,8 @@ def test_another_writer_and_another_directory(
 ) -> None:
     out = tmp_path / "written"
     code, _, err = lorachain(
-        "write-reasoning",
-        *options_of(finished_copy),
-        *WRITE,
-        "--exam",
-        answers,
-        "--from",
-        "02",
-        "--out",
-        out,
-        "--subjects",
-        "nurse",
+        *("write-reasoning", *options_of(finished_copy), *WRITE, "--exam", answers),
+        *("--from", "02", "--out", out, "--subjects", "nurse"),
     )
     assert code == 0, err
     report = ReasoningReport.read(out / "reasoning_report.json")

@@ -23,8 +23,8 @@ class Reasoning:
     """Greedy with one sample; with several, sampled at `temperature` and decided by majority, a tie by the earliest
     (self-consistency: Wang et al. 2022, arXiv 2203.11171). Samples that cannot be parsed have no vote.
 
-    Version 3 draws samples by `inference.sampling`; version 2 read answers by `answer_line`: before, a letter that begins
-    an option's text was taken for the answer.
+    Version 3 draws samples by `inference.sampling`. Version 2 read answers by `answer_line`: before, a letter that
+    begins an option's text was taken for the answer.
     """
 
     samples: int = 1
