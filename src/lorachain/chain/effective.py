@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lorachain.chain.stages import Stage, chain_stages
+from lorachain.chain.stages import Stage, chain_stages, reasoning_for
 from lorachain.config import SourceSet
 from lorachain.errors import ConfigError
 
@@ -39,6 +39,8 @@ def _effective_prefixes(stages: Sequence[Stage], source_set: SourceSet) -> Itera
         if stage.kind == "training":
             yield from (*_COMPUTING, "training", "validation", f"stages.{stage.name}")
             yield from (f"sources.{source_set}.{stage.source}", f"sources.{source_set}.exam")
+            if reasoning_for(stage) is not None:
+                yield "reasoning.enabled"  # whether it trains on what was written
 
 
 def _reason(key: str, source_set: SourceSet) -> str:
