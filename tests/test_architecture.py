@@ -20,12 +20,13 @@ SCRIPTS = [
 # Layers, lowest first; packages of one layer may not import each other unless SAME_LAYER says so.
 LAYERS = [
     {"version", "errors", "records", "redaction", "memory"},
-    {"atomic", "workspace", "provenance", "config", "artifacts", "registry"}
+    {"atomic", "workspace", "provenance", "config", "artifacts", "registry", "licences"}
     | {"prompts", "dictionary_forms", "chat_template", "content_letters", "letter_uses", "option_references"}
     | {"tokens", "token_store"},
     {"data", "weights"},
     {"training", "inference"},
     {"evaluation"},
+    {"reasoning"},
     {"chain"},
     {"report"},
     {"export"},
@@ -73,6 +74,7 @@ READS_JSON = {
     "evaluation/extraction.py": "answers of models",
     "evaluation/journal.py": "lines of an evaluation in progress, as records",
     "export/gguf.py": "config.json of a model",
+    "reasoning/journal.py": "lines of a writing run, as records",
     "registry.py": "model_paths.json, which users write, and the index of a model",
     "weights/load.py": "the tokenizer's files of a model",
     "weights/lora.py": "adapter_config.json, which PEFT writes",

@@ -66,6 +66,7 @@ class ValidationConfig(_Strict):
     max_questions: Annotated[int, Field(ge=0)]
     heldout_documents: Positive
     exact_match_entries: Positive
+    explained_questions: Positive
 
 
 _OPTIONAL = ("forms", "keep")

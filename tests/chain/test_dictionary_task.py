@@ -36,6 +36,7 @@ def load(tmp_path: Path) -> Load:
                 validation=config.validation,
                 seed=seed,
                 sources=[source],
+                dev=[],
                 held_out=[],
                 answer_style="options",
                 cache=tmp_path / "tokens",

@@ -67,6 +67,7 @@ def inputs(encoder: TokenEncoder, stage: str, source: Path, exams: list[Path], c
         validation=config.validation,
         seed=0,
         sources=[str(source)],
+        dev=[],
         held_out=questions.held_out,
         answer_style="letters",
         cache=cache,

@@ -56,6 +56,7 @@ def start(tmp_path: Path, plain_text: Path) -> Callable[..., Any]:
             validation=config.validation,
             seed=0,
             sources=[str(plain_text)] if stage == "00" else ["sample"],
+            dev=[],
             held_out=held_out,
             answer_style="options",
             cache=tmp_path / "tokens",

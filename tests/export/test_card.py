@@ -9,7 +9,7 @@ import yaml
 from artifact_making import exact_match_measure, perplexity_measure, source_record, training_info
 from lorachain.artifacts.stages import Measures, StageValidation
 from lorachain.export.card import CardFacts, render_card, write_card
-from lorachain.export.licences import UNKNOWN_LICENCE, licence_of_source, terms_of_base
+from lorachain.licences import UNKNOWN_LICENCE, licence_of_source, terms_of_base
 
 SOURCES = (
     source_record(name="sean0042/KorMedMCQA", kind="hub"),

@@ -165,7 +165,7 @@ class Measure(Record):
     value: float | None
     """None where nothing could be counted (a dictionary without names)."""
     n: int
-    unit: Literal["tokens", "answers"]
+    unit: Literal["tokens", "answers", "questions"]
     """What n counts."""
     wilson95: tuple[float, float] | None = None
     detail: dict[str, Any] = Field(default_factory=dict)

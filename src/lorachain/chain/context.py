@@ -98,7 +98,7 @@ def deciding_settings(config: ChainConfig, entry: ModelEntry, stage: Stage) -> d
     return {
         "stage": stage_config(config, stage).model_dump(),
         "training": config.training.deciding(),
-        "validation": config.validation.model_dump(),
+        "validation": config.validation.model_dump(exclude={"explained_questions"}),
         "dtype": config.dtype,
         "quantization": config.quantization,
         "answer_style": entry.answer_style,

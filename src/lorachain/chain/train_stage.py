@@ -140,6 +140,7 @@ def load_inputs(context: ChainContext, runtime: Runtime, stage: Stage) -> StageI
             validation=config.validation,
             seed=config.seed,
             sources=training_sources(context, stage),
+            dev=questions.dev,
             held_out=questions.held_out,
             answer_style=context.entry.answer_style,
             cache=context.workspace.token_cache(stage.name, context.model, runtime.processes.rank),

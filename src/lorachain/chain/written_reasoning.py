@@ -21,8 +21,8 @@ from lorachain.data.dictionary import load_dictionary
 from lorachain.data.exam import load_exam, load_fewshot, spread
 from lorachain.data.sources import SourceInfo
 from lorachain.errors import DataError
-from lorachain.export.licences import writer_licence
 from lorachain.inference.engines.base import EngineIdentity, Sampling, TextEngine, TextRequest
+from lorachain.licences import writer_licence
 from lorachain.prompts import options_depend_on_order
 from lorachain.provenance import sha256_json
 from lorachain.reasoning.examples import WorkedExamples

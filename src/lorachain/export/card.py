@@ -12,7 +12,7 @@ from lorachain.artifacts import TrainingInfo
 from lorachain.artifacts.validation import ProtocolScore
 from lorachain.atomic import atomic_write_text
 from lorachain.evaluation.statistics import chance_summary
-from lorachain.export.licences import licence_of_source, notice_text, terms_of_base
+from lorachain.licences import licence_of_source, notice_text, terms_of_base
 from lorachain.redaction import printable
 from lorachain.registry import is_hub_id
 

@@ -21,7 +21,7 @@ from lorachain.artifacts import GgufReport, LogitDiff
 from lorachain.atomic import atomic_folder
 from lorachain.errors import ConfigError, ModelError
 from lorachain.export.card import CardFacts, write_card
-from lorachain.export.licences import notice_text
+from lorachain.licences import notice_text
 from lorachain.provenance import package_versions, sha256_file
 from lorachain.redaction import without_secrets
 from lorachain.registry import gguf_loading

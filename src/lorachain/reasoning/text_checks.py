@@ -2,15 +2,14 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from lorachain.content_letters import squeezed
 from lorachain.evaluation.answer_line import answer_lines
+from lorachain.evaluation.explained import last_named
 from lorachain.letter_uses import Kind, letter_uses
-from lorachain.records import LETTERS, ExamQuestion
+from lorachain.records import ExamQuestion
 
-_HANGUL = re.compile(r"[가-힣ᄀ-ᇿㄱ-ㆎ]")
-_LATIN_WORD = re.compile(r"[A-Za-zÀ-ɏ][A-Za-zÀ-ɏ'-]*")
 _BLANKS = re.compile(r"\s+")
 _LEAK = re.compile(
     r"힌트|hint|정답(?:이|은|을|를)?\s?(?:이미\s?)?(?:주어|제시|알려|알고|공개)|(?:주어진|제시된|알려진|미리\s?받은)\s?정답"
@@ -40,21 +39,6 @@ def is_consistent(reasoning: str, shown: ExamQuestion, chosen: int) -> bool:
     return named is None or named == chosen
 
 
-def last_named(reasoning: str, shown: ExamQuestion) -> int | None:
-    """Index of the option that `reasoning` names last; None if it names none. Of options that end at the same place
-    (one text contains the other) the longer one is named."""
-    named = [  # where the name ends, its length, the option
-        (use.index + 1, 1, LETTERS.index(use.letter))
-        for use in letter_uses(reasoning, shown.options, shown.question)
-        if use.kind is Kind.REFERENCE and use.letter in LETTERS
-    ]
-    for number, option in enumerate(shown.options):
-        text = option.strip()
-        if text and (start := reasoning.rfind(text)) >= 0:
-            named.append((start + len(text), len(text), number))
-    return max(named)[2] if named else None
-
-
 def is_long_enough(reasoning: str) -> bool:
     """Whether there is any reasoning before the answer. The upper bound is the writer's limit of tokens, which leaves a
     sample unfinished."""
@@ -72,16 +56,6 @@ def is_repetitive(reasoning: str) -> bool:
         return True
     gram, count = Counter(grams).most_common(1)[0]
     return count > _MAX_SAME_GRAM and text.count(gram) > _MAX_SAME_GRAM
-
-
-def hangul_share(text: str, allowed_terms: Iterable[str] = ()) -> float:
-    """Share of Hangul among the letters of `text`, words of the allowed terms left out; 1.0 where nothing remains."""
-    allowed = {word.casefold() for term in allowed_terms for word in _LATIN_WORD.findall(term)}
-    hangul = len(_HANGUL.findall(text))
-    latin = sum(len(word) for word in _LATIN_WORD.findall(text) if word.casefold() not in allowed)
-    other = sum(character.isalpha() for character in text) - hangul - sum(map(len, _LATIN_WORD.findall(text)))
-    letters = hangul + latin + max(other, 0)
-    return hangul / letters if letters else 1.0
 
 
 def mentions_leak(reasoning: str) -> bool:

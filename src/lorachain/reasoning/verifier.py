@@ -7,6 +7,7 @@ from typing import Protocol
 
 from lorachain.data.decontamination import ExamScreen
 from lorachain.evaluation.answer_line import answer_line_complete
+from lorachain.evaluation.explained import hangul_share
 from lorachain.inference.engines.base import Completion, Sampling, TextEngine, TextRequest
 from lorachain.reasoning import text_checks
 from lorachain.reasoning.orders import Order, check_letters, check_order, in_order
@@ -89,7 +90,7 @@ class Verifier:
 
     def _is_korean(self, text: str, question: ExamQuestion) -> bool:
         allowed = [question.question, *question.options, *self.limits.allowed_terms(text)]
-        return text_checks.hangul_share(text, allowed) >= self.limits.min_hangul
+        return hangul_share(text, allowed) >= self.limits.min_hangul
 
     def _further_orders(self, question: ExamQuestion, sample: Sample) -> list[Order]:
         letter = sample.written.order.index(question.answer)

@@ -50,6 +50,8 @@ class TaskInputs:
     validation: ValidationConfig
     seed: int
     sources: list[str]
+    dev: list[ExamQuestion]
+    """The questions that the stage is validated on."""
     held_out: list[ExamQuestion]
     """Dev and few-shot questions, which nothing may be trained on."""
     answer_style: AnswerStyle

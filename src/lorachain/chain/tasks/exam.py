@@ -6,15 +6,19 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from lorachain.artifacts import Measure
 from lorachain.chain.tasks.base import Measures, TaskInputs, require_fitting, single_row_packs
 from lorachain.chain.tasks.token_cache import TokenCache, records_sha256
 from lorachain.data.decontamination import content_key, without_held_out
-from lorachain.data.exam import load_exam
+from lorachain.data.exam import load_exam, spread
 from lorachain.data.sources import SourceInfo
+from lorachain.evaluation.explained import direct_measure, explain, explained_measure
 from lorachain.prompts import AnswerStyle, exam_examples, shuffled
 from lorachain.records import ExamQuestion
 from lorachain.token_store import StoredPacks
 from lorachain.tokens import TokenEncoder, TokenRow
+
+_LONGEST_EXPLANATION = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,11 @@ class ExamTask:
     answer_style: AnswerStyle
     cache: TokenCache
     seed: int
+    explained: list[ExamQuestion]
+    """Dev questions that are answered directly and after an explanation; none where no reasoning is trained."""
+    max_new_tokens: int
+    """Of an explanation."""
+    token_budget: int
 
     def packs_of_epoch(self, epoch: int) -> StoredPacks:
         """Every question once per form, its options in the epoch's order."""
@@ -39,7 +48,20 @@ class ExamTask:
         return single_row_packs(store, range(len(store)))
 
     def measure(self, model: nn.Module) -> Measures:
-        return {}
+        if not self.explained:
+            return {}
+        answers = explain(
+            model,
+            self.encoder,
+            self.explained,
+            style=self.answer_style,
+            max_new_tokens=self.max_new_tokens,
+            token_budget=self.token_budget,
+        )
+        return {
+            "direct": Measure(**direct_measure(answers, split="exam dev")),
+            "explained": Measure(**explained_measure(answers, split="exam dev")),
+        }
 
 
 def load_exam_task(inputs: TaskInputs) -> ExamTask:
@@ -60,11 +82,12 @@ def load_exam_task(inputs: TaskInputs) -> ExamTask:
     too_long = {int(record) for record, n in zip(store.records, store.lengths, strict=True) if n > longest}
     fitting = [number for number in range(len(questions)) if number not in too_long]
     left_out = require_fitting(len(questions), len(fitting), inputs, "--exam")
+    with_reasoning = sum(questions[i].reasoning is not None for i in fitting)
     return ExamTask(
         sources=loaded.sources,
         counts={
             "questions": len(fitting),
-            "questions_with_reasoning": sum(questions[i].reasoning is not None for i in fitting),
+            "questions_with_reasoning": with_reasoning,
             "questions_also_in_dev_left_out": dropped,
             "longer_than_max_length_left_out": left_out,
         },
@@ -74,6 +97,9 @@ def load_exam_task(inputs: TaskInputs) -> ExamTask:
         answer_style=inputs.answer_style,
         cache=cache,
         seed=inputs.seed,
+        explained=spread(inputs.dev, inputs.validation.explained_questions) if with_reasoning else [],
+        max_new_tokens=min(longest, _LONGEST_EXPLANATION),
+        token_budget=inputs.validation.token_budget,
     )
 
 
