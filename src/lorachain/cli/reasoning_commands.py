@@ -1,4 +1,4 @@
-"""write-reasoning."""
+"""write-reasoning and export-rewards."""
 
 from pathlib import Path
 from typing import Annotated
@@ -62,3 +62,32 @@ def write_reasoning(
     context.reporter.message(writing_summary(report))
     if out is not None:
         context.reporter.message(f"use it with: --exam {out / 'exam'}")
+
+
+@app.command("export-rewards", epilog="Example: lorachain export-rewards --exam my-exam --out rewards")
+def export_rewards(
+    out: Annotated[Path, typer.Option("--out", help="Directory for trl/, swift/ and lorachain_rewards.py.")],
+    exam: Annotated[list[str], typer.Option("--exam", help="Path, hub id or `sample`; repeatable.")],
+    orders: Annotated[int, typer.Option("--orders", min=1, max=5, help="Orders of the options per question.")] = 2,
+    subjects: Annotated[list[str] | None, typer.Option("--subjects", help="Only these; repeatable.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many questions.")] = None,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    skip_bad_rows: o.SkipBadRows = False,
+) -> None:
+    """Write training questions as prompts for GRPO, with rewards that TRL and ms-swift import."""
+    from lorachain.chain.exams import load_exam_questions
+    from lorachain.data.decontamination import without_held_out
+    from lorachain.data.exam import load_exam
+    from lorachain.export.rewards import REWARD_FILE
+    from lorachain.export.rewards import export_rewards as write
+    from lorachain.report.console import ConsoleReporter
+
+    train = load_exam(exam, "train", subjects=subjects, max_samples=limit, skip_bad_rows=skip_bad_rows)
+    held_out = load_exam_questions(exam, max_questions=0, skip_bad_rows=skip_bad_rows).held_out
+    questions, left_out = without_held_out(train.questions, held_out)
+    counts = write(questions, out, orders=orders, seed=seed)
+    console = ConsoleReporter()
+    console.message(f"{counts['rows']:,} prompts from {counts['questions']:,} questions -> {out}")
+    if left_out:
+        console.message(f"{left_out} questions are also in dev or few-shot and were left out")
+    console.message(f"rewards: {out / REWARD_FILE}")
