@@ -72,6 +72,7 @@ READS_JSON = {
     "data/exam_schema.py": "options of users, where they are nested JSON",
     "data/rows.py": "data of users",
     "evaluation/extraction.py": "answers of models",
+    "inference/engines/openai_wire.py": "answers of a server",
     "evaluation/journal.py": "lines of an evaluation in progress, as records",
     "export/gguf.py": "config.json of a model",
     "reasoning/journal.py": "lines of a writing run, as records",

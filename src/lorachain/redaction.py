@@ -8,6 +8,8 @@ from typing import TextIO
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9][A-Za-z0-9._-]{18,}[A-Za-z0-9]")
 _URL_CREDENTIALS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]{0,20}://)[^\s/@]{1,200}@", re.IGNORECASE)
 _VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN")
+API_KEY_VARIABLES = ("LORACHAIN_API_KEY", "OPENAI_API_KEY")
+"""Of a text engine's server, in the order of preference."""
 _HIDDEN = "hf_***"
 _SHORTEST = 8
 """A shorter value of a token variable is no token; replacing it would damage ordinary text."""
@@ -16,11 +18,12 @@ _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY|CREDENTIAL", re.IGNORECASE
 
 
 def without_tokens(text: str) -> str:
-    """The text with the environment's hub token, anything of a hub token's form, and credentials in URLs replaced."""
-    for variable in _VARIABLES:
+    """The text with the environment's hub token and API keys, anything of a hub token's form, and credentials in URLs
+    replaced."""
+    for variable in (*_VARIABLES, *API_KEY_VARIABLES):
         token = os.environ.get(variable, "").strip()
         if len(token) >= _SHORTEST:
-            text = text.replace(token, _HIDDEN)
+            text = text.replace(token, _HIDDEN if variable in _VARIABLES else "***")
     return _URL_CREDENTIALS.sub(r"\g<scheme>***@", _TOKEN.sub(_HIDDEN, text))
 
 

@@ -17,7 +17,7 @@ def logits_as(logits: Tensor) -> tuple[Tensor, Tensor]:
     return torch.ones(1, 1), logits[:, None].clone()
 
 
-def counts(logits: Tensor, temperature: float, *, by_step: bool) -> np.ndarray:  # type: ignore[type-arg]
+def counts(logits: Tensor, temperature: float, *, by_step: bool) -> np.ndarray:
     """How often each token is drawn, by 20,000 seeds at one step or by one seed at 20,000 steps."""
     hidden, weight = logits_as(logits)
     numbers, constant = range(DRAWS), [7] * DRAWS

@@ -17,7 +17,7 @@ from lorachain.inference.prefix_cache import KeyValues, PrefixCache, compute_pre
 from lorachain.inference.prefix_groups import family_tree, prefix_groups, tree_paths
 from lorachain.inference.sampling import sample_tokens
 from lorachain.tokens import TokenEncoder
-from lorachain.weights.load import head_weight, is_sharded, plain_model, text_decoder
+from lorachain.weights.load import configured_end_ids, head_weight, is_sharded, plain_model, text_decoder
 
 _TAIL = 48
 """The stop condition sees the text of this many last ids, more than any stop string takes."""
@@ -50,12 +50,7 @@ class _Sequence:
 def stop_ids(model: nn.Module, encoder: TokenEncoder) -> set[int]:
     """The ids that end a sequence: those of the tokenizer and those of the model's generation configuration."""
     config = cast(Any, plain_model(model)).generation_config
-    configured = config.eos_token_id if config is not None else None
-    return {
-        encoder.end_id,
-        encoder.eos_id,
-        *([configured] if isinstance(configured, int) else configured or []),
-    }
+    return {encoder.end_id, encoder.eos_id, *configured_end_ids(config)}
 
 
 def generate(
@@ -155,7 +150,7 @@ def default_cache_bytes(model: nn.Module) -> int:
     device = next(text_decoder(model).parameters()).device
     if device.type != "cuda":
         return min(_CACHE_BYTES_ON_CPU, psutil.virtual_memory().total // 8)
-    share = torch.cuda.get_device_properties(device).total_memory // 4
+    share = cast(int, torch.cuda.get_device_properties(device).total_memory) // 4
     if is_sharded(model):
         return share
     reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -111,6 +111,17 @@ def load_model(
     return cast(PreTrainedModel, model)
 
 
+def configured_end_ids(config: GenerationConfig | None) -> set[int]:
+    """The ids that end a sequence by a generation configuration, which can name one, several or none."""
+    ids = config.eos_token_id if config is not None else None
+    return {ids} if isinstance(ids, int) else set(ids or ())
+
+
+def folder_end_ids(folder: Path) -> set[int]:
+    """`configured_end_ids` of a model's directory."""
+    return configured_end_ids(_generation_config(folder))
+
+
 def _generation_config(folder: Path) -> GenerationConfig | None:
     """`generation_config.json`; None where there is none: transformers then derives one from the configuration."""
     path = folder / "generation_config.json"

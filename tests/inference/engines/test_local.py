@@ -11,6 +11,8 @@ from lorachain.inference import generate as generate_module
 from lorachain.inference import prefix_groups as prefix_groups_module
 from lorachain.inference.engines.base import Completion, EngineIdentity, Message, Sampling, TextRequest
 from lorachain.inference.engines.local import LocalEngine
+from lorachain.inference.prefix_cache import compute_prefix_cache
+from lorachain.inference.prefix_groups import family_tree
 from lorachain.prompts import Prompt, render
 from lorachain.tokens import TokenEncoder
 
@@ -21,7 +23,7 @@ SAMPLED = Sampling(NEW_TOKENS, temperature=1.0)
 
 def requests_of(encoder: TokenEncoder) -> list[TextRequest]:
     """Two subjects with long worked examples, three questions each, four samples of each with its own options."""
-    requests = []
+    requests: list[TextRequest] = []
     for subject in ("간호", "치과"):
         for question in range(3):
             for sample in range(4):
@@ -120,16 +122,15 @@ def test_a_stop_ends_a_completion(encoder: TokenEncoder) -> None:
 def test_each_prefix_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, model = TokenEncoder(make_tokenizer()), make_text_model()
     prefixes: list[int] = []
-    compute = generate_module.compute_prefix_cache
     prefilled: list[int] = []
     prefill = generate_module._prefill
 
     def counted_prefix(model, ids):  # type: ignore[no-untyped-def]
         prefixes.append(len(ids))
-        return compute(model, ids)
+        return compute_prefix_cache(model, ids)
 
     def counted_prefill(model, cache, prefix_cache, families):  # type: ignore[no-untyped-def]
-        prefilled.extend(len(generate_module.family_tree(family)) for family in families)
+        prefilled.extend(len(family_tree(family)) for family in families)
         return prefill(model, cache, prefix_cache, families)
 
     monkeypatch.setattr(generate_module, "compute_prefix_cache", counted_prefix)
