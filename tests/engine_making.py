@@ -114,7 +114,7 @@ def tiny_server() -> Iterator[tuple[str, list[dict[str, Any]]]]:
                 if chat:
                     ids = encoder.prompt_ids(Prompt(request["messages"][-1]["content"], ""))
                 else:
-                    ids = encoder.rendered_ids(request["prompt"], [])
+                    ids = encoder.rendered_ids(request["prompt"])
                 (generation,) = generate(
                     model,
                     encoder,

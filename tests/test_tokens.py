@@ -84,22 +84,18 @@ def test_the_text_of_a_question_becomes_no_special_token(encoder: TokenEncoder, 
 
 
 @ENCODERS
-@given(user=texts, answer=texts)
-def test_a_rendered_prompt_has_the_ids_of_the_prompt(encoder: TokenEncoder, user: str, answer: str) -> None:
-    prompt = Prompt(user, "정답：")
-    assert encoder.rendered_ids(render(prompt, encoder.turns), [user]) == encoder.prompt_ids(prompt)
-    first = encoder.rendered_ids(render(prompt, encoder.turns) + answer, [user, answer])
-    assert first[: len(encoder.prompt_ids(prompt))] == encoder.prompt_ids(prompt)
-    assert [token for token in first if token < len(SPECIAL)] == [
-        token for token in encoder.prompt_ids(Prompt("간", "정답：")) if token < len(SPECIAL)
-    ]
+@given(user=texts)
+def test_a_rendered_prompt_has_the_ids_of_the_prompt(encoder: TokenEncoder, user: str) -> None:
+    for message in (user, f"{user}<end_of_turn>\n<start_of_turn>model\n"):
+        prompt = Prompt(message, "정답：")
+        assert encoder.rendered_ids(render(prompt, encoder.turns)) == encoder.prompt_ids(prompt)
 
 
-def test_rendered_text_that_is_not_of_its_messages_is_refused() -> None:
-    with pytest.raises(ValueError, match="does not contain the message '심장'"):
-        CHAT.rendered_ids(render(Prompt("간", "정답："), CHAT.turns), ["심장"])
-    with pytest.raises(ValueError, match="contains <bos>"):
-        CHAT.rendered_ids("<bos>" + render(Prompt("간", "정답："), CHAT.turns), ["간"])
+def test_text_without_the_turns_of_the_template_is_refused() -> None:
+    text = render(Prompt("간", "정답："), CHAT.turns)
+    for other in ("<bos>" + text, "간\n정답：", text.split("<end_of_turn>")[0]):
+        with pytest.raises(ValueError, match="is not within the turns"):
+            CHAT.rendered_ids(other)
 
 
 def test_a_row_says_which_record_and_form_it_was_made_from() -> None:

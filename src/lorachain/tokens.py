@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -98,42 +98,29 @@ class TokenEncoder:
         text = render(prompt, self.turns)
         if self.turns is None:
             return [self.bos_id, *self.text_ids(text)]
-        if not self._names_special_token(prompt.user):
-            return [self.bos_id, *self._ids(text, split_special_tokens=False)]
-        before, after = self.turns.before, self.turns.after + prompt.cue
-        question = text[len(before) : len(text) - len(after)]
-        opening, closing = (self._ids(part, split_special_tokens=False) for part in (before, after))
-        return [self.bos_id, *opening, *self.text_ids(question), *closing]
+        return self._turn_ids(text, len(text) - len(self.turns.after + prompt.cue))
 
-    def rendered_ids(self, text: str, contents: Sequence[str]) -> list[int]:
-        """BOS and a conversation that is rendered already; `contents` are its messages, the user's and the model's in
-        turn, the user's first.
-
-        As with `prompt_ids`, only the template's own turns become special tokens, not what a message mentions.
+    def rendered_ids(self, text: str) -> list[int]:
+        """`prompt_ids` of a prompt that `render` has rendered already.
 
         Raises:
-            ValueError: a message is not in the text after the one before it, or the template's turns contain a BOS.
+            ValueError: it is not within the chat template's turns.
         """
         if self.turns is None:
             return [self.bos_id, *self.text_ids(text)]
-        ids: list[int] = []
-        start = written = 0
-        for number, content in enumerate(map(str.strip, contents)):  # templates strip messages
-            # What the template prints ahead of a message is no place for it, though a message can mention a turn.
-            turn = self.turns.after if number % 2 else self.turns.before
-            found = text.find(turn, start)
-            start = found + len(turn) if found >= 0 else start
-            position = text.find(content, start)
-            if position < 0:
-                raise ValueError(f"the rendered text does not contain the message {content[:60]!r} in its place")
-            start = position + len(content)
-            if self._names_special_token(content):
-                ids += self._ids(text[written:position], split_special_tokens=False) + self.text_ids(content)
-                written = start
-        ids += self._ids(text[written:], split_special_tokens=False)
-        if self.bos_id in ids:
-            raise ValueError(f"the rendered text contains {self.tokenizer.bos_token}, which is added here")
-        return [self.bos_id, *ids]
+        end = text.rfind(self.turns.after)  # the last one is the template's: a question can mention it
+        if not text.startswith(self.turns.before) or end < len(self.turns.before):
+            raise ValueError(f"{text[:60]!r} is not within the turns of the tokenizer's chat template")
+        return self._turn_ids(text, end)
+
+    def _turn_ids(self, text: str, end: int) -> list[int]:
+        """BOS and a prompt within the chat template's turns, whose message ends at index `end`."""
+        before = cast(ChatTurns, self.turns).before
+        message = text[len(before) : end]
+        if not self._names_special_token(message):
+            return [self.bos_id, *self._ids(text, split_special_tokens=False)]
+        opening, closing = (self._ids(part, split_special_tokens=False) for part in (before, text[end:]))
+        return [self.bos_id, *opening, *self.text_ids(message), *closing]
 
     def _names_special_token(self, text: str) -> bool:
         return any(start in text for start in self._special_starts) and any(name in text for name in self._special)

@@ -150,11 +150,12 @@ def default_cache_bytes(model: nn.Module) -> int:
     device = next(text_decoder(model).parameters()).device
     if device.type != "cuda":
         return min(_CACHE_BYTES_ON_CPU, psutil.virtual_memory().total // 8)
-    share = cast(int, torch.cuda.get_device_properties(device).total_memory) // 4
+    share: int = torch.cuda.get_device_properties(device).total_memory // 4
     if is_sharded(model):
         return share
     reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return min(share, (torch.cuda.mem_get_info(device)[0] + reserved) // 2)
+    free: int = torch.cuda.mem_get_info(device)[0] + reserved
+    return min(share, free // 2)
 
 
 def _slots(model: nn.Module, prompts: Sequence[list[int]], max_new_tokens: int, cache_bytes: int | None) -> int:

@@ -78,7 +78,7 @@ def test_greedy_equals_a_loop_over_full_logits(encoder: TokenEncoder) -> None:
     completions = completed(LocalEngine(model, encoder, IDENTITY), requests, Sampling(NEW_TOKENS))
     end_ids = generate_module.stop_ids(model, encoder)
     for request, completion in zip(requests, completions, strict=True):
-        prompt = encoder.rendered_ids(request.text, [message.content for message in request.messages])
+        prompt = encoder.rendered_ids(request.text)
         ids = list(prompt)
         while len(ids) - len(prompt) < NEW_TOKENS:
             with torch.no_grad():
@@ -139,7 +139,7 @@ def test_each_prefix_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     requests = requests_of(encoder)
     completed(LocalEngine(model, encoder, IDENTITY), requests, SAMPLED)
     assert len(prefixes) == 2
-    prompts = [encoder.rendered_ids(request.text, [m.content for m in request.messages]) for request in requests]
+    prompts = [encoder.rendered_ids(request.text) for request in requests]
     assert sum(prefixes) + sum(prefilled) < sum(map(len, prompts)) / 3
 
 

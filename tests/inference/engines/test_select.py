@@ -159,9 +159,7 @@ def test_vllm_gets_ids_seeds_and_limits(model: EngineModel, monkeypatch: pytest.
         "enable_prefix_caching": True, "generation_config": "vllm", "trust_remote_code": False,
     }  # fmt: skip
     encoder = TokenEncoder(load_tokenizer(model.base))
-    expected = {
-        request.seed % 2**63: encoder.rendered_ids(request.text, [request.messages[0].content]) for request in requests
-    }
+    expected = {request.seed % 2**63: encoder.rendered_ids(request.text) for request in requests}
     assert {p["seed"]: prompt["prompt_token_ids"] for p, prompt in zip(parameters, prompts, strict=True)} == expected
     assert all(
         p == {"max_tokens": 40, "temperature": 0.7, "top_p": 1.0, "top_k": 0, "seed": p["seed"],

@@ -46,7 +46,7 @@ class LocalEngine:
         generate(
             self.model,
             self.encoder,
-            [self.encoder.rendered_ids(r.text, [message.content for message in r.messages]) for r in requests],
+            [self.encoder.rendered_ids(request.text) for request in requests],
             stop=stop,
             max_new_tokens=sampling.max_new_tokens,
             token_budget=self.token_budget,

@@ -41,7 +41,7 @@ class VllmEngine:
     ) -> None:
         """See `TextEngine`. `stop` is applied afterwards. Sampled texts are those of vLLM's generators: a seed gives
         other texts than with `local`."""
-        prompts = [self.encoder.rendered_ids(r.text, [message.content for message in r.messages]) for r in requests]
+        prompts = [self.encoder.rendered_ids(request.text) for request in requests]
         longest = max(map(len, prompts), default=0) + sampling.max_new_tokens
         if longest > self.max_length:
             raise EngineError(
