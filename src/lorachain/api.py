@@ -109,7 +109,8 @@ def evaluate(
     """Scores `model` (`base`, a stage, a directory or a hub id) and writes the result to `out` (.json).
 
     Args:
-        settings: those of the protocol: shots, rotations, samples, temperature, max_new_tokens, seed, token_budget.
+        settings: those of the protocol: shots, rotations, samples, temperature, max_new_tokens, seed, token_budget;
+            and `engine`, an `EngineOptions` of `lorachain.inference.engines.select`, for the protocol `reasoning`.
 
     Raises:
         LorachainError: a setting, source, model or output is not usable.

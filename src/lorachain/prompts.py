@@ -16,6 +16,10 @@ from lorachain.records import LETTERS, ExamQuestion, PlainText, Term
 
 ANSWER_CUE = "정답："
 REASONING_CUE = "풀이："
+REASONING_INSTRUCTION = (
+    f'"{REASONING_CUE}" 다음에 풀이를 한국어로 쓰고, 마지막 줄에 "{ANSWER_CUE}" 다음에 정답의 글자와 보기를 쓰시오.'
+)
+"""For servers with a chat interface, where the cue cannot open the answer."""
 AnswerStyle = Literal["letters", "options"]
 """What an answer names first. `letters`: ` B. text`, `options`: ` text (B)`. A 270M model trained on the letter first
 stays at chance, trained on the text first it learns in one epoch; larger models answer by letter, which is what the

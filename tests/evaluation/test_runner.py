@@ -48,7 +48,7 @@ def test_a_result_has_everything_that_belongs_to_a_score(tmp_path: Path) -> None
     result = evaluate(out, on_progress=lambda *state: progress.append(state), selection={"limit": 12})
     stored, rows = read_results(out)
     assert stored == result
-    assert stored.schema_version == 2
+    assert stored.schema_version == 3
     assert (stored.protocol, stored.protocol_version, stored.split) == ("letters", "1", "dev")
     assert stored.settings == {"shots": 0, "rotations": 1}
     assert stored.model == identity("tiny")
@@ -266,8 +266,9 @@ def test_comparison_counts_the_flips(tmp_path: Path) -> None:
         ({"protocol_version": "2"}, "protocol version"),
         ({"settings": {"shots": 5}}, "settings"),
         ({"split": "test"}, "split: dev and test"),
+        ({"model": {"engine": "openai vllm 0.33.0"}}, "engine: local and openai vllm 0.33.0"),
         ({"data": {"sha256": "0" * 64}}, "questions: 12 with hash"),
-        ({"schema_version": 7}, "schema version 7 is from a newer lorachain, this one reads up to 2"),
+        ({"schema_version": 7}, "schema version 7 is from a newer lorachain, this one reads up to 3"),
         ({"score": {"accuracy": float("nan")}}, "'score.accuracy' is nan"),
         ({"surprise": 1}, "unknown key 'surprise'"),
     ],
@@ -275,7 +276,7 @@ def test_comparison_counts_the_flips(tmp_path: Path) -> None:
 def test_results_that_are_not_alike_are_not_compared(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     stored = evaluate(tmp_path / "a.json").as_dict()
     for key, value in change.items():
-        stored[key] = {**stored[key], **value} if key in ("data", "score") else value
+        stored[key] = {**stored[key], **value} if key in ("data", "score", "model") else value
     (tmp_path / "b.json").write_text(json.dumps(stored), encoding="utf-8")
     with pytest.raises(DataError, match=message):
         compare_results(tmp_path / "a.json", tmp_path / "b.json")

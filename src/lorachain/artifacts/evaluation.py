@@ -10,9 +10,12 @@ class ScoredModelIdentity(Record):
     """Which weights were scored."""
 
     name: str
-    base_sha256: str
+    base_sha256: str | None
+    """None where a server generated, which does not show its weights."""
     adapter_sha256: str | None
     quantization: str
+    engine: str | None = None
+    """What generated texts where that was not lorachain itself, with its version: `openai vllm 0.33.0`."""
 
 
 class QuestionSet(Record):
@@ -68,7 +71,7 @@ class EvalResult(Artifact):
     title: ClassVar[str] = "exam result"
     remedy: ClassVar[str] = "evaluate again"
 
-    schema_version: int = 2
+    schema_version: int = 3
     model: ScoredModelIdentity
     protocol: str
     protocol_version: str
@@ -90,6 +93,8 @@ class EvalResult(Artifact):
 
     @classmethod
     def migrate(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        if stored["schema_version"] > 1:  # 3 adds `model.engine`
+            return stored
         result: dict[str, Any] = renamed(stored, {"words": "summary"})
         return {**result, "score": {**result["score"], "summary": summary_from_1(result["score"]["summary"])}}
 

@@ -2,10 +2,14 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from torch import nn
+
 from lorachain.artifacts import EvalResult
+from lorachain.artifacts.evaluation import ScoredModelIdentity
 from lorachain.chain.context import ChainContext
 from lorachain.chain.runtime import Runtime
 from lorachain.chain.scored_model import find_scored_model
@@ -14,9 +18,13 @@ from lorachain.errors import ConfigError
 from lorachain.evaluation.protocols.registry import make_protocol
 from lorachain.evaluation.results import check_output
 from lorachain.evaluation.runner import run_evaluation
+from lorachain.inference.engines.base import TextEngine
+from lorachain.inference.engines.select import EngineOptions, check_engine_options, open_engine
 from lorachain.records import ExamQuestion
+from lorachain.tokens import TokenEncoder
 
 SPLITS = ("dev", "train", "test")
+_LOCAL = EngineOptions()
 
 
 def evaluate_model(
@@ -29,19 +37,24 @@ def evaluate_model(
     split: str = "dev",
     subjects: Sequence[str] | None = None,
     limit: int | None = None,
+    engine: EngineOptions = _LOCAL,
     **settings: Any,
 ) -> EvalResult:
     """Scores `what` (see `find_scored_model`) on the chain's exam sources and writes the result to `out`.
 
     Args:
+        what: with the engine `openai`, the name that the server has for its model.
         subjects: only these.
         limit: at most so many questions, spread over the subjects.
+        engine: what generates texts; another one than `local` for the protocol `reasoning` only.
         settings: those of the protocol (shots, rotations, samples, max_new_tokens, seed, token_budget).
 
     Raises:
-        ConfigError, DataError, ModelError, AdapterError, WorkspaceError: for what they name, before anything is scored.
+        ConfigError, DataError, ModelError, AdapterError, WorkspaceError, EngineError: for what they name, before
+            anything is scored. EngineError: also where a server fails later; what is finished is kept.
     """
     check_output(out)
+    _check_engine(engine, protocol)
     if split not in SPLITS:
         raise ConfigError(f"--split is {split!r}; allowed: {', '.join(SPLITS)}")
     sources = context.sources.exam
@@ -56,10 +69,17 @@ def evaluate_model(
     examples: dict[str, list[ExamQuestion]] = {}
     for question in load_fewshot(sources, skip_bad_rows=context.skip_bad_rows).questions:
         examples.setdefault(question.subject, []).append(question)
+    # Made once without the engine, so that a wrong setting is reported before a model is loaded.
     exam_protocol = make_protocol(protocol, examples=examples, **settings)
-    model = find_scored_model(context, what)
-    identity = model.identity()
-    weights, encoder = model.load(runtime.device, runtime.dtype)
+    weights: nn.Module | None = None
+    encoder: TokenEncoder | None = None
+    if engine.engine == "local":
+        model = find_scored_model(context, what)
+        identity = model.identity()
+        weights, encoder = model.load(runtime.device, runtime.dtype)
+    else:
+        writer, identity = _open_writer(context, runtime, what, engine)
+        exam_protocol = make_protocol(protocol, examples=examples, engine=writer, **settings)
     started = time.monotonic()
     with context.reporter.bar(f"{protocol} on {split}", len(loaded.questions)) as bar:
 
@@ -78,3 +98,33 @@ def evaluate_model(
             selection={"subjects": list(subjects) if subjects else None, "limit": limit},
             on_progress=on_progress,
         )
+
+
+def _check_engine(engine: EngineOptions, protocol: str) -> None:
+    """Refuses an engine for protocols that read the model's probabilities, or whose texts are published as ours."""
+    if engine.engine != "local" and protocol != "reasoning":
+        raise ConfigError(
+            f"--engine {engine.engine} is for --protocol reasoning, which reads texts; {protocol} is scored with "
+            "--engine local"
+        )
+    check_engine_options(engine)
+
+
+def _open_writer(
+    context: ChainContext, runtime: Runtime, what: str, options: EngineOptions
+) -> tuple[TextEngine, ScoredModelIdentity]:
+    """The engine, and what it generates with, as a result records it."""
+    device, dtype = runtime.device, runtime.dtype
+    if options.engine == "openai":
+        engine = open_engine(replace(options, server_model=what), None, device=device, dtype=dtype)
+        identity = ScoredModelIdentity(
+            name=what, base_sha256=None, adapter_sha256=None, quantization="unknown", engine=_name(engine)
+        )
+        return engine, identity
+    model = find_scored_model(context, what)
+    engine = open_engine(options, model.for_engine(), device=device, dtype=dtype)
+    return engine, model.identity().model_copy(update={"engine": _name(engine)})
+
+
+def _name(engine: TextEngine) -> str:
+    return f"{engine.identity.engine} {engine.identity.version}"

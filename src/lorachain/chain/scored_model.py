@@ -12,6 +12,7 @@ from lorachain.chain.context import ChainContext
 from lorachain.chain.stages import chain_stages
 from lorachain.config import Quantization
 from lorachain.errors import AdapterError, ModelError, WorkspaceError
+from lorachain.inference.engines.select import EngineModel
 from lorachain.provenance import ADAPTER_CONFIG, adapter_sha256
 from lorachain.registry import hub_weights, is_hub_id, read_entries, weights_folder
 from lorachain.tokens import TokenEncoder
@@ -55,6 +56,23 @@ class ScoredModel:
     def quantization(self) -> Quantization:
         """An adapter is scored on its base held as in training, where its validations were measured."""
         return trained_in(self.adapter) if self.adapter else "none"
+
+    def for_engine(self) -> EngineModel:
+        """The model as the engines that run here take it.
+
+        Raises:
+            AdapterError: the adapter was trained on another base.
+        """
+        identity = self.identity()
+        return EngineModel(
+            name=self.name,
+            base=self.base,
+            adapter=self.adapter,
+            quantization=identity.quantization,
+            base_sha256=str(identity.base_sha256),
+            adapter_sha256=identity.adapter_sha256,
+            load=self.load,
+        )
 
     def load(self, device: torch.device, dtype: torch.dtype) -> tuple[nn.Module, TokenEncoder]:
         model = load_model(self.base, device, dtype, self.quantization)

@@ -1,19 +1,19 @@
 """eval and compare."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 from lorachain.cli import options as o
 from lorachain.cli.app import app
 
+_SCORED = "base, a stage (init 00 01 merge 02), a directory, or a hub id; with --engine openai the server's model name."
+
 
 @app.command("eval", epilog="Example: lorachain eval 02 --out 02.json --protocol letters --rotations 5")
 def evaluate(
-    what: Annotated[
-        str, typer.Argument(metavar="MODEL", help="base, a stage (init 00 01 merge 02), a directory, or a hub id.")
-    ],
+    what: Annotated[str, typer.Argument(metavar="MODEL", help=_SCORED)],
     out: Annotated[Path, typer.Option("--out", help="Result to write (.json); rows beside it as .parquet.")],
     protocol: Annotated[
         str, typer.Option("--protocol", help="letters, options, cloze, lm-eval-3.0, kormedeval, reasoning.")
@@ -27,6 +27,17 @@ def evaluate(
     samples: Annotated[int | None, typer.Option("--samples", help="Of `reasoning`: majority of so many.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens")] = None,
     token_budget: Annotated[int, typer.Option("--token-budget", min=1, help="Padded tokens per forward pass.")] = 8192,
+    engine: Annotated[
+        str, typer.Option("--engine", help="What generates in `reasoning`: local, openai (a server; --base-url), vllm.")
+    ] = "local",
+    base_url: Annotated[
+        str | None, typer.Option("--base-url", help="Of the server, such as http://localhost:8000/v1.")
+    ] = None,
+    completions: Annotated[
+        bool, typer.Option("--completions", help="Send the server plain text instead of a chat message.")
+    ] = False,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Requests to the server at a time.")] = 8,
+    timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds for an answer of the server.")] = 600,
     model: o.Model = o.DEFAULT_MODEL,
     workspace: o.WorkspaceDir = o.HERE,
     device: o.Device = None,
@@ -43,6 +54,7 @@ def evaluate(
     from lorachain.chain.debug_log import quiet_libraries
     from lorachain.chain.evaluate import evaluate_model
     from lorachain.chain.runtime import start_runtime
+    from lorachain.inference.engines.select import EngineName, EngineOptions
     from lorachain.report.console import ConsoleReporter
     from lorachain.report.tables import result_table
 
@@ -56,6 +68,14 @@ def evaluate(
         split=split,
         subjects=subjects,
         limit=limit,
+        engine=EngineOptions(
+            cast(EngineName, engine),
+            base_url,
+            interface="completions" if completions else "chat",
+            concurrency=concurrency,
+            timeout=timeout,
+            token_budget=token_budget,
+        ),
         shots=shots,
         rotations=rotations,
         samples=samples,

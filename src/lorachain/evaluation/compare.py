@@ -13,6 +13,7 @@ _MUST_AGREE: dict[str, Callable[[EvalResult], Any]] = {
     "protocol": lambda result: result.protocol,
     "protocol version": lambda result: result.protocol_version,
     "settings": lambda result: result.settings,
+    "engine": lambda result: result.model.engine or "local",
     "split": lambda result: result.split,
     "questions": lambda result: f"{result.data.n} with hash {result.data.sha256[:12]}",
 }
@@ -22,7 +23,8 @@ def compare_results(path_a: Path, path_b: Path, *, seed: int = 0) -> Comparison:
     """B against A: both accuracies, the difference with its paired bootstrap interval, exact McNemar, every flip.
 
     Raises:
-        DataError: a result cannot be read, or the two differ in protocol, version, settings, split or questions.
+        DataError: a result cannot be read, or the two differ in protocol, version, settings, engine, split or
+            questions.
     """
     (a, rows_a), (b, rows_b) = read_results(path_a), read_results(path_b)
     differing = [f"{what}: {read(a)} and {read(b)}" for what, read in _MUST_AGREE.items() if read(a) != read(b)]

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -20,8 +20,8 @@ OnProgress = Callable[[int, int, int], None]
 
 
 def run_evaluation(
-    model: nn.Module,
-    encoder: TokenEncoder,
+    model: nn.Module | None,
+    encoder: TokenEncoder | None,
     questions: Sequence[ExamQuestion],
     protocol: ExamProtocol,
     *,
@@ -34,7 +34,8 @@ def run_evaluation(
     """Scores every question and writes `out` with its rows beside it; returns the content of `out`.
 
     After each batch its rows are safe in a file beside `out`; a run with the same model, protocol and questions resumes
-    from it and ends with the same result. `selection` records what was selected from the split (limit, subjects).
+    from it and ends with the same result. `model` and `encoder` are None where the protocol has an engine that brings
+    them. `selection` records what was selected from the split (limit, subjects).
 
     Raises:
         DataError: no questions, an id twice, or the unfinished evaluation at `out` is another one.
@@ -56,7 +57,7 @@ def run_evaluation(
             results, took = list(finished[number].rows), finished[number].seconds
         else:
             started = time.monotonic()
-            results = protocol.score(model, encoder, [questions[i] for i in group])
+            results = protocol.score(cast(nn.Module, model), cast(TokenEncoder, encoder), [questions[i] for i in group])
             took = time.monotonic() - started
             journal.append(results, took)
         rows.update(zip(group, results, strict=True))

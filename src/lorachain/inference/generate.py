@@ -155,7 +155,8 @@ def default_cache_bytes(model: nn.Module) -> int:
         return share
     reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     free: int = torch.cuda.mem_get_info(device)[0] + reserved
-    return min(share, free // 2)
+    half_free: int = free // 2
+    return min(share, half_free)
 
 
 def _slots(model: nn.Module, prompts: Sequence[list[int]], max_new_tokens: int, cache_bytes: int | None) -> int:

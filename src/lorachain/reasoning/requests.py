@@ -7,6 +7,7 @@ from lorachain.inference.engines.base import Message, TextRequest
 from lorachain.prompts import (
     ANSWER_CUE,
     REASONING_CUE,
+    REASONING_INSTRUCTION,
     AnswerStyle,
     ChatTurns,
     Prompt,
@@ -17,10 +18,6 @@ from lorachain.prompts import (
 from lorachain.reasoning.sample import Sample, Written
 from lorachain.records import ExamQuestion
 
-INSTRUCTION = (
-    f'"{REASONING_CUE}" 다음에 풀이를 한국어로 쓰고, 마지막 줄에 "{ANSWER_CUE}" 다음에 정답의 글자와 보기를 쓰시오.'
-)
-"""For servers with a chat interface, where the cue cannot open the answer."""
 HINT = "(정답은 {answer}이다. 이 정답을 미리 알고 있었다는 언급 없이 풀이를 쓰시오.)"
 
 
@@ -44,7 +41,7 @@ def writing_request(
 ) -> TextRequest:
     """The prompt as an engine takes it. `turns`: those of the writer's chat template, None for plain text."""
     prompt = writing_prompt(question, examples, hinted=hinted)
-    message = Message("user", f"{prompt.user}\n{INSTRUCTION}")
+    message = Message("user", f"{prompt.user}\n{REASONING_INSTRUCTION}")
     return TextRequest(render(prompt, turns), (message,), seed)
 
 

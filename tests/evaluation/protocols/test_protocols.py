@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import pytest
 import torch
 
 from conftest import make_multimodal_model, make_text_model, make_tokenizer
 from lorachain.errors import ConfigError, DataError, NonFiniteError
-from lorachain.evaluation.protocols import kormedeval, lm_eval, reasoning
+from lorachain.evaluation.protocols import kormedeval, lm_eval
 from lorachain.evaluation.protocols.base import QuestionResult, batches
 from lorachain.evaluation.protocols.kormedeval import KorMedEval, kormedeval_prompt
 from lorachain.evaluation.protocols.letters import Letters
@@ -17,8 +18,9 @@ from lorachain.evaluation.protocols.options import Cloze, Options
 from lorachain.evaluation.protocols.reasoning import Reasoning, majority
 from lorachain.evaluation.protocols.registry import PROTOCOLS, make_protocol
 from lorachain.evaluation.scoring import letter_tokens, score_questions
+from lorachain.inference.engines.base import Completion, EngineIdentity, Sampling, TextRequest
 from lorachain.inference.generate import Generation
-from lorachain.prompts import Prompt, answer_prompt, question_block, rotations
+from lorachain.prompts import REASONING_INSTRUCTION, Prompt, answer_prompt, question_block, rotations
 from lorachain.records import LETTERS, ExamQuestion
 from lorachain.tokens import TokenEncoder
 
@@ -131,6 +133,22 @@ def scripted(monkeypatch: pytest.MonkeyPatch, module: object, answers: Sequence[
     return calls
 
 
+@dataclass
+class Scripted:
+    """An engine that answers with `answers`, the last request first."""
+
+    answers: Sequence[str]
+    requests: list[TextRequest] = field(default_factory=list)
+    sampling: Sampling | None = None
+    identity = EngineIdentity("scripted", "1", "none", None)
+
+    def complete(self, requests, sampling, *, stop, on_completion):  # type: ignore[no-untyped-def]
+        assert stop("정답： A\n")
+        self.requests, self.sampling = list(requests), sampling
+        for index in reversed(range(len(requests))):
+            on_completion(index, Completion(self.answers[index], 7, "stop"))
+
+
 def test_lm_eval_reads_the_text_before_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = scripted(monkeypatch, lm_eval, [" A\n\nB", " 정답: C. D", " 모름", " b", "…"])
     protocol = LmEval(shots=2, examples=SHOTS)
@@ -164,28 +182,26 @@ def test_kormedeval(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kormedeval_prompt(QUESTIONS[0]).user.endswith("E. 발진 또는 가려움\n\n" + kormedeval.INSTRUCTION)
 
 
-def test_reasoning_votes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reasoning_votes() -> None:
     answers = ["정답： B", "정답： A", "정답： B"] + ["모름"] * 3 + ["정답： C", "모름", "정답： D"] + ["정답： A"] * 6
-    calls = scripted(monkeypatch, reasoning, answers)
-    protocol = Reasoning(samples=3)
+    engine = Scripted(answers)
+    protocol = Reasoning(samples=3, engine=engine)
     results = protocol.score(make_text_model(), TokenEncoder(make_tokenizer()), QUESTIONS)
     assert [result.chosen for result in results] == [1, None, 2, 0, 0]
     assert results[0].generated_tokens == 21
     report = protocol.report(results)
     assert report["unparsed"]["count"] == 1
     assert report["unparsed_samples"] == {"n": 15, "count": 4, "rate": 4 / 15}
-    assert calls[0]["temperature"] == 0.7
-    seeds = calls[0]["seeds"]
-    assert isinstance(seeds, list)
-    assert len(set(seeds)) == 15
-    assert all("풀이：" in prompt for prompt in calls[0]["prompts"])  # type: ignore[attr-defined]
+    assert engine.sampling == Sampling(1024, 0.7)
+    assert len({request.seed for request in engine.requests}) == 15
+    assert all(request.text.endswith("풀이：") for request in engine.requests)
+    assert all(request.messages[0].content.endswith(REASONING_INSTRUCTION) for request in engine.requests)
 
 
-def test_reasoning_is_greedy_with_one_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = scripted(monkeypatch, reasoning, ["정답： A"] * 5)
-    Reasoning().score(make_text_model(), TokenEncoder(make_tokenizer()), QUESTIONS)
-    assert calls[0]["temperature"] == 0.0
-    assert calls[0]["seeds"] is None
+def test_reasoning_is_greedy_with_one_sample() -> None:
+    engine = Scripted(["정답： A"] * 5)
+    Reasoning(engine=engine).score(make_text_model(), TokenEncoder(make_tokenizer()), QUESTIONS)
+    assert engine.sampling == Sampling(1024, 0.0)
 
 
 @pytest.mark.parametrize(

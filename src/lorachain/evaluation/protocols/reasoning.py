@@ -12,10 +12,15 @@ from lorachain.errors import ConfigError
 from lorachain.evaluation.answer_line import answer_line_complete, reasoned_choice
 from lorachain.evaluation.protocols.base import QuestionResult
 from lorachain.evaluation.protocols.generated import written_report, written_row
-from lorachain.inference.generate import generate
-from lorachain.prompts import reasoning_prompt
+from lorachain.inference.engines.base import Completion, EngineIdentity, Message, Sampling, TextEngine, TextRequest
+from lorachain.inference.engines.local import LocalEngine
+from lorachain.prompts import REASONING_INSTRUCTION, ChatTurns, reasoning_prompt, render
 from lorachain.records import ExamQuestion
 from lorachain.tokens import TokenEncoder
+from lorachain.version import __version__
+
+_IN_MEMORY = EngineIdentity("local", __version__, "in memory", None)
+"""Results name the model themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,8 @@ class Reasoning:
     seed: int = 0
     max_new_tokens: int = 1024
     token_budget: int = 8192
+    engine: TextEngine | None = None
+    """What generates the texts; None: the model in memory."""
     name: str = "reasoning"
     version: str = "3"
     batch_questions: int = 128
@@ -48,30 +55,35 @@ class Reasoning:
         return {"samples": self.samples, "max_new_tokens": self.max_new_tokens, **sampling}
 
     def score(self, model: nn.Module, encoder: TokenEncoder, questions: Sequence[ExamQuestion]) -> list[QuestionResult]:
-        prompts = [encoder.prompt_ids(reasoning_prompt(question)) for question in questions]
-        greedy = self.samples == 1
-        generations = generate(
-            model,
-            encoder,
-            [prompt for prompt in prompts for _ in range(self.samples)],
+        engine, turns = self.engine, None
+        if engine is None:
+            engine = LocalEngine(model, encoder, _IN_MEMORY, token_budget=self.token_budget)
+            turns = encoder.turns
+        requests = [
+            _request(question, turns, _seed(self.seed, question, sample))
+            for question in questions
+            for sample in range(self.samples)
+        ]
+        completions: dict[int, Completion] = {}
+        engine.complete(
+            requests,
+            Sampling(self.max_new_tokens, 0.0 if self.samples == 1 else self.temperature),
             stop=answer_line_complete,
-            max_new_tokens=self.max_new_tokens,
-            token_budget=self.token_budget,
-            temperature=0.0 if greedy else self.temperature,
-            seeds=None if greedy else [_seed(self.seed, q, i) for q in questions for i in range(self.samples)],
+            on_completion=completions.__setitem__,
         )
         rows = []
-        for number, (question, prompt) in enumerate(zip(questions, prompts, strict=True)):
-            samples = generations[number * self.samples : (number + 1) * self.samples]
-            votes = [reasoned_choice(generation.text, question.options) for generation in samples]
+        for number, question in enumerate(questions):
+            samples = [completions[number * self.samples + sample] for sample in range(self.samples)]
+            votes = [reasoned_choice(completion.text, question.options) for completion in samples]
             rows.append(
                 written_row(
                     question,
-                    "\n----\n".join(generation.text for generation in samples),
+                    "\n----\n".join(completion.text for completion in samples),
                     majority(votes),
-                    prompt_tokens=len(prompt),
-                    generated_tokens=sum(generation.tokens for generation in samples),
-                    ended=all(generation.ended for generation in samples),
+                    # A server counts a prompt's tokens by its own tokenizer.
+                    prompt_tokens=len(encoder.prompt_ids(reasoning_prompt(question))) if self.engine is None else 0,
+                    generated_tokens=sum(completion.tokens for completion in samples),
+                    ended=all(completion.finish == "stop" for completion in samples),
                     votes=votes,
                 )
             )
@@ -84,6 +96,12 @@ class Reasoning:
             **written_report(rows),
             "unparsed_samples": {"n": len(votes), "count": unparsed, "rate": unparsed / len(votes)},
         }
+
+
+def _request(question: ExamQuestion, turns: ChatTurns | None, seed: int) -> TextRequest:
+    prompt = reasoning_prompt(question)
+    message = Message("user", f"{prompt.user}\n{REASONING_INSTRUCTION}")
+    return TextRequest(render(prompt, turns), (message,), seed)
 
 
 def majority(votes: Sequence[int | None]) -> int | None:

@@ -10,6 +10,7 @@ from lorachain.evaluation.protocols.letters import Letters
 from lorachain.evaluation.protocols.lm_eval import LmEval
 from lorachain.evaluation.protocols.options import Cloze, Options
 from lorachain.evaluation.protocols.reasoning import Reasoning
+from lorachain.inference.engines.base import TextEngine
 
 PROTOCOLS = ("letters", "options", "cloze", "lm-eval-3.0", "kormedeval", "reasoning")
 
@@ -25,15 +26,18 @@ def make_protocol(
     max_new_tokens: int | None = None,
     seed: int | None = None,
     token_budget: int = 8192,
+    engine: TextEngine | None = None,
 ) -> ExamProtocol:
     """The protocol `name`; a setting that is None has the protocol's own default.
+
+    `engine` generates the texts in place of the model in memory.
 
     Raises:
         ConfigError: the name is unknown, or the protocol has no such setting.
     """
     settings: dict[str, Any] = {
         "shots": shots, "rotations": rotations, "samples": samples, "temperature": temperature,
-        "max_new_tokens": max_new_tokens, "seed": seed,
+        "max_new_tokens": max_new_tokens, "seed": seed, "engine": engine,
     }  # fmt: skip
     protocols: dict[str, tuple[Callable[..., ExamProtocol], tuple[str, ...]]] = {
         "letters": (Letters, ("shots", "rotations")),
@@ -41,7 +45,7 @@ def make_protocol(
         "cloze": (Cloze, ()),
         "lm-eval-3.0": (LmEval, ("shots",)),
         "kormedeval": (KorMedEval, ("max_new_tokens",)),
-        "reasoning": (Reasoning, ("samples", "temperature", "max_new_tokens", "seed")),
+        "reasoning": (Reasoning, ("samples", "temperature", "max_new_tokens", "seed", "engine")),
     }
     if name not in protocols:
         raise ConfigError(f"protocol {name!r} is unknown; allowed: {', '.join(PROTOCOLS)}")
