@@ -149,14 +149,14 @@ def default_cache_bytes(model: nn.Module) -> int:
     """
     device = next(text_decoder(model).parameters()).device
     if device.type != "cuda":
-        return min(_CACHE_BYTES_ON_CPU, psutil.virtual_memory().total // 8)
+        total: int = psutil.virtual_memory().total
+        return min(_CACHE_BYTES_ON_CPU, total // 8)
     share: int = torch.cuda.get_device_properties(device).total_memory // 4
     if is_sharded(model):
         return share
     reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     free: int = torch.cuda.mem_get_info(device)[0] + reserved
-    half_free: int = free // 2
-    return min(share, half_free)
+    return min(share, free // 2)
 
 
 def _slots(model: nn.Module, prompts: Sequence[list[int]], max_new_tokens: int, cache_bytes: int | None) -> int:

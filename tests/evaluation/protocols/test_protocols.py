@@ -214,8 +214,8 @@ def test_majority(votes: list[int | None], winner: int | None) -> None:
 @pytest.mark.parametrize("name", ["lm-eval-3.0", "kormedeval", "reasoning"])
 @pytest.mark.parametrize("make_model", [make_text_model, make_multimodal_model])
 def test_generating_protocols_run_on_a_model(name: str, make_model) -> None:  # type: ignore[no-untyped-def]
-    settings = {} if name == "lm-eval-3.0" else {"max_new_tokens": 12}
-    protocol = make_protocol(name, examples=SHOTS, **settings)
+    limit = None if name == "lm-eval-3.0" else 12
+    protocol = make_protocol(name, examples=SHOTS, max_new_tokens=limit)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lm_eval, "MAX_NEW_TOKENS", 12)
         results = protocol.score(make_model(), TokenEncoder(make_tokenizer()), QUESTIONS)
