@@ -15,7 +15,8 @@ from lorachain.chain.stages import Stage, find_reasoning_step
 from lorachain.chain.written_reasoning import WriterChoice, load_writing_data, write_to
 from lorachain.inference.engines.base import EngineIdentity
 from lorachain.inference.engines.local import LocalEngine
-from lorachain.provenance import package_versions, sha256_json
+from lorachain.inference.engines.select import EngineOptions, check_engine_options, open_engine
+from lorachain.version import __version__
 from lorachain.workspace import TRAINING_INFO
 
 
@@ -33,7 +34,7 @@ def write_chain_reasoning(context: ChainContext, runtime: Runtime, stage: Stage)
         runtime,
         data,
         model,
-        local_writer(model, token_budget=context.config.validation.token_budget),
+        choose_writer(runtime, model, EngineOptions(token_budget=context.config.validation.token_budget)),
         context.output(stage),
         by_parent=True,
     )
@@ -41,12 +42,21 @@ def write_chain_reasoning(context: ChainContext, runtime: Runtime, stage: Stage)
 
 
 def write_with(
-    context: ChainContext, runtime: Runtime, what: str, out: Path | None, *, subjects: Sequence[str] | None = None
+    context: ChainContext,
+    runtime: Runtime,
+    what: str,
+    out: Path | None,
+    *,
+    engine: EngineOptions,
+    subjects: Sequence[str] | None = None,
 ) -> ReasoningReport:
     """Writes reasoning with the model `what` (see `find_scored_model`), to `out` or, for None, for the chain.
 
+    Args:
+        engine: with another one than `local`, `what` only scores how much reasoning supports its answer.
+
     Raises:
-        ConfigError, DataError, ModelError, AdapterError, WorkspaceError: for what they name.
+        ConfigError, DataError, EngineError, ModelError, AdapterError, WorkspaceError: for what they name.
     """
     step = find_reasoning_step()
     command = context.command(step.command)
@@ -62,25 +72,33 @@ def write_with(
             runtime,
             data,
             model,
-            local_writer(model, token_budget=context.config.validation.token_budget),
+            choose_writer(runtime, model, engine),
             out or context.output(step),
             by_parent=False,
         )
 
 
-def local_writer(model: ScoredModel, *, token_budget: int) -> WriterChoice:
-    """The model itself writes."""
-    identity = model.identity()
-    named = EngineIdentity(
-        engine="local",
-        version=package_versions()["lorachain"],
-        model=model.name,
-        weights_sha256=sha256_json([identity.base_sha256, identity.adapter_sha256]),
-    )
+def choose_writer(runtime: Runtime, model: ScoredModel, options: EngineOptions) -> WriterChoice:
+    """The model itself with the engine `local`, which then also scores; otherwise the engine, connected or started.
+
+    Raises:
+        ConfigError, EngineError: see `open_engine`.
+    """
+    check_engine_options(options)
+    if options.engine == "local":
+        own = EngineIdentity("local", __version__, model.name, model.for_engine().weights_sha256)
+        return WriterChoice(
+            identity=own,
+            open=lambda weights, encoder: LocalEngine(weights, encoder, own, token_budget=options.token_budget),
+            needs_examples=not is_trained_on_reasoning(model),
+            chat_turns=True,
+        )
+    engine = open_engine(options, model.for_engine(), device=runtime.device, dtype=runtime.dtype)
     return WriterChoice(
-        identity=named,
-        open=lambda weights, encoder: LocalEngine(weights, encoder, named, token_budget=token_budget),
-        needs_examples=not is_trained_on_reasoning(model),
+        identity=engine.identity,
+        open=lambda weights, encoder: engine,
+        needs_examples=True,
+        chat_turns=options.engine != "openai",
     )
 
 

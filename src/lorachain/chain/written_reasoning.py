@@ -50,6 +50,8 @@ class WriterChoice:
     open: Callable[[nn.Module, TokenEncoder], TextEngine]
     needs_examples: bool
     """False for a writer that was trained on reasoning."""
+    chat_turns: bool
+    """Whether a request's text has the turns of the model's chat template; servers get a message instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +193,10 @@ def _write(
     config, seed = context.config.reasoning, context.config.seed
     weights, encoder = model.load(runtime.device, runtime.dtype)
     engine = choice.open(weights, encoder)
+    turns = encoder.turns if choice.chat_turns else None
 
     def request(question: ExamQuestion, seed: int, hinted: bool) -> TextRequest:
-        return writing_request(question, examples.text(question), encoder.turns, seed=seed, hinted=hinted)
+        return writing_request(question, examples.text(question), turns, seed=seed, hinted=hinted)
 
     terms = TermCheck(data.dictionary)
     writer = Writer(

@@ -30,14 +30,10 @@ def evaluate(
     engine: Annotated[
         str, typer.Option("--engine", help="What generates in `reasoning`: local, openai (a server; --base-url), vllm.")
     ] = "local",
-    base_url: Annotated[
-        str | None, typer.Option("--base-url", help="Of the server, such as http://localhost:8000/v1.")
-    ] = None,
-    completions: Annotated[
-        bool, typer.Option("--completions", help="Send the server plain text instead of a chat message.")
-    ] = False,
-    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Requests to the server at a time.")] = 8,
-    timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds for an answer of the server.")] = 600,
+    base_url: o.BaseUrl = None,
+    completions: o.Completions = False,
+    concurrency: o.Concurrency = 8,
+    timeout: o.Timeout = 600,
     model: o.Model = o.DEFAULT_MODEL,
     workspace: o.WorkspaceDir = o.HERE,
     device: o.Device = None,

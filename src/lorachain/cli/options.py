@@ -42,6 +42,12 @@ SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Count malfor
 SaveEvery = Annotated[
     str | None, typer.Option("--save-every", help="Between checkpoints: minutes (15), or steps (200steps).")
 ]
+BaseUrl = Annotated[str | None, typer.Option("--base-url", help="Of the server, such as http://localhost:8000/v1.")]
+Completions = Annotated[
+    bool, typer.Option("--completions", help="Send the server plain text instead of a chat message.")
+]
+Concurrency = Annotated[int, typer.Option("--concurrency", min=1, help="Requests to the server at a time.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=1, help="Seconds for an answer of the server.")]
 Epochs = Annotated[int | None, typer.Option("--epochs")]
 
 

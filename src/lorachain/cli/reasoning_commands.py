@@ -1,7 +1,7 @@
 """write-reasoning and export-rewards."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -26,6 +26,14 @@ def write_reasoning(
     temperature: Annotated[float | None, typer.Option("--temperature", help="Of sampling.")] = None,
     max_questions: Annotated[int | None, typer.Option("--max-questions", help="At most so many; 0: all.")] = None,
     subjects: Annotated[list[str] | None, typer.Option("--subjects", help="Only these; repeatable.")] = None,
+    engine: Annotated[str, typer.Option("--engine", help="What writes: local, openai (a server), vllm.")] = "local",
+    base_url: o.BaseUrl = None,
+    server_model: Annotated[
+        str | None, typer.Option("--server-model", help="The server's name for its model (its only one).")
+    ] = None,
+    completions: o.Completions = False,
+    concurrency: o.Concurrency = 8,
+    timeout: o.Timeout = 600,
     workspace: o.WorkspaceDir = o.HERE,
     config: o.ConfigFile = None,
     set_: o.Set = None,
@@ -45,7 +53,7 @@ def write_reasoning(
         model, workspace, config, settings, dictionary=dictionary, exam=exam, device=device, seed=seed,
         skip_bad_rows=skip_bad_rows, yes=yes,
     )  # fmt: skip
-    if writer is None and out is None and not subjects:
+    if writer is None and out is None and not subjects and engine == "local":
         run_command(common, "write-reasoning", dry_run)
         return
 
@@ -53,12 +61,28 @@ def write_reasoning(
     from lorachain.chain.reasoning_stage import write_with, writing_summary
     from lorachain.chain.runtime import start_runtime
     from lorachain.chain.stages import stages_of_command
+    from lorachain.inference.engines.select import EngineName, EngineOptions
 
     context = o.build_context(common, "write-reasoning", stages_of_command("write-reasoning"))
     quiet_libraries()
     runtime = start_runtime(context.config)
     with stoppable(context, "write-reasoning"):
-        report = write_with(context, runtime, writer or "merge", out, subjects=subjects)
+        report = write_with(
+            context,
+            runtime,
+            writer or "merge",
+            out,
+            engine=EngineOptions(
+                cast(EngineName, engine),
+                base_url,
+                server_model,
+                interface="completions" if completions else "chat",
+                concurrency=concurrency,
+                timeout=timeout,
+                token_budget=context.config.validation.token_budget,
+            ),
+            subjects=subjects,
+        )
     context.reporter.message(writing_summary(report))
     if out is not None:
         context.reporter.message(f"use it with: --exam {out / 'exam'}")

@@ -7,10 +7,9 @@ from pathlib import Path
 from lorachain.atomic import atomic_folder, atomic_write_text
 from lorachain.data.exam_writer import write_json_lines
 from lorachain.errors import DataError
-from lorachain.prompts import options_depend_on_order, question_block
+from lorachain.prompts import REASONING_INSTRUCTION, options_depend_on_order, question_block
 from lorachain.provenance import write_json
 from lorachain.reasoning.orders import in_order, sample_order
-from lorachain.reasoning.requests import INSTRUCTION
 from lorachain.reasoning.sample import question_key
 from lorachain.records import ExamQuestion
 
@@ -78,7 +77,7 @@ def _orders(question: ExamQuestion, count: int, seed: int) -> list[ExamQuestion]
 
 def _row(question: ExamQuestion) -> dict[str, object]:
     return {
-        "content": f"{question_block(question)}\n{INSTRUCTION}",
+        "content": f"{question_block(question)}\n{REASONING_INSTRUCTION}",
         "question_id": question_key(question),
         "question": question.question,
         "options": list(question.options),
