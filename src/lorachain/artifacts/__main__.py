@@ -13,6 +13,7 @@ from lorachain.artifacts import (
     InitInfo,
     MergeInfo,
     MergeReport,
+    ReasoningReport,
     RunState,
     TokenCacheManifest,
     TrainingInfo,
@@ -33,6 +34,7 @@ EXPORTED: dict[str, type[Artifact]] = {
     "checkpoint_manifest": CheckpointManifest,
     "checkpoint_progress": TrainingProgress,
     "token_cache": TokenCacheManifest,
+    "reasoning_report": ReasoningReport,
 }
 
 
