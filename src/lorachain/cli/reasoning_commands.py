@@ -8,6 +8,7 @@ import typer
 from lorachain.cli import options as o
 from lorachain.cli.app import app
 from lorachain.cli.chain_commands import run_command, stoppable
+from lorachain.errors import ConfigError
 
 
 @app.command("write-reasoning", epilog="Example: lorachain write-reasoning --model medgemma-4b --samples 8")
@@ -26,6 +27,10 @@ def write_reasoning(
     temperature: Annotated[float | None, typer.Option("--temperature", help="Of sampling.")] = None,
     max_questions: Annotated[int | None, typer.Option("--max-questions", help="At most so many; 0: all.")] = None,
     subjects: Annotated[list[str] | None, typer.Option("--subjects", help="Only these; repeatable.")] = None,
+    rounds: Annotated[
+        int,
+        typer.Option("--rounds", min=0, help="Write and train so many times, each round with the last one's model."),
+    ] = 0,
     engine: Annotated[str, typer.Option("--engine", help="What writes: local, openai (a server), vllm.")] = "local",
     base_url: o.BaseUrl = None,
     server_model: Annotated[
@@ -53,11 +58,16 @@ def write_reasoning(
         model, workspace, config, settings, dictionary=dictionary, exam=exam, device=device, seed=seed,
         skip_bad_rows=skip_bad_rows, yes=yes,
     )  # fmt: skip
-    if writer is None and out is None and not subjects and engine == "local":
+    if rounds and (writer is not None or out is not None):
+        raise ConfigError(
+            "--rounds writes with each round's own model, for the chain: it allows neither --from nor --out"
+        )
+    if writer is None and out is None and not subjects and engine == "local" and not rounds:
         run_command(common, "write-reasoning", dry_run)
         return
 
     from lorachain.chain.debug_log import quiet_libraries
+    from lorachain.chain.reasoning_rounds import write_in_rounds
     from lorachain.chain.reasoning_stage import write_with, writing_summary
     from lorachain.chain.runtime import start_runtime
     from lorachain.chain.stages import stages_of_command
@@ -66,23 +76,22 @@ def write_reasoning(
     context = o.build_context(common, "write-reasoning", stages_of_command("write-reasoning"))
     quiet_libraries()
     runtime = start_runtime(context.config)
+    options = EngineOptions(
+        cast(EngineName, engine),
+        base_url,
+        server_model,
+        interface="completions" if completions else "chat",
+        concurrency=concurrency,
+        timeout=timeout,
+        token_budget=context.config.validation.token_budget,
+    )
     with stoppable(context, "write-reasoning"):
-        report = write_with(
-            context,
-            runtime,
-            writer or "merge",
-            out,
-            engine=EngineOptions(
-                cast(EngineName, engine),
-                base_url,
-                server_model,
-                interface="completions" if completions else "chat",
-                concurrency=concurrency,
-                timeout=timeout,
-                token_budget=context.config.validation.token_budget,
-            ),
-            subjects=subjects,
-        )
+        if rounds:
+            for done in write_in_rounds(context, runtime, rounds, engine=options, subjects=subjects):
+                score = done.explained.summary if done.explained else "no reasoning to explain with"
+                context.reporter.message(f"round {done.number}: {score} -> {done.folder}")
+            return
+        report = write_with(context, runtime, writer or "merge", out, engine=options, subjects=subjects)
     context.reporter.message(writing_summary(report))
     if out is not None:
         context.reporter.message(f"use it with: --exam {out / 'exam'}")

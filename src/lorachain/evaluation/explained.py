@@ -5,7 +5,7 @@ side, with the paired test.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,6 +131,26 @@ def explanation_report(explanations: Sequence[Explanation]) -> dict[str, Any]:
     n = len(explanations)
     direct = [one.direct == one.gold for one in explanations]
     explained = [one.explained == one.gold for one in explanations]
+    return {
+        **paired_report(direct, explained),
+        "not_parsed": sum(one.explained is None for one in explanations),
+        "cut_at_limit": sum(not one.generation.ended for one in explanations),
+        "contradictions": sum(one.contradicts for one in explanations),
+        "mean_hangul_share": sum(one.hangul_share for one in explanations) / n,
+        "mean_tokens": sum(one.generation.tokens for one in explanations) / n,
+        "gold": "".join(LETTERS[one.gold] for one in explanations),
+        "explained_answers": "".join("-" if one.explained is None else LETTERS[one.explained] for one in explanations),
+    }
+
+
+def explained_correct(detail: Mapping[str, Any]) -> list[bool]:
+    """Question by question, from the detail of an explained measure."""
+    return [a == b for a, b in zip(detail["gold"], detail["explained_answers"], strict=True)]
+
+
+def paired_report(direct: Sequence[bool], explained: Sequence[bool]) -> dict[str, Any]:
+    """Direct against explained accuracy on the same questions. The difference is explained minus direct."""
+    n = len(direct)
     lost, gained = discordant(direct, explained)
     return {
         "n": n,
@@ -142,11 +162,6 @@ def explanation_report(explanations: Sequence[Explanation]) -> dict[str, Any]:
         "lost": lost,
         "mcnemar_p": mcnemar_exact(lost, gained),
         "summary": comparison_summary(lost, gained, "answering directly"),
-        "not_parsed": sum(one.explained is None for one in explanations),
-        "cut_at_limit": sum(not one.generation.ended for one in explanations),
-        "contradictions": sum(one.contradicts for one in explanations),
-        "mean_hangul_share": sum(one.hangul_share for one in explanations) / n,
-        "mean_tokens": sum(one.generation.tokens for one in explanations) / n,
     }
 
 
