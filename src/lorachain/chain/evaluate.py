@@ -22,6 +22,7 @@ from lorachain.inference.engines.base import TextEngine
 from lorachain.inference.engines.select import EngineOptions, check_engine_options, open_engine
 from lorachain.records import ExamQuestion
 from lorachain.tokens import TokenEncoder
+from lorachain.weights.load import load_tokenizer
 
 SPLITS = ("dev", "train", "test")
 _LOCAL = EngineOptions()
@@ -78,7 +79,7 @@ def evaluate_model(
         identity = model.identity()
         weights, encoder = model.load(runtime.device, runtime.dtype)
     else:
-        writer, identity = _open_writer(context, runtime, what, engine)
+        writer, encoder, identity = _open_writer(context, runtime, what, engine)
         exam_protocol = make_protocol(protocol, examples=examples, engine=writer, **settings)
     started = time.monotonic()
     with context.reporter.bar(f"{protocol} on {split}", len(loaded.questions)) as bar:
@@ -112,18 +113,19 @@ def _check_engine(engine: EngineOptions, protocol: str) -> None:
 
 def _open_writer(
     context: ChainContext, runtime: Runtime, what: str, options: EngineOptions
-) -> tuple[TextEngine, ScoredModelIdentity]:
-    """The engine, and what it generates with, as a result records it."""
+) -> tuple[TextEngine, TokenEncoder | None, ScoredModelIdentity]:
+    """The engine, the tokenizer of its model where it is here, and what it generates with, as a result records it."""
     device, dtype = runtime.device, runtime.dtype
     if options.engine == "openai":
         engine = open_engine(replace(options, server_model=what), None, device=device, dtype=dtype)
         identity = ScoredModelIdentity(
             name=what, base_sha256=None, adapter_sha256=None, quantization="unknown", engine=_name(engine)
         )
-        return engine, identity
+        return engine, None, identity
     model = find_scored_model(context, what)
     engine = open_engine(options, model.for_engine(), device=device, dtype=dtype)
-    return engine, model.identity().model_copy(update={"engine": _name(engine)})
+    encoder = TokenEncoder(load_tokenizer(model.base))
+    return engine, encoder, model.identity().model_copy(update={"engine": _name(engine)})
 
 
 def _name(engine: TextEngine) -> str:

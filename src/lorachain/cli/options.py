@@ -46,7 +46,7 @@ BaseUrl = Annotated[str | None, typer.Option("--base-url", help="Of the server, 
 Completions = Annotated[
     bool, typer.Option("--completions", help="Send the server plain text instead of a chat message.")
 ]
-Concurrency = Annotated[int, typer.Option("--concurrency", min=1, help="Requests to the server at a time.")]
+Concurrency = Annotated[int, typer.Option("--concurrency", min=1, max=256, help="Requests to the server at a time.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=1, help="Seconds for an answer of the server.")]
 Epochs = Annotated[int | None, typer.Option("--epochs")]
 

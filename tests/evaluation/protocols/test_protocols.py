@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from lorachain.evaluation.protocols.reasoning import Reasoning, majority
 from lorachain.evaluation.protocols.registry import PROTOCOLS, make_protocol
 from lorachain.evaluation.scoring import letter_tokens, score_questions
 from lorachain.inference.engines.base import Completion, EngineIdentity, Sampling, TextRequest
+from lorachain.inference.engines.local import LocalEngine
 from lorachain.inference.generate import Generation
 from lorachain.prompts import REASONING_INSTRUCTION, Prompt, answer_prompt, question_block, rotations
 from lorachain.records import LETTERS, ExamQuestion
@@ -202,6 +204,17 @@ def test_reasoning_is_greedy_with_one_sample() -> None:
     engine = Scripted(["정답： A"] * 5)
     Reasoning(engine=engine).score(make_text_model(), TokenEncoder(make_tokenizer()), QUESTIONS)
     assert engine.sampling == Sampling(1024, 0.0)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_reasoning_is_the_same_by_an_engine(chat: bool) -> None:
+    """With the chat template of the engine's model, as vLLM needs it."""
+    model, encoder = make_text_model(), TokenEncoder(make_tokenizer(chat=chat))
+    engine = LocalEngine(model, encoder, EngineIdentity("local", "1", "tiny", None))
+    settings: dict[str, Any] = {"samples": 2, "max_new_tokens": 8}
+    expected = Reasoning(**settings).score(model, encoder, QUESTIONS)
+    assert Reasoning(engine=engine, **settings).score(model, encoder, QUESTIONS) == expected
+    assert len({result.generation for result in expected}) > 1
 
 
 @pytest.mark.parametrize(

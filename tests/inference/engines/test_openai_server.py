@@ -241,7 +241,14 @@ def test_addresses(url: str, expected: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["http://me:secret-word@localhost:8000", "ftp://localhost", "localhost:8000", "http://h:99999", "http://h?key=1"],
+    [
+        "http://me:secret-word@localhost:8000",
+        "ftp://localhost",
+        f"http://{'a' * 70}.org",
+        "localhost:8000",
+        "http://h:99999",
+        "http://h?key=1",
+    ],
 )
 def test_addresses_that_are_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="--base-url") as raised:

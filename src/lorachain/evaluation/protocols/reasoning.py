@@ -55,10 +55,8 @@ class Reasoning:
         return {"samples": self.samples, "max_new_tokens": self.max_new_tokens, **sampling}
 
     def score(self, model: nn.Module, encoder: TokenEncoder, questions: Sequence[ExamQuestion]) -> list[QuestionResult]:
-        engine, turns = self.engine, None
-        if engine is None:
-            engine = LocalEngine(model, encoder, _IN_MEMORY, token_budget=self.token_budget)
-            turns = encoder.turns
+        engine = self.engine or LocalEngine(model, encoder, _IN_MEMORY, token_budget=self.token_budget)
+        turns = encoder.turns if encoder else None  # a server has its tokenizer itself
         requests = [
             _request(question, turns, _seed(self.seed, question, sample))
             for question in questions
@@ -80,8 +78,7 @@ class Reasoning:
                     question,
                     "\n----\n".join(completion.text for completion in samples),
                     majority(votes),
-                    # A server counts a prompt's tokens by its own tokenizer.
-                    prompt_tokens=len(encoder.prompt_ids(reasoning_prompt(question))) if self.engine is None else 0,
+                    prompt_tokens=len(encoder.prompt_ids(reasoning_prompt(question))) if encoder else 0,
                     generated_tokens=sum(completion.tokens for completion in samples),
                     ended=all(completion.finish == "stop" for completion in samples),
                     votes=votes,

@@ -64,6 +64,8 @@ def parse_address(url: str) -> Address:
     try:
         parts = urlsplit(url)
         port = parts.port
+        (parts.hostname or "").encode("idna")
+        parts.path.encode("ascii")
     except ValueError as error:
         raise ConfigError(f"--base-url {without_tokens(url)!r} is not an address: {error}") from error
     if parts.username is not None or parts.password is not None:

@@ -21,6 +21,7 @@ from lorachain.inference.engines.openai_wire import (
     UnusableAnswer,
     check_status,
     listed_models,
+    names_of,
     read_completion,
     reason_of,
     request_payload,
@@ -30,6 +31,7 @@ from lorachain.inference.engines.retries import Retries
 from lorachain.inference.engines.stopping import cut_at_stop
 from lorachain.redaction import printable
 
+MAX_CONCURRENCY = 256
 _BYTES_PER_TOKEN = 512
 """An answer of more than this for each token asked for, and FRAME_BYTES around them, is refused."""
 
@@ -198,16 +200,18 @@ def open_openai_engine(
         EngineError: nothing answers, the key is refused, or no model is named and the server does not list exactly one.
         ConfigError: the concurrency or the timeout is out of range.
     """
-    if concurrency < 1 or timeout <= 0:
-        raise ConfigError(f"concurrency is {concurrency} and timeout {timeout:g}; both must be above 0")
+    if not 1 <= concurrency <= MAX_CONCURRENCY or not timeout > 0:
+        raise ConfigError(
+            f"concurrency is {concurrency} and timeout {timeout:g}; allowed: 1 to {MAX_CONCURRENCY} requests at a "
+            "time, and more than 0 seconds"
+        )
     models = listed_models(address, api_key)
     if model is None:
         if len(models) != 1:
-            names = ", ".join(listed.id for listed in models) or "none"
-            raise EngineError(f"{address} lists these models: {printable(names)}; name one as --server-model")
+            raise EngineError(f"{address} lists these models: {names_of(models)}; name one as --server-model")
         model = models[0].id
     owner = next((listed.owned_by for listed in models if listed.id == model), "")
-    version = f"{owner} {server_version(address, api_key)}".strip()
+    version = printable(f"{owner} {server_version(address, api_key)}".strip())
     name = "openai" if interface == "chat" else "openai-completions"
     return OpenAiEngine(
         address, model, EngineIdentity(name, version, model, None), interface, concurrency, timeout,

@@ -1,10 +1,11 @@
 """What is sent to a server with OpenAI's interface, and what is read of its answers."""
 
 import http.client
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from lorachain.errors import EngineError
 from lorachain.inference.engines.base import Completion, FinishReason, Sampling, TextRequest
@@ -17,6 +18,7 @@ Interface = Literal["chat", "completions"]
 FRAME_BYTES = 2**20
 """What an answer may have around its text, and a list of models altogether."""
 _SHOWN = 300
+_NAMED = 20
 _SEEDS = 2**31
 """Seeds are sent modulo this number: some servers keep 32 bits of them."""
 
@@ -30,7 +32,7 @@ class UnusableAnswer(Exception):  # noqa: N818 - an event that leads to another 
 
 
 class _Usage(BaseModel):
-    completion_tokens: int
+    completion_tokens: int = Field(ge=0, le=2**31)
 
 
 class _Message(BaseModel):
@@ -90,10 +92,10 @@ def check_status(address: Address, model: str, interface: Interface, api_key: st
     if answer.status in (401, 403):
         raise _refused_key(address, answer)
     if answer.status == 404:
-        names = ", ".join(model.id for model in listed_models(address, api_key)) or "none"
+        names = names_of(listed_models(address, api_key))
         raise EngineError(
             f"{address} does not have the model {model!r} or the {interface} interface (status "
-            f"404, {said}); its models: {printable(names)}. Name one as --server-model"
+            f"404, {said}); its models: {names}. Name one as --server-model"
         )
     raise EngineError(
         f"{address} refused a request with status {answer.status}: {said}. Check --base-url, --server-model and "
@@ -142,6 +144,12 @@ def listed_models(address: Address, api_key: str | None) -> tuple[_ListedModel, 
         return ()
 
 
+def names_of(models: Sequence[_ListedModel]) -> str:
+    """The names of the first models, for messages."""
+    names = [printable(model.id[:_SHOWN]) for model in models[:_NAMED]]
+    return ", ".join([*names, *["…"] * (len(models) > _NAMED)]) or "none"
+
+
 def server_version(address: Address, api_key: str | None) -> str:
     """The server's own version, where it has one to show: vLLM under `/version`, Ollama under `/api/version`."""
     root = Address(address.scheme, address.host, address.port, "")
@@ -149,7 +157,7 @@ def server_version(address: Address, api_key: str | None) -> str:
         with suppress(OSError, http.client.HTTPException, AnswerTooLargeError, ValidationError):
             answer = exchange(root, "GET", path, None, api_key=api_key, timeout=10.0, max_bytes=FRAME_BYTES)
             if answer.status == 200:
-                return _Version.model_validate_json(answer.body).version[:_SHOWN]
+                return printable(_Version.model_validate_json(answer.body).version[:_SHOWN])
     return "unknown"
 
 
