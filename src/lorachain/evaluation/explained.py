@@ -36,9 +36,9 @@ def hangul_share(text: str, allowed_terms: Iterable[str] = ()) -> float:
     """Share of Hangul among the letters of `text`, words of the allowed terms left out; 1.0 where nothing remains."""
     allowed = {word.casefold() for term in allowed_terms for word in _LATIN_WORD.findall(term)}
     hangul = len(_HANGUL.findall(text))
-    words: list[str] = _LATIN_WORD.findall(text)
-    foreign = sum(len(word) for word in words if word.casefold() not in allowed)
-    other = sum(map(str.isalpha, text)) - hangul - sum(map(len, words))
+    latin: list[str] = _LATIN_WORD.findall(text)
+    foreign = sum(len(word) for word in latin if word.casefold() not in allowed)
+    other = sum(map(str.isalpha, text)) - hangul - sum(map(len, latin))
     letters = hangul + foreign + max(other, 0)
     return hangul / letters if letters else 1.0
 
