@@ -1,4 +1,5 @@
-"""Rounds of writing and training: each round's model writes for the next (STaR: Zelikman et al. 2022, arXiv 2203.14465).
+"""Rounds of writing and training: each round's model writes for the next (STaR, Zelikman et al. 2022,
+arXiv 2203.14465).
 
 Every round trains a new LoRA from the same parent, so that a round's mistakes are not trained on twice.
 """
@@ -39,7 +40,7 @@ def write_in_rounds(
     engine: EngineOptions,
     subjects: Sequence[str] | None = None,
 ) -> list[Round]:
-    """Writes and trains up to `rounds` times; stops where the paired test on dev cannot tell a round from the one before.
+    """Writes and trains up to `rounds` times; stops where a round is not significantly better on dev than the last.
 
     Where the training questions have some reasoning already, round 0 trains on that alone, so that its model writes the
     first round. The chain's stage 02 ends as the last round.
