@@ -20,7 +20,7 @@ SCRIPTS = [
 # Layers, lowest first; packages of one layer may not import each other unless SAME_LAYER says so.
 LAYERS = [
     {"version", "errors", "records", "redaction", "memory"},
-    {"atomic", "workspace", "provenance", "config", "artifacts", "registry", "licences"}
+    {"atomic", "workspace", "provenance", "config", "artifacts", "registry", "licences", "user_key"}
     | {"prompts", "dictionary_forms", "chat_template", "content_letters", "letter_uses", "option_references"}
     | {"tokens", "token_store"},
     {"data", "weights"},
@@ -42,7 +42,8 @@ SAME_LAYER = {
     "config": set(),
     "provenance": {"atomic"},
     "artifacts": {"workspace", "provenance"},
-    "registry": {"atomic", "workspace", "provenance", "config", "prompts"},
+    "user_key": {"atomic", "workspace", "provenance"},
+    "registry": {"atomic", "workspace", "provenance", "config", "artifacts", "user_key", "prompts"},
     "content_letters": set(),
     "letter_uses": {"content_letters"},
     "option_references": {"content_letters", "letter_uses"},

@@ -44,10 +44,18 @@ class TokenCacheManifest(Artifact):
     title: ClassVar[str] = "token cache manifest"
     remedy: ClassVar[str] = "the tokens are created again"
 
+    schema_version: int = 2
     identity: str
     """SHA-256 of everything that decides the rows."""
     facts: dict[str, Any]
     rows_sha256: str
+    signature: str
+    """HMAC-SHA-256 of the store's name and the fields above, with a key of the user's account (`user_key`). Empty where
+    there was none: the tokens are then created again at the next start."""
+
+    @classmethod
+    def migrate(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        return stored | {"signature": ""}  # nothing was signed
 
 
 class LockHolder(Record):
