@@ -1,7 +1,7 @@
 """Tiny random Gemma 3 models of both classes with a Gemma-like tokenizer, built in the test process."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -117,15 +117,6 @@ def _randomize(model: Any, dtype: torch.dtype) -> Any:
             parameter.normal_(0.0, 0.1 if "norm" in name else 0.15)
     model.generation_config.eos_token_id = [1, 5]
     return model.to(dtype).eval()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The key that signs caches is created here, not in the home of whoever runs the tests."""
-    folder = tmp_path_factory.mktemp("state")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_STATE_HOME", str(folder))
-        yield folder
 
 
 @pytest.fixture(params=["text", "multimodal"])

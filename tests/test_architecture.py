@@ -20,7 +20,7 @@ SCRIPTS = [
 # Layers, lowest first; packages of one layer may not import each other unless SAME_LAYER says so.
 LAYERS = [
     {"version", "errors", "records", "redaction", "memory"},
-    {"atomic", "workspace", "provenance", "config", "artifacts", "registry", "licences", "user_key"}
+    {"atomic", "workspace", "provenance", "config", "artifacts", "registry", "licences", "user_key", "embedded_model"}
     | {"prompts", "dictionary_forms", "chat_template", "content_letters", "letter_uses", "option_references"}
     | {"tokens", "token_store"},
     {"data", "weights"},
@@ -43,7 +43,8 @@ SAME_LAYER = {
     "provenance": {"atomic"},
     "artifacts": {"workspace", "provenance"},
     "user_key": {"atomic", "workspace", "provenance"},
-    "registry": {"atomic", "workspace", "provenance", "config", "artifacts", "user_key", "prompts"},
+    "embedded_model": {"atomic", "workspace", "provenance", "artifacts", "user_key"},
+    "registry": {"atomic", "workspace", "provenance", "config", "embedded_model", "prompts"},
     "content_letters": set(),
     "letter_uses": {"content_letters"},
     "option_references": {"content_letters", "letter_uses"},

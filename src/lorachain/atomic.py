@@ -19,7 +19,10 @@ from lorachain.errors import WorkspaceError
 STAGING_SUFFIX = ".lorachain-partial"
 """Nobody else's name: what ends in it may be removed."""
 ASIDE_SUFFIX = ".lorachain-replaced"
-_OURS = ("training_info.json", "manifest.json", "made_from.json", "run.json", "NOTICE", "reasoning_report.json")
+_OURS = (
+    *("training_info.json", "manifest.json", "made_from.json", "run.json", "converted.json", "NOTICE"),
+    "reasoning_report.json",
+)
 """Files that tell a directory of ours from a user's own: one of them is in every directory that is replaced."""
 
 

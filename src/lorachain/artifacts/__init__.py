@@ -6,7 +6,13 @@ JSON Schemas are exported to docs/schemas with `python -m lorachain.artifacts do
 from lorachain.artifacts.evaluation import Comparison, EvalResult
 from lorachain.artifacts.merging import ComposeReport, GgufReport, LogitDiff, MergeReport, MergeWeights, TargetReport
 from lorachain.artifacts.reasoning import ReasoningReport
-from lorachain.artifacts.runs import CheckpointManifest, LockHolder, TokenCacheManifest, TrainingProgress
+from lorachain.artifacts.runs import (
+    CheckpointManifest,
+    ConversionRecord,
+    LockHolder,
+    TokenCacheManifest,
+    TrainingProgress,
+)
 from lorachain.artifacts.schema import Artifact, Record
 from lorachain.artifacts.stages import (
     InitInfo,
@@ -23,6 +29,7 @@ __all__ = [
     "CheckpointManifest",
     "Comparison",
     "ComposeReport",
+    "ConversionRecord",
     "EpochScore",
     "EvalResult",
     "GgufReport",

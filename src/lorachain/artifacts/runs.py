@@ -1,4 +1,4 @@
-"""Files of a stage that is running: checkpoints, token caches, the lock."""
+"""Files beside the results: checkpoints, token caches, converted weights, the lock."""
 
 from typing import Any, ClassVar
 
@@ -56,6 +56,22 @@ class TokenCacheManifest(Artifact):
     @classmethod
     def migrate(cls, stored: dict[str, Any]) -> dict[str, Any]:
         return stored | {"signature": ""}  # nothing was signed
+
+
+class ConversionRecord(Artifact):
+    """`converted.json` beside weights that were converted once for all workspaces."""
+
+    title: ClassVar[str] = "record of converted weights"
+    remedy: ClassVar[str] = "the weights are converted again"
+
+    source_sha256: str
+    """Of the file that they were converted from."""
+    owner: int
+    """The operating system's number of the user who converted them."""
+    files: dict[str, str]
+    """Name to SHA-256, of every other file."""
+    signature: str
+    """HMAC-SHA-256 of the fields above, with a key of the user's account (`user_key`); empty where there was none."""
 
 
 class LockHolder(Record):

@@ -51,6 +51,7 @@ def merge(
             quantization=quantization,
             weights=weights,
             on_progress=lambda done, total: bar(100 * done // total),
+            on_message=console.message,
         )
     if unchanged := unchanged_layers(report):
         console.message(f"B is zero in {len(unchanged)} layers, which stay unchanged; first {unchanged[0]}")
