@@ -69,6 +69,7 @@ MODEL_PACKAGES = {
 READS_JSON = {
     "provenance.py": "defines load_json",
     "artifacts/schema.py": "every file of ours",
+    "artifacts/runs.py": "trainer_state.json of a checkpoint, which transformers writes",
     "chain/lock.py": "the lock file, as the artifact LockHolder",
     "chat_template.py": "chat_template.json of a model",
     "data/exam_schema.py": "options of users, where they are nested JSON",

@@ -12,6 +12,7 @@ from lorachain.artifacts.runs import (
     LockHolder,
     TokenCacheManifest,
     TrainingProgress,
+    TransformersState,
 )
 from lorachain.artifacts.schema import Artifact, Record
 from lorachain.artifacts.stages import (
@@ -48,6 +49,7 @@ __all__ = [
     "TokenCacheManifest",
     "TrainingInfo",
     "TrainingProgress",
+    "TransformersState",
     "ValidationHistory",
     "ValidationResult",
     "read_stage_info",

@@ -1,8 +1,14 @@
 """Files beside the results: checkpoints, token caches, converted weights, the lock."""
 
-from typing import Any, ClassVar
+import json
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from lorachain.artifacts.schema import Artifact, Record
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lorachain.artifacts.schema import Artifact, Record, first_problem
+from lorachain.errors import WorkspaceError
+from lorachain.provenance import load_json
 
 
 class CheckpointManifest(Artifact):
@@ -36,6 +42,52 @@ class TrainingProgress(Artifact):
     @classmethod
     def parse(cls, stored: dict[str, Any]) -> "TrainingProgress":
         return super().parse({"schema_version": 1, **stored})  # lorachain 0.1 wrote none
+
+
+class _CallbackState(Record):
+    args: dict[str, bool]
+    attributes: Annotated[dict[str, Any], Field(max_length=0)]
+
+
+class TransformersState(BaseModel):
+    """`trainer_state.json` of a checkpoint, which transformers writes and reads.
+
+    transformers sets attributes of its objects from this file, so only what a run of ours leaves in it is accepted. The
+    stage is continued from `global_step`. Fields of other versions of transformers are not read here.
+    """
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    global_step: int
+    epoch: Annotated[float, Field(ge=0)]
+    max_steps: Annotated[int, Field(ge=0)]
+    num_train_epochs: Annotated[int, Field(ge=0)]
+    eval_steps: Annotated[float, Field(gt=0)]
+    logging_steps: Annotated[float, Field(gt=0)]
+    save_steps: Annotated[float, Field(gt=0)]
+    train_batch_size: Annotated[int, Field(ge=1)] | None
+    num_input_tokens_seen: Annotated[int, Field(ge=0)]
+    total_flos: Annotated[float, Field(ge=0)]
+    log_history: Annotated[list[Any], Field(max_length=0)]
+    best_metric: None = None
+    best_global_step: None = None
+    best_model_checkpoint: None = None
+    is_local_process_zero: bool
+    is_world_process_zero: bool
+    is_hyper_param_search: Literal[False]
+    trial_name: None = None
+    trial_params: None = None
+    stateful_callbacks: dict[Literal["TrainerControl"], _CallbackState]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises WorkspaceError unless the file is one that a run of ours left."""
+        try:
+            return cls.model_validate_json(json.dumps(load_json(path)))
+        except ValidationError as error:
+            raise WorkspaceError(f"{path} is not a state that lorachain left: {first_problem(error)}") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise WorkspaceError(f"{path} cannot be read: {error}") from error
 
 
 class TokenCacheManifest(Artifact):
