@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -70,8 +70,31 @@ def check_replaceable(final: Path) -> None:
         raise WorkspaceError(f"{final} is a symbolic link; lorachain does not follow links: replace it or remove it")
     if final.exists() and not is_ours(final):
         raise WorkspaceError(
-            f"{final} exists and was not written by lorachain; move it away, or use another --workspace"
+            f"{final} exists and was not written by lorachain; move it away, or use another --workspace "
+            "(in a terminal lorachain asks whether to move it)"
         )
+
+
+def make_room(final: Path, ask: Callable[[str], bool]) -> Path | None:
+    """Moves away what is at `final`, where the user agrees; nothing of it is replaced or removed.
+
+    Returns:
+        Where it is now; None where nothing was moved.
+
+    Raises:
+        WorkspaceError: it cannot be renamed.
+    """
+    if final.is_symlink() or not final.exists():
+        return None
+    names = (f"{final.name}.moved-aside{number or ''}" for number in range(1000))
+    aside = next((path for path in map(final.with_name, names) if not os.path.lexists(path)), None)
+    if aside is None or not ask(f"{final} exists. Move it to {aside} and continue?"):
+        return None
+    try:
+        final.rename(aside)
+    except OSError as error:
+        raise WorkspaceError(f"{final} cannot be moved ({(error.strerror or '').lower()}); move it yourself") from error
+    return aside
 
 
 def is_ours(folder: Path) -> bool:

@@ -71,7 +71,7 @@ STATES = [
     *each("stateful_callbacks", [], {"_StepCallback": CONTROL}, {"TrainerControl": [CONTROL]}),
     *each("stateful_callbacks", {"TrainerControl": {"args": {}, "attributes": {"should_save": "x"}}}),
     *each("stateful_callbacks", {"TrainerControl": {"args": {"should_save": 3}, "attributes": {}}}),
-    *({"best_model_checkpoint": "/etc"}, {"trial_params": {"a": 1}}, {"is_hyper_param_search": True}),
+    *({"best_model_checkpoint": "/etc"}, {"trial_params": {"a": 1}}, {"is_hyper_param_search": True}, {"unknown": 1}),
 ]
 
 

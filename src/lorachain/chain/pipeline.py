@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 
-from lorachain.atomic import disk_full_as_error
+from lorachain.atomic import check_replaceable, disk_full_as_error, is_ours, make_room
 from lorachain.chain.context import ChainContext
 from lorachain.chain.debug_log import debug_log
 from lorachain.chain.init_stage import initialize
@@ -57,6 +57,9 @@ def _must_run(context: ChainContext, stage: Stage) -> bool:
         return False
     if state.condition == "stale":
         _confirm_replacement(context, state)
+    elif not is_ours(state.folder) and (moved := make_room(state.folder, context.ask)):
+        context.reporter.message(f"{state.folder} is now {moved}")
+    check_replaceable(state.folder)  # now, not after hours of training
     return True
 
 

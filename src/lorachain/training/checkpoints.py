@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+from transformers import TrainerState
 
 from lorachain.artifacts import CheckpointManifest, TrainingProgress, TransformersState
 from lorachain.atomic import STAGING_SUFFIX, atomic_folder, remove_tree
@@ -112,8 +113,11 @@ def _unusable_state(directory: Path, step: int) -> str | None:
             steps += [progress.step, len(progress.losses)]
         if (directory / TRAINER_STATE).exists():
             steps.append(TransformersState.read(directory / TRAINER_STATE).global_step)
+            TrainerState.load_from_json(str(directory / TRAINER_STATE))
     except WorkspaceError as error:
         return str(error)
+    except TypeError as error:  # a key that this version of transformers does not know
+        return f"{TRAINER_STATE} is not one of this version of transformers: {error}"
     return next((f"its progress is that of step {other}" for other in steps if other != step), None)
 
 
