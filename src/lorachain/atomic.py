@@ -34,20 +34,19 @@ def atomic_folder(final: Path, *, replace: bool = True) -> Iterator[Path]:
     remains and `final` is unchanged.
 
     Raises:
-        WorkspaceError: the disk is full, `final` exists and is not to be replaced, or it is not a directory of ours.
+        WorkspaceError: the disk is full, `final` exists and is not to be replaced, it is not a directory of ours, or it
+            may not be written to.
     """
     if not replace and os.path.lexists(final):
         raise WorkspaceError(f"{final} exists; choose another directory or remove it")
-    restore_folder(final)
-    check_replaceable(final)
-    with folder_for(final):
+    with unwritable_as_error(final), folder_for(final):
+        restore_folder(final)
+        check_replaceable(final)
         _remove_leftovers(final)
-        with disk_full_as_error(final):
-            staging = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=STAGING_SUFFIX, dir=final.parent))
+        staging = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=STAGING_SUFFIX, dir=final.parent))
         try:
-            with disk_full_as_error(final):
-                yield staging
-                sync_tree(staging)
+            yield staging
+            sync_tree(staging)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
@@ -205,7 +204,7 @@ def replaced_file(path: Path) -> Iterator[TextIO]:
     for leftover in path.parent.glob(f".{path.name}.*{STAGING_SUFFIX}"):
         if _is_regular(leftover):
             leftover.unlink()
-    with disk_full_as_error(path):
+    with unwritable_as_error(path):
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=STAGING_SUFFIX, dir=path.parent)
         staging = Path(name)
         try:
@@ -241,11 +240,17 @@ def open_regular(path: Path, flags: int) -> int:
 
 
 @contextmanager
-def disk_full_as_error(target: Path) -> Iterator[None]:
-    """Turns "no space left" into one message that names what was being written."""
+def unwritable_as_error(target: Path) -> Iterator[None]:
+    """Turns "no space left" and "permission denied" into one message that names what was being written."""
     try:
         yield
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            where = error.filename or target
+            raise WorkspaceError(
+                f"{where}: {(error.strerror or '').lower()}, while writing {target}; it may belong to another user: "
+                "change its owner or mode, or write elsewhere"
+            ) from error
         if not _is_disk_full(error):
             raise
         raise WorkspaceError(

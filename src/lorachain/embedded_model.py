@@ -57,10 +57,8 @@ def embedded_weights(on_message: Callable[[str], None] = lambda text: None) -> P
         on_message(f"the converted weights in {final} are not used: {reason}; they are converted again")
     try:
         _convert_into(final)
-    except WorkspaceError as error:  # a link, a user's own directory, or a full disk
+    except WorkspaceError as error:  # a link, a user's own directory, no permission, or a full disk
         raise ModelError(f"{EMBEDDED} cannot be converted: {error}. Or {_ELSEWHERE}") from error
-    except PermissionError as error:
-        raise ModelError(f"{final} cannot be replaced ({(error.strerror or '').lower()}); {_ELSEWHERE}") from error
     return final
 
 

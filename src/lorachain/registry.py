@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils._validators import validate_repo_id
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from lorachain.atomic import disk_full_as_error
+from lorachain.atomic import unwritable_as_error
 from lorachain.config import SourceSet
 from lorachain.embedded_model import EMBEDDED, EMBEDDED_PACKAGE, embedded_folder, embedded_weights
 from lorachain.errors import ModelError
@@ -177,7 +177,7 @@ def hub_weights(repository: str, revision: str | None) -> Path:
     """
     page = f"https://huggingface.co/{repository}"
     try:
-        with disk_full_as_error(Path(HF_HUB_CACHE)):
+        with unwritable_as_error(Path(HF_HUB_CACHE)):
             folder = Path(snapshot_download(repository, revision=revision, allow_patterns=_WANTED_FILES))
     except GatedRepoError as error:
         raise ModelError(

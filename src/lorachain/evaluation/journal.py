@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from lorachain.artifacts.schema import Record, first_problem
-from lorachain.atomic import disk_full_as_error, open_regular
+from lorachain.atomic import open_regular, unwritable_as_error
 from lorachain.errors import DataError
 from lorachain.evaluation.protocols.base import QuestionResult
 from lorachain.records import ExamQuestion
@@ -69,7 +69,7 @@ class Journal:
     def append(self, rows: Sequence[QuestionResult], seconds: float) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with (
-            disk_full_as_error(self.path),
+            unwritable_as_error(self.path),
             os.fdopen(open_regular(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a", encoding="utf-8") as file,
         ):
             if file.tell() == 0:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import TrainerState
 
 from lorachain.artifacts import CheckpointManifest, TrainingProgress, TransformersState
@@ -79,7 +79,10 @@ def reason_to_skip(directory: Path, fingerprint: str) -> str | None:
     except WorkspaceError:
         return f"{MANIFEST} is missing or damaged"
     expected = manifest.files
-    present = sha256_files(directory)
+    try:
+        present = sha256_files(directory)
+    except OSError as error:
+        return f"{error.filename} cannot be read: {(error.strerror or '').lower()}"
     present.pop(MANIFEST, None)
     for name in sorted(expected.keys() | present.keys()):
         if expected.get(name) != present.get(name):
@@ -96,8 +99,8 @@ def _unusable_weights(path: Path) -> str | None:
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 if not file.get_tensor(name).isfinite().all():
                     return f"{path.name}: {name} is not finite (NaN or infinite)"
-    except (OSError, SafetensorError) as error:
-        return f"{path.name} cannot be read: {error}"
+    except Exception as error:  # an untrusted file; some types of numbers cannot be tested
+        return f"{path.name} cannot be read: {type(error).__name__}: {error}"
     return None
 
 
