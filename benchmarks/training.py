@@ -73,7 +73,7 @@ def run_child(request: str) -> None:
 
 def prepare(options: argparse.Namespace, work: Path, steps: int = 0) -> tuple[str, str, dict[str, Path]]:
     """(model, directory of the tokenizer, workload files with packs for at least `steps` steps)."""
-    from lorachain.registry import embedded_weights
+    from lorachain.embedded_model import embedded_weights
     from lorachain.tokens import TokenEncoder
     from lorachain.training.batch_schedule import BUCKET_STEPS
     from lorachain.weights.load import load_tokenizer

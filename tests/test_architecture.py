@@ -20,7 +20,7 @@ SCRIPTS = [
 # Layers, lowest first; packages of one layer may not import each other unless SAME_LAYER says so.
 LAYERS = [
     {"version", "errors", "records", "redaction", "memory"},
-    {"atomic", "workspace", "provenance", "config", "artifacts", "registry", "licences"}
+    {"atomic", "workspace", "provenance", "config", "artifacts", "registry", "licences", "user_key", "embedded_model"}
     | {"prompts", "dictionary_forms", "chat_template", "content_letters", "letter_uses", "option_references"}
     | {"tokens", "token_store"},
     {"data", "weights"},
@@ -42,7 +42,9 @@ SAME_LAYER = {
     "config": set(),
     "provenance": {"atomic"},
     "artifacts": {"workspace", "provenance"},
-    "registry": {"atomic", "workspace", "provenance", "config", "prompts"},
+    "user_key": {"atomic", "workspace", "provenance"},
+    "embedded_model": {"atomic", "workspace", "provenance", "artifacts", "user_key"},
+    "registry": {"atomic", "workspace", "provenance", "config", "embedded_model", "prompts"},
     "content_letters": set(),
     "letter_uses": {"content_letters"},
     "option_references": {"content_letters", "letter_uses"},
@@ -67,6 +69,7 @@ MODEL_PACKAGES = {
 READS_JSON = {
     "provenance.py": "defines load_json",
     "artifacts/schema.py": "every file of ours",
+    "artifacts/runs.py": "trainer_state.json of a checkpoint, which transformers writes",
     "chain/lock.py": "the lock file, as the artifact LockHolder",
     "chat_template.py": "chat_template.json of a model",
     "data/exam_schema.py": "options of users, where they are nested JSON",

@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -19,7 +19,10 @@ from lorachain.errors import WorkspaceError
 STAGING_SUFFIX = ".lorachain-partial"
 """Nobody else's name: what ends in it may be removed."""
 ASIDE_SUFFIX = ".lorachain-replaced"
-_OURS = ("training_info.json", "manifest.json", "made_from.json", "run.json", "NOTICE", "reasoning_report.json")
+_OURS = (
+    *("training_info.json", "manifest.json", "made_from.json", "run.json", "converted.json", "NOTICE"),
+    "reasoning_report.json",
+)
 """Files that tell a directory of ours from a user's own: one of them is in every directory that is replaced."""
 
 
@@ -31,20 +34,19 @@ def atomic_folder(final: Path, *, replace: bool = True) -> Iterator[Path]:
     remains and `final` is unchanged.
 
     Raises:
-        WorkspaceError: the disk is full, `final` exists and is not to be replaced, or it is not a directory of ours.
+        WorkspaceError: the disk is full, `final` exists and is not to be replaced, it is not a directory of ours, or it
+            may not be written to.
     """
     if not replace and os.path.lexists(final):
         raise WorkspaceError(f"{final} exists; choose another directory or remove it")
-    restore_folder(final)
-    check_replaceable(final)
-    with folder_for(final):
+    with unwritable_as_error(final), folder_for(final):
+        restore_folder(final)
+        check_replaceable(final)
         _remove_leftovers(final)
-        with disk_full_as_error(final):
-            staging = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=STAGING_SUFFIX, dir=final.parent))
+        staging = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=STAGING_SUFFIX, dir=final.parent))
         try:
-            with disk_full_as_error(final):
-                yield staging
-                sync_tree(staging)
+            yield staging
+            sync_tree(staging)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
@@ -67,8 +69,31 @@ def check_replaceable(final: Path) -> None:
         raise WorkspaceError(f"{final} is a symbolic link; lorachain does not follow links: replace it or remove it")
     if final.exists() and not is_ours(final):
         raise WorkspaceError(
-            f"{final} exists and was not written by lorachain; move it away, or use another --workspace"
+            f"{final} exists and was not written by lorachain; move it away, or use another --workspace "
+            "(in a terminal lorachain asks whether to move it)"
         )
+
+
+def make_room(final: Path, ask: Callable[[str], bool]) -> Path | None:
+    """Moves away what is at `final`, where the user agrees; nothing of it is replaced or removed.
+
+    Returns:
+        Where it is now; None where nothing was moved.
+
+    Raises:
+        WorkspaceError: it cannot be renamed.
+    """
+    if final.is_symlink() or not final.exists():
+        return None
+    names = (f"{final.name}.moved-aside{number or ''}" for number in range(1000))
+    aside = next((path for path in map(final.with_name, names) if not os.path.lexists(path)), None)
+    if aside is None or not ask(f"{final} exists. Move it to {aside} and continue?"):
+        return None
+    try:
+        final.rename(aside)
+    except OSError as error:
+        raise WorkspaceError(f"{final} cannot be moved ({(error.strerror or '').lower()}); move it yourself") from error
+    return aside
 
 
 def is_ours(folder: Path) -> bool:
@@ -179,7 +204,7 @@ def replaced_file(path: Path) -> Iterator[TextIO]:
     for leftover in path.parent.glob(f".{path.name}.*{STAGING_SUFFIX}"):
         if _is_regular(leftover):
             leftover.unlink()
-    with disk_full_as_error(path):
+    with unwritable_as_error(path):
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=STAGING_SUFFIX, dir=path.parent)
         staging = Path(name)
         try:
@@ -215,11 +240,17 @@ def open_regular(path: Path, flags: int) -> int:
 
 
 @contextmanager
-def disk_full_as_error(target: Path) -> Iterator[None]:
-    """Turns "no space left" into one message that names what was being written."""
+def unwritable_as_error(target: Path) -> Iterator[None]:
+    """Turns "no space left" and "permission denied" into one message that names what was being written."""
     try:
         yield
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            where = error.filename or target
+            raise WorkspaceError(
+                f"{where}: {(error.strerror or '').lower()}, while writing {target}; it may belong to another user: "
+                "change its owner or mode, or write elsewhere"
+            ) from error
         if not _is_disk_full(error):
             raise
         raise WorkspaceError(

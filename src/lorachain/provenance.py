@@ -34,10 +34,14 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def canonical_json(value: object) -> bytes:
+    """Sorted keys, no spaces, UTF-8."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+
+
 def sha256_json(value: object) -> str:
-    """Of the canonical form: sorted keys, no spaces, UTF-8."""
-    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Of the canonical form."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def sha256_files(folder: Path) -> dict[str, str]:

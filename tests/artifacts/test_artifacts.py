@@ -12,6 +12,7 @@ from lorachain.artifacts import (
     Artifact,
     CheckpointManifest,
     ComposeReport,
+    ConversionRecord,
     EvalResult,
     GgufReport,
     InitInfo,
@@ -62,7 +63,8 @@ def artifacts() -> Iterator[Artifact]:
     )
     yield CheckpointManifest(step=4, fingerprint=HASH, files={"optimizer.pt": HASH})
     yield TrainingProgress(step=4, tokens=100, supervised_tokens=50, seconds=1.5, losses=(3.0, 2.5))
-    yield TokenCacheManifest(identity=HASH, facts={"rows": 1}, rows_sha256=HASH)
+    yield TokenCacheManifest(identity=HASH, facts={"rows": 1}, rows_sha256=HASH, signature=HASH)
+    yield ConversionRecord(source_sha256=HASH, owner=1000, files={"config.json": HASH}, signature=HASH)
 
 
 EVERY = list(artifacts())

@@ -13,7 +13,7 @@ from lorachain.artifacts.evaluation import EvalResult, ScoredModelIdentity
 from lorachain.errors import ConfigError, DataError, WorkspaceError
 from lorachain.evaluation.compare import compare_results
 from lorachain.evaluation.protocols.options import Options
-from lorachain.evaluation.protocols.registry import make_protocol
+from lorachain.evaluation.protocols.registry import PROTOCOLS, make_protocol
 from lorachain.evaluation.results import baselines, check_output, read_results, rows_path
 from lorachain.evaluation.runner import run_evaluation
 from lorachain.evaluation.statistics import macro_interval, wilson
@@ -183,6 +183,54 @@ def test_an_unfinished_evaluation_that_is_not_a_regular_file(tmp_path: Path, mak
     with pytest.raises(WorkspaceError, match=r"r\.json\.unfinished\.jsonl .*remove it"):
         evaluate(tmp_path / "r.json", small_batches())
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "message"),
+    [
+        ("gold", [0, 4, 5, -1, None, True], "questions are not those|gold"),
+        ("chosen", [5, -1, "A", 1.0, True], "chosen"),
+        ("subject", ["", "other", None], "questions are not those|subject"),
+        ("logprobs", [[], [1.0] * 4, [1.0] * 6, ["a"] * 5, [float("nan")] * 5], "logprobs"),
+        ("prompt_tokens", [-1, 2**31, 2**63, 10**30, 1.5], "prompt_tokens"),
+        ("detail", [{}, {"sum": 1}, {"sum": 1, "per_character": 9}, [], None], "sum|detail|per_character"),
+        ("detail", [{"sum": 1, "per_character": 1, "pmi": 1}], "unknown key 'pmi'"),
+    ],
+)
+def test_a_result_that_no_protocol_writes_is_refused(
+    tmp_path: Path, field: str, values: list[Any], message: str
+) -> None:
+    journal = unfinished(tmp_path / "r.json")
+    header, first, *others = journal.read_text(encoding="utf-8").splitlines()
+    batch = json.loads(first)
+    stored = batch["rows"][0][field]
+    for value in values:
+        batch["rows"][0][field] = value if value is True or value != stored else 3
+        journal.write_text("\n".join((header, json.dumps(batch), *others)) + "\n", encoding="utf-8")
+        with pytest.raises(DataError, match=f"(?s):2: .*({message}).*delete the file"):
+            evaluate(tmp_path / "r.json", small_batches())
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_every_protocol_reads_what_it_wrote(name: str, tmp_path: Path) -> None:
+    """All batches are finished: the results come from the file."""
+    few = QUESTIONS[:2]
+    shots = dict.fromkeys(("doctor", "nurse"), QUESTIONS[:1])
+    given: dict[str, Any] = {"letters": {"rotations": 5}, "lm-eval-3.0": {"shots": 1}}.get(name, {})
+    if name in ("kormedeval", "reasoning"):
+        given = {"max_new_tokens": 3}
+    protocol = make_protocol(name, examples=shots, **given)
+
+    def kill(done: int, total: int, correct: int) -> None:
+        if done == total:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        evaluate(tmp_path / "r.json", protocol, few, on_progress=kill)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(protocol), "score", MustNotRun.score)
+        result = evaluate(tmp_path / "r.json", protocol, few)
+    assert result.score.n == 2
 
 
 def test_lines_of_an_unfinished_evaluation_are_not_taken_for_others(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from artifact_making import exact_match_measure, perplexity_measure, source_record, training_info
+from artifact_making import HASH, exact_match_measure, perplexity_measure, source_record, training_info
+from lorachain.artifacts import TrainingInfo
 from lorachain.artifacts.stages import Measures, StageValidation
 from lorachain.export.card import CardFacts, render_card, write_card
 from lorachain.licences import UNKNOWN_LICENCE, licence_of_source, terms_of_base
@@ -46,7 +47,7 @@ def test_plain_gemma_has_the_terms_of_gemma_alone() -> None:
 def test_scores_have_n_interval_split_version_and_chance() -> None:
     card = render_card(facts(), "hf")
     assert (
-        "| 02 | letters 1 | dev | 1,039 | 47.2 % (44.2 % to 50.2 %) "
+        "| 02 | letters 1 | dev | 1,039 | 47.3 % (44.2 % to 50.3 %) "
         "| 55.3 % (52.3 % to 58.3 %), above chance (p < 0.001) |"
     ) in card
 
@@ -57,16 +58,69 @@ def test_a_score_that_was_not_measured_before_says_so() -> None:
     assert "| 02 | letters 1 | dev | 1,039 | not measured | 55.3 % (52.3 % to 58.3 %), above chance" in card
 
 
-def test_a_sentence_written_into_a_score_is_not_in_the_card() -> None:
-    info = training_info()
-    after = {
-        name: score.model_copy(update={"summary": "Cleared by the FDA", "split": "<b>x</b>|[y](https://z) \x1b[2J"})
-        for name, score in info.validation.after.items()
-    }
-    validation = info.validation.model_copy(update={"after": after})
-    card = render_card(facts(stages=[training_info(validation=validation)]), "hf")
-    assert "FDA" not in card
-    assert r"| &lt;b>x&lt;/b>\|[y]\(https://z) \x1b[2J | 1,039 |" in card
+SENTENCE = "Cleared by the FDA <b>x</b>|[y](https://z) \x1b[2J"
+
+
+def forged(info: TrainingInfo, path: str, value: object) -> TrainingInfo:
+    """With another value at a dotted path; `*` names the first entry, and a last part `KEY` renames it."""
+    stored = info.as_dict()
+    holder: Any = stored
+    *parents, last = path.split(".")
+    for name in parents:
+        holder = holder[next(iter(holder)) if name == "*" else int(name) if isinstance(holder, list) else name]
+    if last == "KEY":
+        holder[value] = holder.pop(next(iter(holder), ""), 1)
+    else:
+        holder[last] = value
+    return TrainingInfo.parse(stored)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("stage", "model", "base", "finished", "counts.KEY", "configuration.KEY", "versions.KEY", "training.device"),
+        *("validation.selected_by", "validation.after.KEY", "validation.after.*.protocol"),
+        *("validation.after.*.protocol_version", "validation.after.*.split", "validation.after.*.summary"),
+        *("validation.before.*.protocol", "validation.before.*.split", "validation.before.*.summary"),
+        *("measures.after.KEY", "measures.after.*.name", "measures.after.*.split", "measures.after.*.protocol_version"),
+        *("measures.before.*.name", "measures.before.*.split", "measures.before.*.protocol_version"),
+        *("sources.0.name", "sources.0.short_name", "sources.0.sha256", "sources.0.revision", "sources.0.files.KEY"),
+        *("sources.1.name", "sources.2.name", "exam_sources.0.name"),
+    ],
+)
+@pytest.mark.parametrize("form", ["hf", "adapter", "gguf"])
+def test_no_sentence_of_a_forged_file_is_in_the_card(path: str, form: Any) -> None:
+    measures = Measures(
+        before={"exact_match": exact_match_measure(0.1)}, after={"exact_match": exact_match_measure(0.2)}
+    )
+    sources = (*SOURCES, source_record(name="sample", kind="sample"))
+    info = forged(training_info(measures=measures, sources=sources), path, SENTENCE)
+    card = render_card(facts(stages=[info, training_info("01")]), form)
+    for part in ("FDA", "<b>", "(https://z)", "\x1b", "2J"):
+        assert part not in card
+    assert "| 01 | letters 1 | dev | 1,039 |" in card
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        *(("validation.after.*.split", value) for value in ("test", "DEV", "")),
+        *(("validation.after.*.protocol", value) for value in ("cloze", "Letters", "")),
+        *(("validation.after.*.protocol_version", value) for value in ("", "1 ", "one", "1\n")),
+        *(("validation.after.*.n", value) for value in (0, -1, 10)),
+        ("validation.after.*.correct", -1),
+    ],
+)
+def test_scores_that_no_stage_writes_are_left_out_and_counted(path: str, value: object) -> None:
+    card = render_card(facts(stages=[forged(training_info(), path, value), training_info("01")]), "hf")
+    assert "| 02 | letters" not in card
+    assert "1 more in the chain's files have a name that lorachain does not know" in card
+
+
+def test_accuracies_are_computed_from_the_counts() -> None:
+    info = forged(training_info(), "validation.after.*.accuracy", 0.999)
+    info = forged(info, "validation.after.*.wilson95", [0.99, 1.0])
+    assert render_card(facts(stages=[info]), "hf") == render_card(facts(stages=[training_info()]), "hf")
 
 
 def test_measures_of_a_stage_are_scores_too() -> None:
@@ -89,8 +143,14 @@ def test_measures_of_a_stage_are_scores_too() -> None:
 def test_data_have_their_licences_and_no_paths() -> None:
     card = render_card(facts(), "hf")
     assert "| 02 | sean0042/KorMedMCQA | 3,401 | CC BY-NC 2.0" in card
-    assert f"| 02 | questions.csv | 12 | {UNKNOWN_LICENCE} | cdcdcdcdcdcdcdcd |" in card
+    assert f"| 02 | a local file | 12 | {UNKNOWN_LICENCE} | cdcdcdcdcdcdcdcd |" in card
     assert "someone" not in card
+    assert "questions.csv" not in card  # a name can say anything
+    several = source_record(name="corpus", kind="local", files={"a.txt": HASH, "b.txt": HASH})
+    config = source_record(name="wikimedia/wikipedia:20231101.ko", kind="hub")
+    card = render_card(facts(stages=[training_info(sources=(several, config))]), "hf")
+    assert f"| 02 | 2 local files | 3,401 | {UNKNOWN_LICENCE} |" in card
+    assert "| 02 | wikimedia/wikipedia:20231101.ko | 3,401 | CC BY-SA 4.0" in card
 
 
 def test_a_chain_without_validation_says_so() -> None:

@@ -136,7 +136,7 @@ def test_a_file_that_is_not_gguf(model: Path, tmp_path: Path) -> None:
 def test_bf16_round_trip_of_a_real_gemma_is_bit_exact(tmp_path: Path) -> None:
     if shutil.which(CONVERTER) is None:
         pytest.skip(f"llama.cpp's converter ({CONVERTER}) is not on this machine")
-    from lorachain.registry import embedded_weights
+    from lorachain.embedded_model import embedded_weights
     from lorachain.weights.load import load_model
 
     base = embedded_weights()

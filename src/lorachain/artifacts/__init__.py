@@ -6,7 +6,14 @@ JSON Schemas are exported to docs/schemas with `python -m lorachain.artifacts do
 from lorachain.artifacts.evaluation import Comparison, EvalResult
 from lorachain.artifacts.merging import ComposeReport, GgufReport, LogitDiff, MergeReport, MergeWeights, TargetReport
 from lorachain.artifacts.reasoning import ReasoningReport
-from lorachain.artifacts.runs import CheckpointManifest, LockHolder, TokenCacheManifest, TrainingProgress
+from lorachain.artifacts.runs import (
+    CheckpointManifest,
+    ConversionRecord,
+    LockHolder,
+    TokenCacheManifest,
+    TrainingProgress,
+    TransformersState,
+)
 from lorachain.artifacts.schema import Artifact, Record
 from lorachain.artifacts.stages import (
     InitInfo,
@@ -23,6 +30,7 @@ __all__ = [
     "CheckpointManifest",
     "Comparison",
     "ComposeReport",
+    "ConversionRecord",
     "EpochScore",
     "EvalResult",
     "GgufReport",
@@ -41,6 +49,7 @@ __all__ = [
     "TokenCacheManifest",
     "TrainingInfo",
     "TrainingProgress",
+    "TransformersState",
     "ValidationHistory",
     "ValidationResult",
     "read_stage_info",

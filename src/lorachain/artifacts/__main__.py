@@ -8,6 +8,7 @@ from lorachain.artifacts import (
     Artifact,
     CheckpointManifest,
     ComposeReport,
+    ConversionRecord,
     EvalResult,
     GgufReport,
     InitInfo,
@@ -35,6 +36,7 @@ EXPORTED: dict[str, type[Artifact]] = {
     "checkpoint_progress": TrainingProgress,
     "token_cache": TokenCacheManifest,
     "reasoning_report": ReasoningReport,
+    "conversion_record": ConversionRecord,
 }
 
 

@@ -29,7 +29,8 @@ def initialize(context: ChainContext, stage: Stage) -> None:
     """
     if not has_weights(context.entry):
         context.reporter.message(f"fetching the weights of {context.model}")
-    base = weights_folder(context.entry)  # the hub shows its own progress bar; the embedded model takes half a minute
+    # The hub shows its own progress bar; the embedded model takes half a minute.
+    base = weights_folder(context.entry, context.reporter.message)
     inputs = init_inputs(context.entry, context.config.lora, context.config.seed)
     reference = base_reference(context.entry, base)
     with atomic_folder(context.output(stage)) as staging:

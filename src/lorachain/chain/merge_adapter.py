@@ -6,7 +6,8 @@ from pathlib import Path
 from lorachain.artifacts import MergeReport, MergeWeights, read_stage_info
 from lorachain.chain.probe import merge_check
 from lorachain.config import Quantization
-from lorachain.registry import EMBEDDED, find_entry, weights_folder
+from lorachain.embedded_model import EMBEDDED
+from lorachain.registry import find_entry, weights_folder
 from lorachain.weights.load import comparison_dtype, resolve_device
 from lorachain.weights.merge import merge_adapter
 from lorachain.weights.merge_report import read_merge_report
@@ -25,6 +26,7 @@ def merge_and_verify(
     quantization: Quantization | None = None,
     weights: MergeWeights = "original",
     on_progress: Callable[[int, int], None] | None = None,
+    on_message: Callable[[str], None] = lambda text: None,
 ) -> MergeReport:
     """Writes base + adapter to `out`, with merge_report.json, and compares the logits of both.
 
@@ -37,7 +39,7 @@ def merge_and_verify(
     """
     named = not Path(into).is_dir()
     name = model if into == "base" else into
-    base = weights_folder(find_entry(workspace, name)) if named else Path(into)
+    base = weights_folder(find_entry(workspace, name), on_message) if named else Path(into)
     return merge_adapter(
         base,
         adapter,

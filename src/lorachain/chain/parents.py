@@ -60,6 +60,6 @@ def base_of(context: ChainContext, stage: Stage, info: StageInfo) -> Path:
     if stage.kind == "merge":
         return merged_base(context.output(stage))
     if not isinstance(info, TrainingInfo):
-        return weights_folder(context.entry)
+        return weights_folder(context.entry, context.reporter.message)
     parent = stage_of_output(info.depends_on.parent.folder.partition("/")[0])
     return base_of(context, parent, read_stage_info(context.output(parent)))

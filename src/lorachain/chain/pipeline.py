@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 
-from lorachain.atomic import disk_full_as_error
+from lorachain.atomic import check_replaceable, is_ours, make_room, unwritable_as_error
 from lorachain.chain.context import ChainContext
 from lorachain.chain.debug_log import debug_log
 from lorachain.chain.init_stage import initialize
@@ -34,7 +34,7 @@ def run_stages(context: ChainContext, runtime: Runtime, stages: Sequence[Stage])
     workspace, processes = context.workspace, runtime.processes
     command = "run" if len(stages) == len(chain_steps()) else stages[0].command
     locked = model_lock(workspace, context.model, context.command(command)) if processes.main else nullcontext()
-    with disk_full_as_error(workspace.model_root), locked as lock:
+    with unwritable_as_error(workspace.model_root), locked as lock:
         if lock is not None and lock.taken_over_from:
             context.reporter.message(f"took over the lock of a run that ended unexpectedly ({lock.taken_over_from})")
         for stage in stages:
@@ -57,6 +57,9 @@ def _must_run(context: ChainContext, stage: Stage) -> bool:
         return False
     if state.condition == "stale":
         _confirm_replacement(context, state)
+    elif not is_ours(state.folder) and (moved := make_room(state.folder, context.ask)):
+        context.reporter.message(f"{state.folder} is now {moved}")
+    check_replaceable(state.folder)  # now, not after hours of training
     return True
 
 

@@ -1,11 +1,12 @@
 """What a running stage has measured, kept on disk so that an interruption loses nothing."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lorachain.artifacts import EpochScore, Measure, RunState
-from lorachain.atomic import remove_tree
+from lorachain.atomic import make_room, remove_tree
 from lorachain.errors import WorkspaceError
 
 _REASONING = "reasoning"
@@ -53,11 +54,17 @@ class RunRecord:
         return best
 
 
-def open_run(state: Path, fingerprint: str, superseded: Path) -> RunRecord:
+def open_run(
+    state: Path, fingerprint: str, superseded: Path, ask: Callable[[str], bool] = lambda question: False
+) -> RunRecord:
     """The record of the run `fingerprint` at `state`.
 
     A run with other settings or data, or whose record is damaged, is moved to `superseded`; reasoning that was written
-    for the stage stays.
+    for the stage stays. What is at `superseded` and was not written by lorachain is moved away first, where `ask`
+    agrees.
+
+    Raises:
+        WorkspaceError: it does not.
     """
     run = state.parent
     with suppress(WorkspaceError):
@@ -69,7 +76,7 @@ def open_run(state: Path, fingerprint: str, superseded: Path) -> RunRecord:
     old = [path for path in run.glob("[!.]*") if not path.name.startswith(_REASONING)]
     old.sort(key=lambda path: path != state)
     if old:
-        if superseded.exists() and not remove_tree(superseded):
+        if superseded.exists() and not remove_tree(superseded) and make_room(superseded, ask) is None:
             raise WorkspaceError(f"{superseded} was not written by lorachain; move it away, then run again")
         superseded.mkdir()
         for path in old:

@@ -14,7 +14,7 @@ from lorachain.config import Quantization
 from lorachain.errors import AdapterError, ModelError, WorkspaceError
 from lorachain.inference.engines.select import EngineModel
 from lorachain.provenance import ADAPTER_CONFIG, adapter_sha256
-from lorachain.registry import hub_weights, is_hub_id, read_entries, weights_folder
+from lorachain.registry import hub_weights, is_hub_id, local_weights, read_entries, weights_folder
 from lorachain.tokens import TokenEncoder
 from lorachain.weights.load import load_model, load_tokenizer
 from lorachain.weights.lora import load_adapter, read_adapter_config
@@ -87,7 +87,7 @@ def find_scored_model(context: ChainContext, name: str) -> ScoredModel:
         ModelError: it is none of these, or a directory without a model. AdapterError: its base cannot be found.
     """
     if name == "base":
-        return ScoredModel(context.model, weights_folder(context.entry), None)
+        return ScoredModel(context.model, weights_folder(context.entry, context.reporter.message), None)
     stage = next((stage for stage in chain_stages() if stage.name == name), None)
     if stage is not None:
         folder = context.output(stage)
@@ -111,10 +111,10 @@ def find_scored_model(context: ChainContext, name: str) -> ScoredModel:
 def _adapter_on_its_base(context: ChainContext, folder: Path, name: str) -> ScoredModel:
     base = str(read_adapter_config(folder).get("base_model_name_or_path") or "")
     if Path(base).is_dir():
-        return ScoredModel(name, Path(base), folder)
+        return ScoredModel(name, local_weights(Path(base), context.reporter.message), folder)
     entry = read_entries(context.workspace).get(base)
     if entry is not None:  # as a composed adapter names a base that has no hub id
-        return ScoredModel(name, weights_folder(entry), folder)
+        return ScoredModel(name, weights_folder(entry, context.reporter.message), folder)
     if not is_hub_id(base):
         raise AdapterError(
             f"{folder} names {base!r} as its base, which is not there; restore it, or write its current location as "

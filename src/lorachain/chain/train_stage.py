@@ -181,7 +181,7 @@ def open_record(context: ChainContext, runtime: Runtime, stage: Stage, fingerpri
     path = context.workspace.run_state(stage.name, context.model)
     if not runtime.processes.main:
         return RunRecord(path, fingerprint)
-    record = open_run(path, fingerprint, context.workspace.superseded(stage.name, context.model))
+    record = open_run(path, fingerprint, context.workspace.superseded(stage.name, context.model), context.ask)
     if record.moved_to:
         context.reporter.message(
             f"an earlier run of stage {stage.name} had other settings or data, or its record is damaged or of an older "

@@ -20,7 +20,7 @@ def verify_chain(context: ChainContext) -> Iterator[str]:
         WorkspaceError: names the first stage that does not match its files, or says that there is none.
         ModelError, AdapterError: a merge does not match its base and adapter.
     """
-    base = weights_folder(context.entry)
+    base = weights_folder(context.entry, context.reporter.message)
     first = chain_stages()[0]
     bases, base_hashes = {first.name: base}, {first.name: weights_sha256(base)}
     """Per stage, the base that its adapter is for."""

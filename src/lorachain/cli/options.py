@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorachain.errors import ConfigError
+from lorachain.redaction import printable
 
 if TYPE_CHECKING:
     from lorachain.chain.context import ChainContext
@@ -146,6 +147,7 @@ def build_context(common: Common, command: str, stages: "Sequence[Stage]" = ()) 
         reporter=ConsoleReporter(quiet=not _is_main_process()),
         skip_bad_rows=common.skip_bad_rows,
         confirm=lambda question: common.yes or _ask(question),
+        ask=_ask,
         options_for=lambda proposed: _arguments_for(common, command, proposed, entry.sources),
     )
 
@@ -212,4 +214,13 @@ def _is_main_process() -> bool:
 
 
 def _ask(question: str) -> bool:
-    return sys.stdin.isatty() and typer.confirm(question)
+    return sys.stdin.isatty() and typer.confirm(printable(question))
+
+
+def make_room(out: Path) -> None:
+    """Asks whether to move away what is at `--out`; where there is no terminal, the command then refuses it."""
+    from lorachain.atomic import make_room
+    from lorachain.report.console import ConsoleReporter
+
+    if moved := make_room(out, _ask):
+        ConsoleReporter().message(f"{out} is now {moved}")

@@ -39,6 +39,7 @@ def merge(
     from lorachain.workspace import Workspace
 
     quiet_libraries()
+    o.make_room(out)
     console = ConsoleReporter()
     with console.bar(f"merging into {out}", 100) as bar:
         report = merge_and_verify(
@@ -51,6 +52,7 @@ def merge(
             quantization=quantization,
             weights=weights,
             on_progress=lambda done, total: bar(100 * done // total),
+            on_message=console.message,
         )
     if unchanged := unchanged_layers(report):
         console.message(f"B is zero in {len(unchanged)} layers, which stay unchanged; first {unchanged[0]}")
@@ -123,13 +125,15 @@ def _export(
     from lorachain.artifacts import ComposeReport, GgufReport
     from lorachain.chain.debug_log import quiet_libraries
     from lorachain.chain.runtime import start_runtime
-    from lorachain.export.chain import Form, export_chain
+    from lorachain.export.chain import Form, export_chain, find_finished_chain
     from lorachain.export.gguf import OutType
     from lorachain.report.console import ConsoleReporter
     from lorachain.report.tables import compose_table, gguf_table, merge_table
 
     quiet_libraries()
     context = o.build_context(common, "export")
+    find_finished_chain(context)
+    o.make_room(out)
     report = export_chain(
         context,
         start_runtime(context.config),

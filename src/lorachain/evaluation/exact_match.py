@@ -10,6 +10,7 @@ from torch import nn
 
 from lorachain.dictionary_forms import held_out_example
 from lorachain.errors import DataError
+from lorachain.evaluation.measures import EXACT_MATCH, EXACT_MATCH_NEW_FORMS
 from lorachain.evaluation.statistics import wilson
 from lorachain.inference.generate import generate_lines
 from lorachain.prompts import Direction, dictionary_example, directions
@@ -86,12 +87,12 @@ class ExactMatchResult:
     def as_measure(self) -> dict[str, Any]:
         """The fields of an `artifacts.Measure`: no value where no name was asked for (a dictionary of definitions)."""
         return {
-            "name": "exact match, new forms" if self.held_out_forms else "exact match",
+            "name": (EXACT_MATCH_NEW_FORMS if self.held_out_forms else EXACT_MATCH).name,
             "protocol_version": VERSION,
             "split": self.split,
             "value": self.exact / self.n if self.n else None,
             "n": self.n,
-            "unit": "answers",
+            "unit": EXACT_MATCH.unit,
             "wilson95": wilson(self.exact, self.n) if self.n else None,
             "detail": {
                 "exact": self.exact,

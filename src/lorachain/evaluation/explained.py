@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from lorachain.evaluation.answer_line import answer_line_complete, answer_lines, reasoned_choice
+from lorachain.evaluation.measures import DIRECT, EXPLAINED
 from lorachain.evaluation.scoring import score_questions
 from lorachain.evaluation.statistics import (
     comparison_summary,
@@ -170,7 +171,7 @@ def explained_measure(explanations: Sequence[Explanation], *, split: str) -> dic
     n = len(explanations)
     correct = sum(one.explained == one.gold for one in explanations)
     return {
-        "name": "explained accuracy",
+        "name": EXPLAINED.name,
         "protocol_version": VERSION,
         "split": split,
         "value": correct / n,
@@ -186,7 +187,7 @@ def direct_measure(explanations: Sequence[Explanation], *, split: str) -> dict[s
     n = len(explanations)
     correct = sum(one.direct == one.gold for one in explanations)
     return {
-        "name": "direct accuracy",
+        "name": DIRECT.name,
         "protocol_version": VERSION,
         "split": split,
         "value": correct / n,

@@ -5,12 +5,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from lorachain.artifacts.schema import Record, first_problem
-from lorachain.atomic import disk_full_as_error, open_regular
+from lorachain.atomic import open_regular, unwritable_as_error
 from lorachain.errors import DataError
 from lorachain.evaluation.protocols.base import QuestionResult
 from lorachain.records import ExamQuestion
@@ -21,14 +21,18 @@ JOURNAL_VERSION = 2
 class Batch(Record):
     """A line of the journal: the results of one batch of questions, in their order."""
 
-    seconds: float
+    seconds: Annotated[float, Field(ge=0)]
     rows: tuple[QuestionResult, ...]
 
 
 class Journal:
-    """A JSONL file beside the result: a header that identifies the evaluation, then one line per finished batch."""
+    """A JSONL file beside the result: a header that identifies the evaluation, then one line per finished batch.
 
-    def __init__(self, out: Path, identity: dict[str, Any]) -> None:
+    `detail_type` is the protocol's.
+    """
+
+    def __init__(self, out: Path, identity: dict[str, Any], detail_type: type[Record]) -> None:
+        self._detail_type = detail_type
         self.path = out.with_name(f"{out.name}.unfinished.jsonl")
         # As it comes back from the file: tuples become lists.
         self.identity = json.loads(json.dumps(identity))
@@ -56,7 +60,7 @@ class Journal:
             raise self._damaged(len(complete), "there are more batches than in the evaluation")
         finished = [self._batch(number, line) for number, line in enumerate(complete[1:], start=2)]
         for number, (batch, questions) in enumerate(zip(finished, batches, strict=False), start=2):
-            if [(row.exam, row.id) for row in batch.rows] != [(question.exam, question.id) for question in questions]:
+            if list(map(_question_of, batch.rows)) != [(q.exam, q.id, q.subject, q.answer) for q in questions]:
                 raise self._damaged(number, "its questions are not those of the batch")
         if cut_off:
             os.truncate(self.path, len(content) - len(cut_off))
@@ -65,7 +69,7 @@ class Journal:
     def append(self, rows: Sequence[QuestionResult], seconds: float) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with (
-            disk_full_as_error(self.path),
+            unwritable_as_error(self.path),
             os.fdopen(open_regular(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a", encoding="utf-8") as file,
         ):
             if file.tell() == 0:
@@ -80,9 +84,12 @@ class Journal:
 
     def _batch(self, number: int, line: bytes) -> Batch:
         try:
-            return Batch.model_validate_json(line, strict=True)
+            batch = Batch.model_validate_json(line, strict=True)
+            for row in batch.rows:
+                self._detail_type.model_validate(row.detail, strict=True)
         except ValidationError as error:
             raise self._damaged(number, first_problem(error)) from error
+        return batch
 
     def _refuse_other(self, header: Any) -> None:
         if not isinstance(header, dict):
@@ -98,3 +105,7 @@ class Journal:
             f"{self.path}:{number}: the unfinished evaluation is damaged ({reason}); delete the file to start again, "
             "or choose another --out"
         )
+
+
+def _question_of(row: QuestionResult) -> tuple[str, str, str, int]:
+    return row.exam, row.id, row.subject, row.gold

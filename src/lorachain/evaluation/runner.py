@@ -47,7 +47,7 @@ def run_evaluation(
         "journal_version": JOURNAL_VERSION, "model": model_identity.as_dict(), "protocol": protocol.name,
         "protocol_version": protocol.version, "settings": protocol.settings, "split": split,
         "data_sha256": question_set_hash(questions),
-    })  # fmt: skip
+    }, protocol.detail_type)  # fmt: skip
     rows: dict[int, QuestionResult] = {}
     seconds = 0.0
     groups = batches(questions, protocol.batch_questions)

@@ -52,7 +52,7 @@ def find_finished_chain(context: ChainContext) -> FinishedChain:
     last = training_stages()[-1]
     info = read_training_info(context.output(last))
     return FinishedChain(
-        base=weights_folder(context.entry),
+        base=weights_folder(context.entry, context.reporter.message),
         first=context.output(parent_of(merge)),
         merged=base_of(context, last, info),
         last=context.output(last),

@@ -19,12 +19,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lorachain.artifacts import GgufReport, LogitDiff
 from lorachain.atomic import atomic_folder
+from lorachain.embedded_model import gguf_loading
 from lorachain.errors import ConfigError, ModelError
 from lorachain.export.card import CardFacts, write_card
 from lorachain.licences import notice_text
 from lorachain.provenance import package_versions, sha256_file
 from lorachain.redaction import without_secrets
-from lorachain.registry import gguf_loading
 from lorachain.weights.attention import use_blockwise_attention
 from lorachain.weights.load import load_tokenizer
 from lorachain.weights.safetensors_io import weights_sha256

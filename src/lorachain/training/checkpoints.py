@@ -5,19 +5,23 @@ the SHA-256 of each of its files, written last, and a run resumes only from a ch
 """
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
+from transformers import TrainerState
 
-from lorachain.artifacts import CheckpointManifest
+from lorachain.artifacts import CheckpointManifest, TrainingProgress, TransformersState
 from lorachain.atomic import STAGING_SUFFIX, atomic_folder, remove_tree
-from lorachain.errors import WorkspaceError
+from lorachain.errors import LorachainError, WorkspaceError
 from lorachain.provenance import sha256_files
 from lorachain.workspace import CHECKPOINT_PREFIX, checkpoint_steps
 
 MANIFEST = "manifest.json"
+PROGRESS = "progress.json"
+TRAINER_STATE = "trainer_state.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +79,18 @@ def reason_to_skip(directory: Path, fingerprint: str) -> str | None:
     except WorkspaceError:
         return f"{MANIFEST} is missing or damaged"
     expected = manifest.files
-    present = sha256_files(directory)
+    try:
+        present = sha256_files(directory)
+    except OSError as error:
+        return f"{error.filename} cannot be read: {(error.strerror or '').lower()}"
     present.pop(MANIFEST, None)
     for name in sorted(expected.keys() | present.keys()):
         if expected.get(name) != present.get(name):
             return f"{name} does not match {MANIFEST}"
     if manifest.fingerprint != fingerprint:
         return "it belongs to a run with other settings or data"
-    return next(filter(None, map(_unusable_weights, sorted(directory.glob("*.safetensors")))), None)
+    unusable_weights = next(filter(None, map(_unusable_weights, sorted(directory.glob("*.safetensors")))), None)
+    return unusable_weights or _unusable_state(directory, manifest.step)
 
 
 def _unusable_weights(path: Path) -> str | None:
@@ -91,9 +99,43 @@ def _unusable_weights(path: Path) -> str | None:
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 if not file.get_tensor(name).isfinite().all():
                     return f"{path.name}: {name} is not finite (NaN or infinite)"
-    except (OSError, SafetensorError) as error:
-        return f"{path.name} cannot be read: {error}"
+    except Exception as error:  # an untrusted file; some types of numbers cannot be tested
+        return f"{path.name} cannot be read: {type(error).__name__}: {error}"
     return None
+
+
+def _unusable_state(directory: Path, step: int) -> str | None:
+    """What the run would continue from must be of the checkpoint's own step; whoever edits a file can edit the manifest
+    too."""
+    if directory.name != checkpoint_directory(directory.parent, step).name:
+        return f"its {MANIFEST} is of step {step}"
+    try:
+        steps = []
+        if (directory / PROGRESS).exists():
+            progress = TrainingProgress.read(directory / PROGRESS)
+            steps += [progress.step, len(progress.losses)]
+        if (directory / TRAINER_STATE).exists():
+            steps.append(TransformersState.read(directory / TRAINER_STATE).global_step)
+            TrainerState.load_from_json(str(directory / TRAINER_STATE))
+    except WorkspaceError as error:
+        return str(error)
+    except TypeError as error:  # a key that this version of transformers does not know
+        return f"{TRAINER_STATE} is not one of this version of transformers: {error}"
+    return next((f"its progress is that of step {other}" for other in steps if other != step), None)
+
+
+@contextmanager
+def unusable_as_error(checkpoint: Path | str | None) -> Iterator[None]:
+    """Turns whatever a damaged or foreign file of a checkpoint raises into one message."""
+    try:
+        yield
+    except LorachainError:
+        raise
+    except Exception as error:  # untrusted files
+        raise WorkspaceError(
+            f"{checkpoint} cannot be resumed from ({type(error).__name__}: {str(error)[:200]}); remove that directory, "
+            "and the run resumes from the checkpoint before it"
+        ) from error
 
 
 def keep_only(run: Path, steps: Iterable[int]) -> None:

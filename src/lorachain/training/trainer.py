@@ -18,12 +18,21 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import PrinterCallback
 
 from lorachain.artifacts import TrainingProgress
 from lorachain.training.activations import needs_recomputation, recompute_activations
 from lorachain.training.batch_schedule import BatchSchedule, StepInputs
-from lorachain.training.checkpoints import CheckpointSearch, keep_only, newest_complete, save_checkpoint
+from lorachain.training.checkpoints import (
+    PROGRESS,
+    TRAINER_STATE,
+    CheckpointSearch,
+    keep_only,
+    newest_complete,
+    save_checkpoint,
+    unusable_as_error,
+)
 from lorachain.training.distributed import Processes
 from lorachain.training.finite import check_finite, non_finite
 from lorachain.training.interrupts import SignalFlag, TrainingInterrupted, signals_finish_the_step
@@ -40,8 +49,6 @@ from lorachain.weights.lora import (
     set_adapter_tensors,
 )
 from lorachain.workspace import checkpoint_steps
-
-PROGRESS = "progress.json"
 
 EpochEnd = Callable[[int, int], bool]
 """(epoch from 1, step) -> whether this epoch's adapter is the best so far, whose checkpoint is kept."""
@@ -193,7 +200,7 @@ class _ChainTrainer(Trainer):
             self._save_optimizer_and_scheduler(str(directory))
             for name, content in random_states.items():
                 (directory / name).write_bytes(content)
-            self.state.save_to_json(str(directory / "trainer_state.json"))
+            self.state.save_to_json(str(directory / TRAINER_STATE))
             TrainingProgress(**asdict(self.progress)).write(directory / PROGRESS)
 
         save_checkpoint(self.run, self.state.global_step, self.fingerprint, write)
@@ -207,7 +214,15 @@ class _ChainTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Loads the adapter and the progress; Trainer then loads the optimizer, whose masters replace the factors."""
         directory = Path(resume_from_checkpoint)
-        set_adapter_tensors(self.peft_model, load_file(directory / ADAPTER_WEIGHTS))
+        with unusable_as_error(directory):
+            tensors, expected = load_file(directory / ADAPTER_WEIGHTS), adapter_tensors(self.peft_model)
+            if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in expected.items()}:
+                raise ValueError(f"{ADAPTER_WEIGHTS} does not have the tensors of this adapter")
+            set_adapter_tensors(self.peft_model, tensors)
+            # Trainer would continue without an optimizer state, as if the run began here.
+            for name in (TRAINER_STATE, OPTIMIZER_NAME, SCHEDULER_NAME):
+                if not (directory / name).is_file():
+                    raise ValueError(f"{name} is missing")
         stored = TrainingProgress.read(directory / PROGRESS)
         self.progress = Progress(
             step=stored.step,
@@ -216,6 +231,14 @@ class _ChainTrainer(Trainer):
             seconds=stored.seconds,
             losses=list(stored.losses),
         )
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with unusable_as_error(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with unusable_as_error(checkpoint):
+            super()._load_rng_state(checkpoint)
 
 
 class _StepCallback(TrainerCallback):

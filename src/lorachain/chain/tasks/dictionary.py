@@ -13,6 +13,7 @@ from lorachain.data.dictionary import load_dictionary
 from lorachain.data.sources import SourceInfo
 from lorachain.dictionary_forms import ENTRY_FORM, direction_of, form_name, trained_examples
 from lorachain.evaluation.exact_match import exact_match
+from lorachain.evaluation.measures import EXACT_MATCH
 from lorachain.prompts import directions
 from lorachain.records import Term
 from lorachain.token_store import StoredPacks, TokenStore
@@ -61,8 +62,8 @@ class DictionaryTask:
 
     def measure(self, model: nn.Module) -> Measures:
         """Exact match of names over a sample of the trained entries, in the entry's own form and in new ones."""
-        own = exact_match(model, self.encoder, self.sample, split="trained entries")
-        new = exact_match(model, self.encoder, self.sample, split="trained entries", held_out_forms=True)
+        own = exact_match(model, self.encoder, self.sample, split=EXACT_MATCH.split)
+        new = exact_match(model, self.encoder, self.sample, split=EXACT_MATCH.split, held_out_forms=True)
         return {
             "exact_match": Measure(**own.as_measure()),
             "exact_match_new_forms": Measure(**new.as_measure()),

@@ -13,6 +13,7 @@ from lorachain.data.decontamination import content_key, without_held_out
 from lorachain.data.exam import load_exam, spread
 from lorachain.data.sources import SourceInfo
 from lorachain.evaluation.explained import direct_measure, explain, explained_measure
+from lorachain.evaluation.measures import DIRECT, EXPLAINED
 from lorachain.prompts import AnswerStyle, exam_examples, shuffled
 from lorachain.records import ExamQuestion
 from lorachain.token_store import StoredPacks
@@ -59,8 +60,8 @@ class ExamTask:
             token_budget=self.token_budget,
         )
         return {
-            "direct": Measure(**direct_measure(answers, split="exam dev")),
-            "explained": Measure(**explained_measure(answers, split="exam dev")),
+            "direct": Measure(**direct_measure(answers, split=DIRECT.split)),
+            "explained": Measure(**explained_measure(answers, split=EXPLAINED.split)),
         }
 
 

@@ -14,6 +14,7 @@ from lorachain.data.plain_text import stream_plain_text
 from lorachain.data.sources import SourceInfo
 from lorachain.data.staleness import reads_the_same
 from lorachain.errors import DataError
+from lorachain.evaluation.measures import PERPLEXITY
 from lorachain.evaluation.perplexity import perplexity
 from lorachain.prompts import plain_text_example
 from lorachain.token_store import StoredPacks, TokenStore
@@ -56,12 +57,12 @@ class PlainTextTask:
         result = perplexity(model, self.held_out, token_budget=self.token_budget)
         return {
             "heldout_perplexity": Measure(
-                name="perplexity",
+                name=PERPLEXITY.name,
                 protocol_version="1",
-                split="held-out documents",
+                split=PERPLEXITY.split,
                 value=result.perplexity,
                 n=result.tokens,
-                unit="tokens",
+                unit=PERPLEXITY.unit,
                 detail={"documents": self.counts["heldout_documents"]},
             )
         }

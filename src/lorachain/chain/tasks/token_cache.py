@@ -2,6 +2,8 @@
 
 A directory of the cache holds `rows.arrow` and `made_from.json`, which records what decides the rows. Where that or a
 byte of the rows differs, the tokens are created again: a start with the cache sees the rows that one without it sees.
+Whoever can write to the workspace can write both files, so both are signed with a key of the user's account: tokens
+that came with the workspace are not used.
 """
 
 import hashlib
@@ -19,8 +21,10 @@ from lorachain.provenance import sha256_file, sha256_json
 from lorachain.records import ExamQuestion, Term
 from lorachain.token_store import TokenStore, write_token_store
 from lorachain.tokens import TokenRow
+from lorachain.user_key import is_signed, signature
 
 ROWS, MADE_FROM = "rows.arrow", "made_from.json"
+_NOT_SIGNED = ""
 _CODE = (
     *("records.py", "prompts.py", "dictionary_forms.py", "chat_template.py", "content_letters.py", "letter_uses.py"),
     *("option_references.py", "tokens.py", "token_store.py", "data", "chain/tasks"),
@@ -42,6 +46,7 @@ class TokenCache:
         self._folder = folder
         self._decided_by = decided_by
         self._on_message = on_message
+        self._said_why_unsigned = False
 
     @property
     def _identity(self) -> str:
@@ -61,7 +66,11 @@ class TokenCache:
             return None
         try:
             manifest = TokenCacheManifest.read(folder / MADE_FROM)
-            if manifest.identity != self._identity or not is_current(manifest.facts):
+            if manifest.identity != self._identity:
+                return None
+            if not self._is_ours(name, manifest):
+                return None
+            if not is_current(manifest.facts):
                 return None
             if sha256_file(folder / ROWS) != manifest.rows_sha256:
                 raise ValueError(f"{ROWS} does not match {MADE_FROM}")
@@ -77,18 +86,52 @@ class TokenCache:
             write_token_store(staging / ROWS, rows)
             digest = sha256_file(staging / ROWS)
             collected = facts()
-            manifest = TokenCacheManifest(identity=self._identity, facts=collected, rows_sha256=digest)
+            manifest = TokenCacheManifest(
+                identity=self._identity, facts=collected, rows_sha256=digest, signature=_NOT_SIGNED
+            )
+            manifest = manifest.model_copy(update={"signature": self._signature(name, manifest)})
             manifest.write(staging / MADE_FROM)
         for other in self._folder.iterdir():
             if not other.name.startswith(".") and (other / MADE_FROM).exists() and not self._has_this_identity(other):
                 remove_tree(other)
         return TokenStore(folder / ROWS), collected
 
+    def _is_ours(self, name: str, manifest: TokenCacheManifest) -> bool:
+        """Whether this user signed the store; a message says why not."""
+        try:
+            if is_signed(_signed_part(name, manifest), manifest.signature):
+                return True
+        except WorkspaceError as error:
+            self._say_unsigned(error)
+            return False
+        self._on_message(
+            f"the cached tokens in {self._folder / name} were not made by your account on this machine; they are "
+            "created again"
+        )
+        return False
+
+    def _signature(self, name: str, manifest: TokenCacheManifest) -> str:
+        try:
+            return signature(_signed_part(name, manifest))
+        except WorkspaceError as error:
+            self._say_unsigned(error)
+            return _NOT_SIGNED
+
+    def _say_unsigned(self, error: WorkspaceError) -> None:
+        if not self._said_why_unsigned:
+            self._on_message(f"tokens are created again at each start: {error}")
+        self._said_why_unsigned = True
+
     def _has_this_identity(self, folder: Path) -> bool:
         try:
             return TokenCacheManifest.read(folder / MADE_FROM).identity == self._identity
         except WorkspaceError:
             return False
+
+
+def _signed_part(name: str, manifest: TokenCacheManifest) -> dict[str, Any]:
+    """Everything that decides what is trained on; the name, so that two stores of one workspace cannot be exchanged."""
+    return {"kind": "tokens", "name": name, **manifest.model_dump(mode="json", exclude={"signature"})}
 
 
 def records_sha256(records: Sequence[Term] | Sequence[ExamQuestion]) -> str:

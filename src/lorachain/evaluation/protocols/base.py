@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
+from pydantic import Field
+
+from lorachain.artifacts.schema import Record
 from lorachain.errors import DataError
 from lorachain.prompts import ANSWER_CUE, question_block
-from lorachain.records import ExamQuestion
+from lorachain.records import LETTERS, ExamQuestion
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,6 +25,12 @@ Shots = Mapping[str, Sequence[ExamQuestion]]
 """Worked examples by subject, in their published order."""
 
 
+Option = Annotated[int, Field(ge=0, lt=len(LETTERS))]
+"""Index of an option. These bounds are checked where results are read from a file."""
+_Count = Annotated[int, Field(ge=0, lt=2**31)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
 @dataclass(frozen=True, slots=True)
 class QuestionResult:
     """The result for one question."""
@@ -29,17 +38,17 @@ class QuestionResult:
     id: str
     exam: str
     subject: str
-    gold: int
+    gold: Option
     """Index of the right option."""
-    chosen: int | None
+    chosen: Option | None
     """Index of the chosen option; None where the generated answer could not be parsed, which counts as wrong."""
-    logprobs: tuple[float, ...] | None = None
+    logprobs: Annotated[tuple[_Finite, ...], Field(min_length=len(LETTERS), max_length=len(LETTERS))] | None = None
     """The five scores that the choice is made by, in the order of the question's options."""
     generation: str | None = None
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
+    prompt_tokens: _Count = 0
+    generated_tokens: _Count = 0
     detail: dict[str, Any] = field(default_factory=dict)
-    """What only this protocol reports, as JSON values."""
+    """What only this protocol reports, as JSON values: the fields of its `detail_type`."""
 
     @property
     def correct(self) -> bool:
@@ -56,6 +65,11 @@ class ExamProtocol(Protocol):
     @property
     def batch_questions(self) -> int:
         """How many questions are scored at a time; an interrupted evaluation resumes after the last complete batch."""
+        ...
+
+    @property
+    def detail_type(self) -> type[Record]:
+        """What `QuestionResult.detail` holds, to check what was read from a file."""
         ...
 
     @property

@@ -3,8 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
+from lorachain.artifacts.schema import Record
 from lorachain.evaluation.protocols.base import QuestionResult
 from lorachain.records import ExamQuestion
+
+
+class WrittenDetail(Record):
+    """`detail` of a result that was read from a generated text."""
+
+    ended: bool
+    """False if it was cut off at the token limit."""
 
 
 def written_row(

@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import nn
 
+from lorachain.artifacts.schema import Record
 from lorachain.evaluation.extraction import kormedeval_choice
 from lorachain.evaluation.protocols.base import QuestionResult
-from lorachain.evaluation.protocols.generated import written_report, written_row
+from lorachain.evaluation.protocols.generated import WrittenDetail, written_report, written_row
 from lorachain.inference.generate import generate
 from lorachain.prompts import Prompt
 from lorachain.records import LETTERS, ExamQuestion
@@ -38,6 +39,7 @@ class KorMedEval:
 
     max_new_tokens: int = 1024
     token_budget: int = 8192
+    detail_type: type[Record] = WrittenDetail
     name: str = "kormedeval"
     version: str = "1"
     batch_questions: int = 128

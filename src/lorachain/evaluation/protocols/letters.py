@@ -2,16 +2,30 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from torch import nn
 
+from lorachain.artifacts.schema import Record
 from lorachain.errors import ConfigError
-from lorachain.evaluation.protocols.base import LETTERS_VERSION, QuestionResult, Shots, shots_text, subject_shots
+from lorachain.evaluation.protocols.base import (
+    LETTERS_VERSION,
+    Option,
+    QuestionResult,
+    Shots,
+    shots_text,
+    subject_shots,
+)
 from lorachain.evaluation.scoring import QuestionScore, first_argmax, score_questions
 from lorachain.prompts import ANSWER_CUE, Prompt, question_block
 from lorachain.records import LETTERS, ExamQuestion
 from lorachain.tokens import TokenEncoder
+
+
+class _Detail(Record):
+    shown: Annotated[list[Option], Field(min_length=1, max_length=len(LETTERS))]
+    """The letter that each order chooses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +41,7 @@ class Letters:
     orders: int = 1
     examples: Shots = field(default_factory=dict)
     token_budget: int = 8192
+    detail_type: type[Record] = _Detail
     name: str = "letters"
     version: str = LETTERS_VERSION
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import nn
 
+from lorachain.artifacts.schema import Record
 from lorachain.evaluation.extraction import lm_eval_choice
 from lorachain.evaluation.protocols.base import QuestionResult, Shots, shots_text, subject_shots
-from lorachain.evaluation.protocols.generated import written_report, written_row
+from lorachain.evaluation.protocols.generated import WrittenDetail, written_report, written_row
 from lorachain.inference.generate import generate
 from lorachain.prompts import ANSWER_CUE, question_block
 from lorachain.records import ExamQuestion
@@ -34,6 +35,7 @@ class LmEval:
     shots: int = 5
     examples: Shots = field(default_factory=dict)
     token_budget: int = 8192
+    detail_type: type[Record] = WrittenDetail
     name: str = "lm-eval-3.0"
     version: str = "3.0"
     batch_questions: int = 128

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from lorachain.evaluation.protocols.base import OPTIONS_VERSION, QuestionResult
+from lorachain.artifacts.schema import Record
+from lorachain.evaluation.protocols.base import OPTIONS_VERSION, Option, QuestionResult
 from lorachain.evaluation.scoring import QuestionScore, first_argmax, score_questions
 from lorachain.evaluation.statistics import proportion
 from lorachain.prompts import ANSWER_CUE, Prompt
@@ -49,6 +50,17 @@ def _readings(results: Sequence[QuestionResult]) -> dict[str, Any]:
     }
 
 
+class _Readings(Record):
+    """The option that each reading of the likelihoods chooses."""
+
+    sum: Option
+    per_character: Option
+
+
+class _ClozeReadings(_Readings):
+    pmi: Option
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """Log-likelihood of each option's text after the question with its options shown, summed over its tokens.
@@ -57,6 +69,7 @@ class Options:
     """
 
     token_budget: int = 8192
+    detail_type: type[Record] = _Readings
     name: str = "options"
     version: str = OPTIONS_VERSION
     batch_questions: int = 64
@@ -92,6 +105,7 @@ class Cloze:
     """
 
     token_budget: int = 8192
+    detail_type: type[Record] = _ClozeReadings
     name: str = "cloze"
     version: str = "1"
     batch_questions: int = 64

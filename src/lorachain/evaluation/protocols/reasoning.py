@@ -4,14 +4,16 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from torch import nn
 
+from lorachain.artifacts.schema import Record
 from lorachain.errors import ConfigError
 from lorachain.evaluation.answer_line import answer_line_complete, reasoned_choice
-from lorachain.evaluation.protocols.base import QuestionResult
-from lorachain.evaluation.protocols.generated import written_report, written_row
+from lorachain.evaluation.protocols.base import Option, QuestionResult
+from lorachain.evaluation.protocols.generated import WrittenDetail, written_report, written_row
 from lorachain.inference.engines.base import Completion, EngineIdentity, Message, Sampling, TextEngine, TextRequest
 from lorachain.inference.engines.local import LocalEngine
 from lorachain.prompts import REASONING_INSTRUCTION, ChatTurns, reasoning_prompt, render
@@ -21,6 +23,11 @@ from lorachain.version import __version__
 
 _IN_MEMORY = EngineIdentity("local", __version__, "in memory", None)
 """Results name the model themselves."""
+
+
+class _Detail(WrittenDetail):
+    votes: Annotated[list[Option | None], Field(min_length=1)]
+    """The option that each sample names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,7 @@ class Reasoning:
     token_budget: int = 8192
     engine: TextEngine | None = None
     """What generates the texts; None: the model in memory."""
+    detail_type: type[Record] = _Detail
     name: str = "reasoning"
     version: str = "3"
     batch_questions: int = 128
