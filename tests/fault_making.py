@@ -27,6 +27,12 @@ dropout = {dropout}
 max_questions = 3
 heldout_documents = 1
 exact_match_entries = 1
+[ledger]
+documents = 2
+dictionary_questions = 1
+prompts = 1
+noise_items = 2
+intruder_layers = 1
 [training]
 micro_batch_tokens = 512
 save_every_steps = 2

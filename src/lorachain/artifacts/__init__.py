@@ -4,6 +4,7 @@ JSON Schemas are exported to docs/schemas with `python -m lorachain.artifacts do
 """
 
 from lorachain.artifacts.evaluation import Comparison, EvalResult
+from lorachain.artifacts.ledger import Cell, Change, GateResult, Ledger, LedgerStep, Noise, StepModel
 from lorachain.artifacts.merging import ComposeReport, GgufReport, LogitDiff, MergeReport, MergeWeights, TargetReport
 from lorachain.artifacts.reasoning import ReasoningReport
 from lorachain.artifacts.runs import CheckpointManifest, LockHolder, TokenCacheManifest, TrainingProgress
@@ -20,13 +21,18 @@ from lorachain.artifacts.validation import EpochScore, Measure, RunState, Valida
 
 __all__ = [
     "Artifact",
+    "Cell",
+    "Change",
     "CheckpointManifest",
     "Comparison",
     "ComposeReport",
     "EpochScore",
     "EvalResult",
+    "GateResult",
     "GgufReport",
     "InitInfo",
+    "Ledger",
+    "LedgerStep",
     "LockHolder",
     "LogitDiff",
     "Measure",
@@ -34,9 +40,11 @@ __all__ = [
     "MergeReport",
     "MergeWeights",
     "ReasoningReport",
+    "Noise",
     "Record",
     "RunState",
     "StageInfo",
+    "StepModel",
     "TargetReport",
     "TokenCacheManifest",
     "TrainingInfo",

@@ -39,6 +39,8 @@ class ChainContext:
     skip_bad_rows: bool = False
     confirm: Callable[[str], bool] = lambda question: False
     """Called before finished work is replaced."""
+    accept_harm: bool = False
+    """Publish a step although a gate stops it."""
     options_for: Callable[[str], tuple[str, ...]] = lambda command: ()
     """The options of the command line that a message repeats where it proposes `command`."""
 

@@ -48,6 +48,11 @@ Completions = Annotated[
 ]
 Concurrency = Annotated[int, typer.Option("--concurrency", min=1, help="Requests to the server at a time.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=1, help="Seconds for an answer of the server.")]
+AcceptHarm = Annotated[bool, typer.Option("--accept-harm", help="Publish a step although a gate stops it.")]
+LedgerText = Annotated[
+    list[str] | None,
+    typer.Option("--ledger-text", help="A text of yours whose perplexity is measured too; repeatable."),
+]
 Epochs = Annotated[int | None, typer.Option("--epochs")]
 
 
@@ -74,13 +79,15 @@ class Common:
     skip_bad_rows: bool = False
     yes: bool = False
     from_base: bool = False
+    ledger_text: list[str] | None = None
+    accept_harm: bool = False
 
     def as_arguments(self) -> tuple[str, ...]:
         """The options but for model and workspace, as they would be typed again."""
         arguments: list[str] = []
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in ("model", "workspace", "yes") or value is None or value is False:
+            if field.name in ("model", "workspace", "yes", "accept_harm") or value is None or value is False:
                 continue
             name = f"--{field.name.replace('_', '-')}"
             for item in value if isinstance(value, list) else [value]:
@@ -145,6 +152,7 @@ def build_context(common: Common, command: str, stages: "Sequence[Stage]" = ()) 
         config=config,
         reporter=ConsoleReporter(quiet=not _is_main_process()),
         skip_bad_rows=common.skip_bad_rows,
+        accept_harm=common.accept_harm,
         confirm=lambda question: common.yes or _ask(question),
         options_for=lambda proposed: _arguments_for(common, command, proposed, entry.sources),
     )
@@ -167,6 +175,8 @@ def _named_options(common: Common, source_set: str, stages: "Sequence[Stage]") -
     sources = {"plain_text": common.plain_text, "dictionary": common.dictionary, "exam": common.exam}
     if named := {name: value for name, value in sources.items() if value}:
         overrides["sources"] = {source_set: named}
+    if common.ledger_text:
+        overrides["ledger"] = {"text": common.ledger_text}
     if common.rank is not None:
         overrides["lora"] = {"rank": common.rank}
     if common.save_every is not None:
