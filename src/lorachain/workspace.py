@@ -73,6 +73,10 @@ class Workspace:
         """What every step of the model's chain scores; its directory also has what measuring keeps."""
         return self.output("ledger", model) / "ledger.json"
 
+    def dial(self, stage: str, model: str, variant: str) -> Path:
+        """What a stage's adapter scores at several scales."""
+        return self.ledger(model).with_name(f"dial-{stage}-{variant}.json")
+
     def lock_file(self, model: str) -> Path:
         return self.model_root / f".lock-{check_model_name(model)}"
 

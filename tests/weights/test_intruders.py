@@ -10,8 +10,7 @@ from peft import PeftModel
 from peft.tuners.lora.intruders import reduce_intruder_dimension
 
 from lora_making import load_plain, save_adapter_for
-from lorachain.weights import intruders
-from lorachain.weights.intruders import count_intruders, intruder_dimensions, left_singular_vectors
+from lorachain.weights.intruders import count_intruders, intruder_dimensions, layer_number, left_singular_vectors
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -22,7 +21,7 @@ def test_counts_are_those_of_peft(kind: str, save_tiny: Callable[..., Path], tmp
     adapter = save_adapter_for(base, tmp_path / "adapter", kind, scale_b=0.5, target_modules=LINEAR)
     model = PeftModel.from_pretrained(load_plain(base, kind), str(adapter))
     printed: list[str] = []
-    reduce_intruder_dimension(model, logging_sink=printed.append)
+    reduce_intruder_dimension(model, logging_sink=printed.append)  # type: ignore[no-untyped-call]
     expected = {}
     for line in printed:
         if match := re.fullmatch(r"base_model\.model\.(\S+): (?:No intruders|Intruders: (\d+))", line):
@@ -61,4 +60,4 @@ def test_layers_are_spread(layers: int, expected: set[int], save_tiny: Callable[
     base = save_tiny("text")
     adapter = save_adapter_for(base, tmp_path / "adapter", "text")
     found = intruder_dimensions(base, adapter, layers=layers)
-    assert {intruders._number(module) for module in found} == expected
+    assert {layer_number(module) for module in found} == expected

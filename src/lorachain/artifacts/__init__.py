@@ -4,12 +4,23 @@ JSON Schemas are exported to docs/schemas with `python -m lorachain.artifacts do
 """
 
 from lorachain.artifacts.evaluation import Comparison, EvalResult
-from lorachain.artifacts.ledger import Cell, Change, GateResult, Ledger, LedgerStep, Noise, StepModel
+from lorachain.artifacts.ledger import (
+    Cell,
+    Change,
+    DialPoint,
+    DialReport,
+    GateResult,
+    Ledger,
+    LedgerStep,
+    Noise,
+    StepModel,
+)
 from lorachain.artifacts.merging import ComposeReport, GgufReport, LogitDiff, MergeReport, MergeWeights, TargetReport
 from lorachain.artifacts.reasoning import ReasoningReport
 from lorachain.artifacts.runs import CheckpointManifest, LockHolder, TokenCacheManifest, TrainingProgress
 from lorachain.artifacts.schema import Artifact, Record
 from lorachain.artifacts.stages import (
+    DialRecord,
     InitInfo,
     MergeInfo,
     StageInfo,
@@ -26,6 +37,9 @@ __all__ = [
     "CheckpointManifest",
     "Comparison",
     "ComposeReport",
+    "DialPoint",
+    "DialRecord",
+    "DialReport",
     "EpochScore",
     "EvalResult",
     "GateResult",

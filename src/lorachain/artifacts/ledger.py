@@ -111,6 +111,29 @@ class LedgerStep(Record):
         return next((cell for cell in self.cells if cell.measure == measure), None)
 
 
+class DialPoint(Record):
+    """One scale of an adapter: its cells, and whether it passes every gate."""
+
+    scale: float
+    row: LedgerStep
+    passes: bool
+
+
+class DialReport(Artifact):
+    """`dial-NN-VARIANT.json`: a stage's adapter at several scales, without training. It has no times."""
+
+    title: ClassVar[str] = "dial report"
+    remedy: ClassVar[str] = "delete it and run `lorachain dial` again"
+
+    schema_version: int = 1
+    stage: str
+    variant: Literal["uniform", "lines"]
+    model: StepModel
+    """With the adapter as it was trained."""
+    points: tuple[DialPoint, ...] = ()
+    """The largest scale first."""
+
+
 class Ledger(Artifact):
     """The matrix of steps and measures. It has no times, so that an interrupted one ends with the same bytes."""
 
@@ -121,6 +144,8 @@ class Ledger(Artifact):
     model: str
     settings: dict[str, Any]
     """`[ledger]`, as it was measured."""
+    gates: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """`[gates]`, as the last stage was checked."""
     noise: dict[str, Noise] = Field(default_factory=dict)
     steps: tuple[LedgerStep, ...] = ()
     """In the order of the chain."""

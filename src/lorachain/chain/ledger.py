@@ -139,7 +139,19 @@ def record_gates(context: ChainContext, step: str, results: tuple[GateResult, ..
     """Writes what the gates decided about a step into its row."""
     ledger = read_ledger(context)
     rows = tuple(row.model_copy(update={"gates": results}) if row.name == step else row for row in ledger.steps)
-    ledger.model_copy(update={"steps": rows}).write(context.workspace.ledger(context.model))
+    gates = {name: gate.model_dump(mode="json") for name, gate in context.config.gates.items()}
+    ledger.model_copy(update={"steps": rows, "gates": gates}).write(context.workspace.ledger(context.model))
+
+
+def put_row(context: ChainContext, row: LedgerStep) -> None:
+    """Replaces a step's row, and compares every row again that is compared with it."""
+    ledger = read_ledger(context)
+    rows = {other.name: other for other in ledger.steps} | {row.name: row}
+    ledger = ledger.model_copy(update={"steps": tuple(rows[name] for name in step_names() if name in rows)})
+    again = tuple(
+        compared(other, ledger) if row.name in (other.name, other.parent) else other for other in ledger.steps
+    )
+    ledger.model_copy(update={"steps": again}).write(context.workspace.ledger(context.model))
 
 
 class _Writer:

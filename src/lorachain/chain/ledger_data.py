@@ -123,6 +123,16 @@ def exam_prompt_ids(encoder: TokenEncoder, questions: Sequence[ExamQuestion]) ->
     return [encoder.prompt_ids(answer_prompt(question)) for question in questions]
 
 
+def load_stage_task(context: ChainContext, stage: Stage, base: Path) -> StageTask:
+    """A training stage's data, as its training loads it.
+
+    Raises:
+        DataError: a source cannot be read.
+    """
+    exam = load_exam_questions(context.sources.exam, max_questions=0, skip_bad_rows=context.skip_bad_rows)
+    return _load_task(context, stage, TokenEncoder(load_tokenizer(base)), exam.held_out, base)
+
+
 def _load_task(
     context: ChainContext, stage: Stage, encoder: TokenEncoder, held_out: list[ExamQuestion], base: Path
 ) -> StageTask:

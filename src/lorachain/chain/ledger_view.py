@@ -8,7 +8,7 @@ from lorachain.artifacts import Ledger, read_stage_info
 from lorachain.chain.context import ChainContext
 from lorachain.chain.ledger_steps import recorded_context, step_name, step_names
 from lorachain.chain.stages import chain_stages
-from lorachain.config import LedgerConfig
+from lorachain.config import GateConfig, LedgerConfig
 from lorachain.errors import WorkspaceError
 from lorachain.workspace import TRAINING_INFO
 
@@ -59,16 +59,18 @@ def measuring_context(context: ChainContext, *, given: bool) -> ChainContext:
     """The context with the settings that the chain and its ledger were made with.
 
     Args:
-        given: whether the command line names settings; those of `[ledger]` then replace the recorded ones.
+        given: whether the command line names settings; those of `[ledger]` and `[gates]` then replace the recorded.
     """
     recorded = recorded_context(context)
     path = context.workspace.ledger(context.model)
     if given or not path.exists():
         return recorded
+    ledger = Ledger.read(path)
     try:
-        settings = LedgerConfig(**Ledger.read(path).settings)
+        settings = LedgerConfig(**ledger.settings)
+        gates = {name: GateConfig(**gate) for name, gate in ledger.gates.items()} or recorded.config.gates
     except ValidationError:  # of another version
         return recorded
     texts = [*settings.text, *(text for text in context.config.ledger.text if text not in settings.text)]
     settings = settings.model_copy(update={"text": texts})
-    return replace(recorded, config=recorded.config.model_copy(update={"ledger": settings}))
+    return replace(recorded, config=recorded.config.model_copy(update={"ledger": settings, "gates": gates}))

@@ -8,6 +8,7 @@ from torch import nn
 
 from lorachain.artifacts import GateResult, Ledger, LedgerStep
 from lorachain.chain.context import ChainContext
+from lorachain.chain.dial import apply_scale, largest_passing, open_dial
 from lorachain.chain.gates import accepted, evaluate_gates, failures, stop_message
 from lorachain.chain.ledger import LoadedModel, load_step, measure_step, read_ledger, record_gates
 from lorachain.chain.ledger_data import LedgerData, load_ledger_data
@@ -102,7 +103,9 @@ class StageLedger:
         steps = self._steps({self.stage.name: unpublished})
         step = next(step for step in steps if step.name == self.stage.name)
         row = self._measure(step, lambda: (model, encoder) if model is not None else load_step(self.runtime, step))
-        self.decide(row, read_ledger(self.context), kept)
+        results = self.decide(row, read_ledger(self.context), kept)
+        if failures(results, "dial"):
+            self._dial(model, encoder)
 
     def decide(self, row: LedgerStep, ledger: Ledger, kept: str) -> tuple[GateResult, ...]:
         """Evaluates the gates of a measured row, records the results, and reports them. Raises as `check`."""
@@ -114,9 +117,27 @@ class StageLedger:
         for result in results:
             if result.outcome != "passed" and (result.outcome != "failed" or result.on_fail == "warn"):
                 context.reporter.message(f"gate of step {row.name}, {result.outcome}: {result.summary}")
-        if stopped := failures(results, "stop"):
+        stopped = failures(results, "stop")
+        if self.stage.kind == "merge":  # it has no adapter to scale
+            stopped += failures(results, "dial")
+        if stopped:
             raise GateError(stop_message(context, row.name, self.stage.command, stopped, kept))
         return results
+
+    def _dial(self, model: nn.Module | None, encoder: TokenEncoder) -> None:
+        """Scales the result by the largest scale that passes the gates. Raises GateError where none does."""
+        context = self._recorded()
+
+        def load(step: Step) -> LoadedModel:
+            return (model, encoder) if model is not None else load_step(self.runtime, step)
+
+        dial = open_dial(context, self.stage, "uniform", self._data(), load)
+        point = largest_passing(dial, gated_only=True)
+        apply_scale(dial, point.scale)
+        context.reporter.message(
+            f"stage {self.stage.name} is scaled by {point.scale:g}, the largest scale that passes the gates; what each "
+            f"scale scores: {dial.path}"
+        )
 
     def _steps(self, unpublished: Mapping[str, Path] | None = None) -> list[Step]:
         return find_steps(self._recorded(), unpublished)
@@ -125,7 +146,10 @@ class StageLedger:
         return recorded_context(self.context, running=self.stage.name)
 
     def _measure(self, step: Step, load: Callable[[], LoadedModel]) -> LedgerStep:
+        return measure_step(self._recorded(), step, self._data(), load, only_stored=not self.scores)
+
+    def _data(self) -> LedgerData:
         if self.data is None:
             given = {str(self.stage.source): self.task} if self.task is not None else {}
             self.data = load_ledger_data(self._recorded(), self.base, given)
-        return measure_step(self._recorded(), step, self.data, load, only_stored=not self.scores)
+        return self.data

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "gemma-3-270m"
 HERE = Path(".")
+MEASURING_KEYS = ("ledger", "gates", "device")
+"""Settings that `ledger` and `dial` take; the others are those that the chain was made with."""
 Model = Annotated[str, typer.Option("--model", help="Short name in model/raw/model_paths.json.")]
 WorkspaceDir = Annotated[Path, typer.Option("--workspace", help="Directory that contains model/.")]
 ConfigFile = Annotated[
@@ -108,14 +110,17 @@ def _arguments_for(common: Common, given_to: str, command: str, source_set: "Sou
     if command == given_to:
         return common.as_arguments()
     stages = stages_of_command(command)
+
+    def applies(key: str) -> bool:
+        measures = command.split()[0] in ("ledger", "dial") and key.partition(".")[0] in MEASURING_KEYS
+        return measures or is_effective(key, stages, source_set)
+
     key_of = {"device": "device", "seed": "seed", "rank": "lora.rank", "save_every": "training.save_every_steps"}
     key_of |= {name: f"sources.{source_set}.{name}" for name in ("plain_text", "dictionary", "exam")}
     key_of["skip_bad_rows"] = f"sources.{source_set}.exam"  # where data is read
-    carried = {name: getattr(common, name) for name, key in key_of.items() if is_effective(key, stages, source_set)}
+    carried = {name: getattr(common, name) for name, key in key_of.items() if applies(key)}
     settings = [
-        setting
-        for setting in common.set or []
-        if all(is_effective(key, stages, source_set) for key in dotted_keys(parse_setting(setting)))
+        setting for setting in common.set or [] if all(applies(key) for key in dotted_keys(parse_setting(setting)))
     ]
     return Common(config=common.config, set=settings or None, **carried).as_arguments()
 
@@ -156,6 +161,24 @@ def build_context(common: Common, command: str, stages: "Sequence[Stage]" = ()) 
         confirm=lambda question: common.yes or _ask(question),
         options_for=lambda proposed: _arguments_for(common, command, proposed, entry.sources),
     )
+
+
+def check_measuring(settings: list[str] | None, command: str) -> None:
+    """Refuses settings that have no effect on `ledger` or `dial`.
+
+    Raises:
+        ConfigError: names the first.
+    """
+    from lorachain.chain.effective import dotted_keys
+    from lorachain.config import parse_setting
+
+    for setting in settings or []:
+        for key in dotted_keys(parse_setting(setting)):
+            if key.partition(".")[0] not in MEASURING_KEYS:
+                raise ConfigError(
+                    f"{key} has no effect on `lorachain {command}`, which takes the settings that the chain was made "
+                    f"with; allowed: {', '.join(MEASURING_KEYS)}"
+                )
 
 
 def _named_options(common: Common, source_set: str, stages: "Sequence[Stage]") -> dict[str, Any]:

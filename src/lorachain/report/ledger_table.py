@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from lorachain.artifacts import Cell, Change, Ledger
-from lorachain.artifacts.ledger import measure_label
+from lorachain.artifacts import Cell, Change, DialReport, Ledger
+from lorachain.artifacts.ledger import Reference, measure_label
 from lorachain.report.tables import NOT_MEASURED, escape
 
 _MARKS = {"better": " ▲", "worse": " ▼", "within noise": " ~"}
@@ -39,6 +39,30 @@ def ledger_table(ledger: Ledger, steps: list[str], notes: dict[str, str]) -> Tab
         "(p < 0.05 after Holm's correction over the step's measures), ~ a difference within the noise.\n"
         "noise: the base scored twice in batches of other shapes (share of items whose result changed)"
     )
+    return table
+
+
+def dial_table(report: DialReport, ledger: Ledger) -> Table:
+    """A row per measure, a column per scale: the adapter as it was trained first, the base last."""
+    rows = {f"{point.scale:g}": point.row for point in report.points}
+    trained, base = ledger.step(report.stage), ledger.step("base")
+    columns = {**({"1 (trained)": trained} if trained else {}), **rows, **({"base": base} if base else {})}
+    title = f"{ledger.model}: stage {report.stage} at several scales ({report.variant})"
+    table = Table("measure", title=escape(title))
+    for name in columns:
+        table.add_column(escape(name), justify="right")
+    measures: dict[str, None] = {}
+    for row in columns.values():
+        measures |= dict.fromkeys(cell.measure for cell in row.cells if cell.measure != "intruder_dimensions")
+    for measure in measures:
+        cells = [row.cell(measure) for row in columns.values()]
+        table.add_row(escape(measure_label(measure)), *(_cell_text(cell, "base") for cell in cells))
+    outcomes = {f"{point.scale:g}": "pass" if point.passes else "fail" for point in report.points}
+    if trained and trained.gates:
+        outcomes["1 (trained)"] = "pass" if all(gate.outcome == "passed" for gate in trained.gates) else "fail"
+    table.add_section()
+    table.add_row("gates", *(outcomes.get(name, NOT_MEASURED) for name in columns))
+    table.caption = "against the base: ▲ better, ▼ worse (p < 0.05 after Holm's correction), ~ within the noise"
     return table
 
 
@@ -92,10 +116,10 @@ def _all_changes(ledger: Ledger) -> Iterator[Change]:
             yield from cell.against.values()
 
 
-def _cell_text(cell: Cell | None) -> str:
+def _cell_text(cell: Cell | None, reference: Reference = "parent") -> str:
     if cell is None:
         return NOT_MEASURED
-    change = cell.against.get("parent")
+    change = cell.against.get(reference)
     return _number(cell.value, cell.kind) + (_MARKS.get(change.verdict, "") if change else "")
 
 

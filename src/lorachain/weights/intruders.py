@@ -33,10 +33,10 @@ def intruder_dimensions(base: Path, adapter: Path, *, layers: int) -> dict[str, 
     """
     names = check_weights(base)
     lora = open_lora(adapter, names)
-    chosen = _spread(sorted({_number(module) for module in lora.targets}), layers)
+    chosen = _spread(sorted({layer_number(module) for module in lora.targets}), layers)
     counts = {}
     for module, target in sorted(lora.targets.items()):
-        if _number(module) in chosen:
+        if layer_number(module) in chosen:
             weight = read_tensor(names.shards.tensors[names.stored[f"{module}.weight"]]).double()
             a, b = target.factors()
             counts[module] = count_intruders(weight, weight + target.scale * (b.double() @ a.double()))
@@ -65,7 +65,8 @@ def left_singular_vectors(weight: Tensor) -> Tensor:
     return result
 
 
-def _number(module: str) -> int:
+def layer_number(module: str) -> int:
+    """The decoder layer of a module or tensor, from 0; 0 for one outside of the layers."""
     match = _LAYER.search(f".{module}")
     return int(match[1]) if match else 0
 
