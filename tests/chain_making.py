@@ -25,6 +25,7 @@ heldout_documents = 2
 exact_match_entries = 6
 [ledger]
 documents = 4
+entries = 6
 dictionary_questions = 4
 prompts = 2
 noise_items = 2

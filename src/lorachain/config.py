@@ -79,9 +79,13 @@ class LedgerConfig(_Strict):
     """Whether stages measure themselves before they are published."""
     documents: Positive
     """Of each text: held out from stage 00, general Korean, English, and the user's own."""
+    document_tokens: Annotated[int, Field(ge=8)]
+    """Of each document, its first ones."""
+    entries: Positive
+    """Of the dictionary, asked in each direction."""
     dictionary_questions: Positive
     prompts: Positive
-    """Of each task, for forms and KL divergence."""
+    """Of each task, for forms; half of them for KL divergence."""
     noise_items: Annotated[int, Field(ge=2)]
     """Of each measure, scored twice."""
     intruder_layers: Annotated[int, Field(ge=0)]

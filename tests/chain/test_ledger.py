@@ -1,6 +1,7 @@
 """The ledger of a chain: what is measured once, what is measured again, and what an interruption changes."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +9,17 @@ from typing import Any
 
 import pytest
 
+from artifact_making import exact_match_measure, perplexity_measure
 from chain_making import FinishedChain, options_of
 from lorachain.artifacts import Ledger, ValidationHistory
 from lorachain.chain import ledger as ledger_module
 from lorachain.chain import ledger_jobs
+from lorachain.chain.ledger_data import LedgerData
+from lorachain.chain.ledger_steps import Stored
+from lorachain.evaluation import exact_match
+from lorachain.evaluation.perplexity import rows_sha256
+from lorachain.records import Term
+from lorachain.tokens import TokenRow
 
 Run = Callable[..., tuple[int, str, str]]
 STEPS = ["base", "00", "01", "merge", "02"]
@@ -94,6 +102,38 @@ def test_what_stages_scored_is_copied(finished_chain: Callable[..., FinishedChai
             assert cell.detail["chosen"] == scores[key].questions.chosen[protocol]
 
 
+def test_perplexity_is_copied_where_the_documents_are_the_same() -> None:
+    rows = [TokenRow([2, 10, 11], 1, record=0), TokenRow([2, 12, 13, 14], 1, record=1)]
+    detail = {"rows_sha256": rows_sha256(rows), "document_nll": [2.0, 6.0], "document_tokens": [2, 3]}
+    measure = perplexity_measure(5.0).model_copy(update={"detail": detail})
+    job = next(iter(ledger_jobs.jobs(LedgerData(texts={"plain_text": rows}), intruder_layers=1)))
+    (cell,) = job.reuse(Stored(measures={"heldout_perplexity": measure})) or []
+    assert cell.value == pytest.approx(math.exp(8 / 5))
+    assert cell.sums == (2.0, 6.0)
+    for other in ({}, {**detail, "rows_sha256": "ab"}):
+        changed = measure.model_copy(update={"detail": other})
+        assert job.reuse(Stored(measures={"heldout_perplexity": changed})) is None
+    assert job.reuse(Stored()) is None
+
+
+def test_exact_match_is_copied_for_the_first_entries() -> None:
+    terms = [Term("가", "나", "a"), Term("다", None, "b"), Term("라", "마", None), Term("바", "사", "c")]
+    digest = exact_match.entries_sha256(terms)
+    parts = {"definition->term": "101", "english->term": "110", "term->english": "011"}
+    detail = {"entries_sha256": digest, "by_direction": {way: {"correct": bits} for way, bits in parts.items()}}
+    measure = exact_match_measure(0.5).model_copy(update={"detail": detail})
+    job = next(iter(ledger_jobs.jobs(LedgerData(terms=terms, asked_terms=3), intruder_layers=1)))
+    cells = job.reuse(Stored(measures={"exact_match": measure})) or []
+    assert {cell.measure: cell.correct for cell in cells} == {
+        "exact_match_definition_to_term": "10",  # the second entry has no definition
+        "exact_match_english_to_term": "11",  # the third has no English name
+        "exact_match_term_to_english": "01",
+    }
+    assert job.data_sha256 == exact_match.entries_sha256(terms[:3])
+    other = measure.model_copy(update={"protocol_version": "0"})
+    assert job.reuse(Stored(measures={"exact_match": other})) is None
+
+
 def test_nothing_is_measured_twice(finished_copy: Path, scored: list[str], lorachain: Run) -> None:
     before = ledger_path(finished_copy).read_bytes()
     # Without --config: the settings of the chain and of its ledger are those that were recorded.
@@ -116,7 +156,7 @@ def test_measured_afterwards_it_is_the_same(finished_copy: Path, scored: list[st
     # Noise is measured by scoring twice; of the chain's steps only what no stage has scored.
     assert scored.count("exam_letters") == 2
     assert scored.count("exact_match_definition_to_term") == 2 + 3  # base, merge and 02
-    assert scored.count("plain_text") == 2 + 3  # 01, merge and 02
+    assert scored.count("plain_text") == 2 + 5  # documents are longer than a piece: their beginnings are others
     assert scored.count("korean") == 2 + 5
 
 
@@ -205,6 +245,6 @@ def test_a_chain_that_does_not_measure(started: Path, lorachain: Run, scored: li
     assert scored == []
     ledger = measured(started)
     for step in ledger.steps:
-        assert {cell.measure for cell in step.cells} == {"plain_text", "exam_letters", "exam_options"}
+        assert {cell.measure for cell in step.cells} == {"exam_letters", "exam_options"}
     assert [gate.outcome for gate in ledger.steps[1].gates] == ["passed"]
     assert lorachain("ledger", "--model", "tiny", "--workspace", started)[0] == 0

@@ -11,6 +11,7 @@ from lorachain.chain.stages import Stage, training_stages
 from lorachain.chain.tasks.base import StageTask, TaskInputs
 from lorachain.chain.tasks.dictionary import DictionaryTask
 from lorachain.chain.tasks.plain_text import PlainTextTask
+from lorachain.config import LedgerConfig
 from lorachain.data.exam import spread
 from lorachain.data.make_exam import make_exam
 from lorachain.data.plain_text import stream_plain_text
@@ -41,8 +42,11 @@ class LedgerData:
     """What a chain's ledger is measured on. Empty where a source could not be read: its measures are left out."""
 
     texts: dict[str, list[TokenRow]] = field(default_factory=dict)
-    """By measure; pieces of one document share a `record`."""
+    """By measure, a row for each document."""
     terms: list[Term] = field(default_factory=list)
+    """All of which stage 01 measures the exact match."""
+    asked_terms: int = 0
+    """How many of them, the first ones, every step is asked."""
     dictionary_exam: list[ExamQuestion] = field(default_factory=list)
     exam: list[ExamQuestion] = field(default_factory=list)
     text_prompts: list[list[int]] = field(default_factory=list)
@@ -54,6 +58,7 @@ class LedgerData:
         return LedgerData(
             texts={name: [row for row in rows if row.record < count] for name, rows in self.texts.items()},
             terms=self.terms[:count],
+            asked_terms=count,
             dictionary_exam=self.dictionary_exam[:count],
             exam=spread(self.exam, count) if self.exam else [],
             text_prompts=self.text_prompts[:count],
@@ -95,17 +100,18 @@ def load_ledger_data(context: ChainContext, base: Path, given: dict[str, StageTa
     texts: dict[str, list[TokenRow]] = {}
     plain = tasks.get("plain_text")
     if isinstance(plain, PlainTextTask) and plain.held_out:
-        texts["plain_text"] = plain.held_out
+        texts["plain_text"] = _beginnings(plain.held_out, settings)
     for name in _GENERAL:
-        texts[name] = _documents([_general_sample(name)], encoder, settings.documents)
+        texts[name] = _documents([_general_sample(name)], encoder, settings)
     for source in settings.text:
-        texts[f"text_{text_name(source)}"] = _documents([source], encoder, settings.documents)
+        texts[f"text_{text_name(source)}"] = _documents([source], encoder, settings)
     dictionary = tasks.get("dictionary")
     terms = dictionary.sample if isinstance(dictionary, DictionaryTask) else []
     entries = [entry.term for entry in dictionary.entries] if isinstance(dictionary, DictionaryTask) else []
     return LedgerData(
         texts=texts,
         terms=terms,
+        asked_terms=settings.entries,
         dictionary_exam=_dictionary_exam(context, entries),
         exam=questions,
         text_prompts=_text_prompts(texts.get("plain_text", []), settings.prompts),
@@ -159,12 +165,17 @@ def _general_sample(name: str) -> str:
     return str(files("lorachain").joinpath("data", "samples", "general", f"{name}.jsonl"))
 
 
-def _documents(sources: list[str], encoder: TokenEncoder, count: int) -> list[TokenRow]:
-    documents = stream_plain_text(sources, max_samples=count)
-    return [
-        replace(encoder.encode(plain_text_example(document)), record=number)
-        for number, document in enumerate(documents)
-    ]
+def _documents(sources: list[str], encoder: TokenEncoder, settings: LedgerConfig) -> list[TokenRow]:
+    documents = enumerate(stream_plain_text(sources, max_samples=settings.documents))
+    rows = [replace(encoder.encode(plain_text_example(document)), record=number) for number, document in documents]
+    return _beginnings(rows, settings)
+
+
+def _beginnings(rows: list[TokenRow], settings: LedgerConfig) -> list[TokenRow]:
+    """The first tokens of the first documents; of a document in pieces, its first piece."""
+    first = {row.record: row for row in reversed(rows)}
+    chosen = [first[record] for record in sorted(first)][: settings.documents]
+    return [replace(row, ids=row.ids[: settings.document_tokens]) for row in chosen]
 
 
 def _dictionary_exam(context: ChainContext, entries: list[Term]) -> list[ExamQuestion]:
@@ -178,9 +189,7 @@ def _dictionary_exam(context: ChainContext, entries: list[Term]) -> list[ExamQue
 
 def _text_prompts(rows: list[TokenRow], count: int) -> list[list[int]]:
     """The beginnings of held-out documents, no further than half of each."""
-    first = {row.record: row for row in reversed(rows)}
-    chosen = [first[record] for record in sorted(first)][:count]
-    return [row.ids[: max(2, min(_PROMPT_TOKENS, len(row) // 2))] for row in chosen]
+    return [row.ids[: max(2, min(_PROMPT_TOKENS, len(row) // 2))] for row in rows[:count]]
 
 
 def _term_prompts(terms: list[Term], encoder: TokenEncoder, count: int) -> list[AskedTerm]:

@@ -25,7 +25,7 @@ from lorachain.tokens import TokenEncoder, TokenRow
 from lorachain.weights import intruders
 
 PERPLEXITY_VERSION = "1"
-_TEXT_TOKENS = 16
+_TEXT_TOKENS = 8
 _SPARE_TOKENS = 8
 """Beyond the expected answer: enough for an exam answer's letter to show where a name was asked for."""
 
@@ -103,8 +103,9 @@ def _text_job(measure: str, rows: Sequence[TokenRow]) -> Job:
 
 
 def _exact_match_job(data: LedgerData) -> Iterator[Job]:
-    digest = entries_sha256(data.terms)
-    named = [way for way in SHORT_ANSWERS if any(way in directions(term) for term in data.terms)]
+    terms = data.terms[: data.asked_terms]
+    digest = entries_sha256(terms)
+    named = [way for way in SHORT_ANSWERS if any(way in directions(term) for term in terms)]
 
     def cells(correct: dict[Direction, str]) -> list[Cell]:
         return [
@@ -116,7 +117,7 @@ def _exact_match_job(data: LedgerData) -> Iterator[Job]:
         result = exact_match(
             subject.model,
             subject.encoder,
-            data.terms,
+            terms,
             split="trained entries",
             ask=SHORT_ANSWERS,
             token_budget=subject.token_budget,
@@ -127,12 +128,14 @@ def _exact_match_job(data: LedgerData) -> Iterator[Job]:
         of_stage: Measure | None = stored.measures.get("exact_match")
         detail = of_stage.detail if of_stage is not None else {}
         if of_stage is None or (detail.get("entries_sha256"), of_stage.protocol_version) != (
-            digest,
+            entries_sha256(data.terms),
             EXACT_MATCH_VERSION,
         ):
             return None
         parts = detail["by_direction"]
-        return cells({way: parts[way]["correct"] for way in named})
+        # The stage's entries begin with these.
+        counts = {way: sum(way in directions(term) for term in terms) for way in named}
+        return cells({way: parts[way]["correct"][: counts[way]] for way in named})
 
     if named:
         yield Job(tuple(map(exact_match_name, named)), EXACT_MATCH_VERSION, digest, score, reuse)
@@ -250,12 +253,13 @@ def _form_cell(measure: str, digest: str, hits: list[bool], answers: list[Genera
 
 def _divergence_jobs(data: LedgerData) -> Iterator[Job]:
     if data.text_prompts:
-        yield _divergence_job("kl_plain_text", lambda encoder: data.text_prompts, sha256_json(data.text_prompts))
+        texts = data.text_prompts[::2]
+        yield _divergence_job("kl_plain_text", lambda encoder: texts, sha256_json(texts))
     if data.term_prompts:
-        prompts = [term.prompt for term in data.term_prompts]
+        prompts = [term.prompt for term in data.term_prompts[::2]]
         yield _divergence_job("kl_dictionary", lambda encoder: prompts, sha256_json(prompts))
     if data.exam_prompts:
-        questions = data.exam_prompts
+        questions = data.exam_prompts[::2]
         yield _divergence_job(
             "kl_exam", lambda encoder: exam_prompt_ids(encoder, questions), question_set_hash(questions)
         )

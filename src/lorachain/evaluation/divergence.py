@@ -17,7 +17,7 @@ from lorachain.inference.prefix_tree import PrefixTree
 from lorachain.weights.load import head_weight
 
 VERSION = "1"
-LAST_TOKENS = 16
+LAST_TOKENS = 8
 """Positions of each prompt that are compared, its last ones: what follows them is the stage's own."""
 
 
