@@ -287,7 +287,7 @@ def kind(name: str, path: str) -> str:
         "checkpoint-": "checkpoint",
         "01_another_lora_added": "merge",
         "_trained/": "final save",
-        "/unpublished": "final save",
+        "unpublished": "final save",
         "/ledger/": "ledger",
         "run.json": "record",
     }

@@ -102,8 +102,12 @@ def test_noise_is_what_changes_when_the_same_is_scored_again() -> None:
     assert measured_noise(share("1100"), share("1010")).value == 0.5  # though the share is the same
     noise = measured_noise(perplexity([1.0, 2.0]), perplexity([1.0, 2.1]))
     assert noise.value == pytest.approx(math.exp(1.55) - math.exp(1.5))
-    with pytest.raises(ValueError, match="different items"):
-        measured_noise(share("11"), share("11", items="cd" * 32))
+    first = measured_noise(share("110011"), share("100", items="cd" * 32))  # its first three, scored again
+    assert first.value == pytest.approx(1 / 3)
+    assert (first.n, first.data_sha256) == (3, "cd" * 32)
+    for cell, again in ((share("11"), share("111")), (perplexity([1.0]), perplexity([1.0], tokens=9))):
+        with pytest.raises(ValueError, match="different items"):
+            measured_noise(cell, again)
 
 
 def test_only_the_same_items_are_compared() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from lorachain.artifacts import Cell, GateResult, Ledger, LedgerStep, Noise
+from lorachain.artifacts import Cell, GateResult, Ledger, LedgerStep
 from lorachain.artifacts.ledger import Reference
 from lorachain.chain.context import ChainContext
 from lorachain.chain.hidden_states import HiddenStates
@@ -89,6 +89,7 @@ def measure_step(
     states = HiddenStates(context, step, base_model=_base_model(context, step))
     writer = _Writer(context, step)
     pending = [job for job in planned if not writer.has(job) or not states.ready(job)]
+    # A row that has every cell: the first items of each are scored again.
     noise = jobs(data.first(context.config.ledger.noise_items), intruder_layers=0) if step.name == BASE else ()
     pending_noise = [job for job in noise if job.has_noise and not writer.has_noise(job)]
     if only_stored:
@@ -116,8 +117,7 @@ def measure_step(
             writer.put(job.reuse(step.stored) or job.score(subject(budget)), planned)
             bar(number, job.measures[0])
         for number, job in enumerate(pending_noise, start=len(pending) + 1):
-            once, again = job.score(subject(budget)), job.score(subject(OTHER_TOKEN_BUDGET))
-            writer.put_noise({a.measure: measured_noise(a, b) for a, b in zip(once, again, strict=True)})
+            writer.put_noise(job.score(subject(OTHER_TOKEN_BUDGET)))
             bar(number, f"noise of {job.measures[0]}")
     return writer.finish()
 
@@ -186,7 +186,10 @@ class _Writer:
         )
         self._write()
 
-    def put_noise(self, noise: dict[str, Noise]) -> None:
+    def put_noise(self, again: Iterable[Cell]) -> None:
+        """Adds the noise from a second scoring of the first items of this row's cells."""
+        cells = {cell.measure: cell for cell in self._row.cells}
+        noise = {one.measure: measured_noise(cells[one.measure], one) for one in again}
         merged = dict(sorted({**self._ledger.noise, **noise}.items()))
         self._ledger = self._ledger.model_copy(update={"noise": merged})
         self._write()

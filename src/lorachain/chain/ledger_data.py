@@ -23,7 +23,7 @@ from lorachain.tokens import TokenEncoder, TokenRow
 from lorachain.weights.load import load_tokenizer, tokenizer_sha256
 
 _DIRECTIONS: tuple[Direction, ...] = SHORT_ANSWERS
-_PROMPT_TOKENS = 48
+_PROMPT_TOKENS = 32
 """Of a held-out document: what is continued."""
 _GENERAL = ("korean", "english")
 _DEV_FRACTION = 0.5
@@ -54,13 +54,13 @@ class LedgerData:
     exam_prompts: list[ExamQuestion] = field(default_factory=list)
 
     def first(self, count: int) -> "LedgerData":
-        """The first `count` items of each kind: what is scored twice to measure the noise."""
+        """The first `count` items of each kind: what is scored again to measure the noise."""
         return LedgerData(
             texts={name: [row for row in rows if row.record < count] for name, rows in self.texts.items()},
             terms=self.terms[:count],
             asked_terms=count,
             dictionary_exam=self.dictionary_exam[:count],
-            exam=spread(self.exam, count) if self.exam else [],
+            exam=self.exam[:count],
             text_prompts=self.text_prompts[:count],
             term_prompts=self.term_prompts[:count],
             exam_prompts=self.exam_prompts[:count],

@@ -47,10 +47,8 @@ def prompt_divergence(
     tuned = prompt_hidden_states(model, prompts, token_budget=token_budget)
     weight = head_weight(model)
     with torch.inference_mode():
-        sums = [
-            float(kl(before.to(weight), after.to(weight), weight).double().sum())
-            for before, after in zip(base, tuned, strict=True)
-        ]
+        of_rows = kl(torch.cat(list(base)).to(weight), torch.cat(tuned).to(weight), weight).double()
+        sums = [float(part.sum()) for part in torch.split(of_rows, [len(states) for states in tuned])]
     require_finite(sums, "KL divergence from the base")
     return sums
 

@@ -98,19 +98,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def measured_noise(cell: Cell, again: Cell) -> Noise:
-    """What changed between two scorings of the same items by the same model.
+    """What changed when the first items of a cell were scored again by the same model.
 
     Raises:
-        ValueError: the two do not have the same items.
+        ValueError: `again` is not a scoring of the cell's first items.
     """
-    if not (cell.kind, cell.data_sha256, cell.n) == (again.kind, again.data_sha256, again.n):
+    n = again.n
+    same_tokens = again.weights == (cell.weights[:n] if cell.weights is not None else None)
+    if cell.kind != again.kind or cell.version != again.version or n > cell.n or not same_tokens:
         raise ValueError(f"{cell.measure}: the two scorings have different items")
     if cell.kind == "share":
-        changed = sum(a != b for a, b in zip(str(cell.correct), str(again.correct), strict=True))
-        value = changed / cell.n
+        value = sum(a != b for a, b in zip(str(cell.correct)[:n], str(again.correct), strict=True)) / n
     else:
-        value = abs(cell.value - again.value)
-    return Noise(version=cell.version, data_sha256=cell.data_sha256, value=value, n=cell.n)
+        sums, weights = np.asarray(cell.sums)[:n], np.asarray(again.weights)
+        value = abs(float(_perplexity(sums, weights, 0)) - again.value)
+    return Noise(version=again.version, data_sha256=again.data_sha256, value=value, n=n)
 
 
 def relative_loss(cell: Cell, other: Cell, unit: str) -> float:

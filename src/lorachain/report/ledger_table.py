@@ -37,7 +37,7 @@ def ledger_table(ledger: Ledger, steps: list[str], notes: dict[str, str]) -> Tab
     table.caption = (
         "accuracies in %, with their 95 % interval and n in ledger.json. Against the parent step: ▲ better, ▼ worse\n"
         "(p < 0.05 after Holm's correction over the step's measures), ~ a difference within the noise.\n"
-        "noise: the base scored twice in batches of other shapes (share of items whose result changed)"
+        "noise: items of the base scored again in batches of another shape (share of items whose result changed)"
     )
     return table
 
