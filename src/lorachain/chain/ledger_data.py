@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 
-from lorachain.chain.context import ChainContext, stage_config, stage_sources
-from lorachain.chain.exams import load_exam_questions
+from lorachain.chain.context import ChainContext, stage_config, training_sources
+from lorachain.chain.exams import ExamQuestions, load_exam_questions
 from lorachain.chain.stages import Stage, training_stages
 from lorachain.chain.tasks.base import StageTask, TaskInputs
 from lorachain.chain.tasks.dictionary import DictionaryTask
@@ -80,21 +80,15 @@ def load_ledger_data(context: ChainContext, base: Path, given: dict[str, StageTa
     encoder = TokenEncoder(load_tokenizer(base))
     settings = context.config.ledger
     tasks = dict(given or {})
-    questions: list[ExamQuestion] = []
-    held_out: list[ExamQuestion] = []
+    exam = ExamQuestions([], [], [])
     try:
-        exam = load_exam_questions(
-            context.sources.exam,
-            max_questions=context.config.validation.max_questions,
-            skip_bad_rows=context.skip_bad_rows,
-        )
-        questions, held_out = exam.dev, exam.held_out
+        exam = _exam_questions(context)
     except DataError as error:
         context.reporter.message(f"the ledger leaves out the exam: {error}")
     for stage in training_stages():
         if stage.source in ("plain_text", "dictionary") and stage.source not in tasks:
             try:
-                tasks[stage.source] = _load_task(context, stage, encoder, held_out, base)
+                tasks[stage.source] = _load_task(context, stage, encoder, exam, base)
             except DataError as error:
                 context.reporter.message(f"the ledger leaves out what stage {stage.name} trains: {error}")
     texts: dict[str, list[TokenRow]] = {}
@@ -113,10 +107,10 @@ def load_ledger_data(context: ChainContext, base: Path, given: dict[str, StageTa
         terms=terms,
         asked_terms=settings.entries,
         dictionary_exam=_dictionary_exam(context, entries),
-        exam=questions,
+        exam=exam.dev,
         text_prompts=_text_prompts(texts.get("plain_text", []), settings.prompts),
         term_prompts=_term_prompts(terms, encoder, settings.prompts),
-        exam_prompts=spread(questions, settings.prompts) if questions else [],
+        exam_prompts=spread(exam.dev, settings.prompts) if exam.dev else [],
     )
 
 
@@ -135,12 +129,17 @@ def load_stage_task(context: ChainContext, stage: Stage, base: Path) -> StageTas
     Raises:
         DataError: a source cannot be read.
     """
-    exam = load_exam_questions(context.sources.exam, max_questions=0, skip_bad_rows=context.skip_bad_rows)
-    return _load_task(context, stage, TokenEncoder(load_tokenizer(base)), exam.held_out, base)
+    exam = _exam_questions(context)
+    return _load_task(context, stage, TokenEncoder(load_tokenizer(base)), exam, base)
+
+
+def _exam_questions(context: ChainContext) -> ExamQuestions:
+    limit = context.config.validation.max_questions
+    return load_exam_questions(context.sources.exam, max_questions=limit, skip_bad_rows=context.skip_bad_rows)
 
 
 def _load_task(
-    context: ChainContext, stage: Stage, encoder: TokenEncoder, held_out: list[ExamQuestion], base: Path
+    context: ChainContext, stage: Stage, encoder: TokenEncoder, exam: ExamQuestions, base: Path
 ) -> StageTask:
     if stage.task is None:
         raise ValueError(f"stage {stage.name} has no task")
@@ -150,8 +149,9 @@ def _load_task(
             stage=stage_config(context.config, stage),
             validation=context.config.validation,
             seed=context.config.seed,
-            sources=stage_sources(context.sources, stage),
-            held_out=held_out,
+            sources=training_sources(context, stage),
+            dev=exam.dev,
+            held_out=exam.held_out,
             answer_style=context.entry.answer_style,
             cache=context.workspace.token_cache(stage.name, context.model),
             tokenizer_sha256=tokenizer_sha256(base),

@@ -112,7 +112,7 @@ def recorded_context(context: ChainContext, running: str | None = None) -> Chain
         settings = info.depends_on.settings
         try:
             stages[stage.name] = StageConfig(**settings.stage)
-            recorded = ValidationConfig(**settings.validation)
+            recorded = ValidationConfig(**(validation.model_dump() | settings.validation))
         except ValidationError:  # of another version: what is configured now is as good a choice
             continue
         if stage.source is not None and stage.source != "exam":

@@ -21,8 +21,8 @@ from lorachain.artifacts.stages import (
     TrainingInputs,
 )
 from lorachain.artifacts.validation import ProtocolScore
-from lorachain.chain.context import ChainContext, deciding_settings, stage_config, training_sources
 from lorachain.atomic import atomic_folder, move_folder, require_space
+from lorachain.chain.context import ChainContext, deciding_settings, stage_config, training_sources
 from lorachain.chain.debug_log import step_summary
 from lorachain.chain.exams import ExamQuestions, load_exam_questions
 from lorachain.chain.history import read_history, score_epoch, write_history
@@ -32,10 +32,10 @@ from lorachain.chain.resume import ResumePoint, drop_after, find_resume_point
 from lorachain.chain.run_record import RunRecord, open_run
 from lorachain.chain.runtime import Runtime
 from lorachain.chain.source_records import source_records, sources_hash
+from lorachain.chain.stage_ledger import StageLedger
 from lorachain.chain.stages import Stage
 from lorachain.chain.tasks.base import StageTask, TaskInputs
 from lorachain.data.normalization import NORMALIZATION_VERSION
-from lorachain.chain.stage_ledger import StageLedger
 from lorachain.errors import GateError
 from lorachain.evaluation.questions import question_set_hash
 from lorachain.evaluation.validation import validate
