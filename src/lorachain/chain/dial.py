@@ -179,7 +179,7 @@ def apply_scale(dial: Dial, scale: float) -> DialPoint:
         skip_bad_rows=context.skip_bad_rows,
     )
     result = validate(model, encoder, exam.dev, token_budget=context.config.validation.token_budget)
-    measures = load_stage_task(context, stage, dial.step.base).measure(model)
+    measures = load_stage_task(context, stage, dial.step.base, encoder).measure(model)
     point = measure_scale(dial, scale, stored=Stored(result, measures))
     with atomic_folder(dial.folder) as staging:
         shutil.copytree(dial.folder, staging, dirs_exist_ok=True)

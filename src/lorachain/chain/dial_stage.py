@@ -20,7 +20,9 @@ from lorachain.chain.ledger_steps import BASE, find_steps, step_name
 from lorachain.chain.runtime import Runtime
 from lorachain.chain.stages import Stage
 from lorachain.memory import release
+from lorachain.tokens import TokenEncoder
 from lorachain.weights.dial import Variant
+from lorachain.weights.load import load_tokenizer
 
 
 def dial_stage(
@@ -58,10 +60,11 @@ def dial_stage(
 def _open(context: ChainContext, runtime: Runtime, stage: Stage, variant: Variant) -> Dial:
     """The dial, once the steps that its scales are compared with are measured."""
     steps = find_steps(context, {stage.name: adapter_folder(context, stage)})
-    data = load_ledger_data(context, steps[0].base)
+    encoder = TokenEncoder(load_tokenizer(steps[0].base))
+    data = load_ledger_data(context, steps[0].base, encoder)
     own = next(step for step in steps if step.name == step_name(stage))
     for step in steps:
         if step.name in (BASE, own.parent, own.name):
-            measure_step(context, step, data, lambda step=step: load_step(runtime, step))  # type: ignore[misc]
+            measure_step(context, step, data, lambda step=step: load_step(runtime, step, encoder))  # type: ignore[misc]
             release()
-    return open_dial(context, stage, variant, data, lambda step: load_step(runtime, step))
+    return open_dial(context, stage, variant, data, lambda step: load_step(runtime, step, encoder))

@@ -54,18 +54,18 @@ def measure_chain(context: ChainContext, runtime: Runtime) -> Ledger:
             f"there is nothing of {context.model} in {context.workspace.root} to measure; create it with: "
             f"{context.command('run')}"
         )
-    data = load_ledger_data(context, steps[0].base)
+    encoder = TokenEncoder(load_tokenizer(steps[0].base))
+    data = load_ledger_data(context, steps[0].base, encoder)
     for step in steps:
-        measure_step(context, step, data, lambda step=step: load_step(runtime, step))  # type: ignore[misc]
+        measure_step(context, step, data, lambda step=step: load_step(runtime, step, encoder))  # type: ignore[misc]
         release()
     return read_ledger(context)
 
 
-def load_step(runtime: Runtime, step: Step) -> LoadedModel:
-    """A step's model, held as it was trained."""
+def load_step(runtime: Runtime, step: Step, encoder: TokenEncoder) -> LoadedModel:
+    """A step's model, held as it was trained. Every step of a chain has the same tokenizer."""
     quantization: Quantization = step.model.quantization  # type: ignore[assignment]
     model = load_model(step.base, runtime.device, runtime.dtype, quantization)
-    encoder = TokenEncoder(load_tokenizer(step.base))
     return (load_adapter(model, step.adapter, trainable=False) if step.adapter else model), encoder
 
 

@@ -20,7 +20,7 @@ from lorachain.evaluation.exact_match import SHORT_ANSWERS
 from lorachain.prompts import Direction, answer_prompt, dictionary_example, directions, plain_text_example
 from lorachain.records import ExamQuestion, Term
 from lorachain.tokens import TokenEncoder, TokenRow
-from lorachain.weights.load import load_tokenizer, tokenizer_sha256
+from lorachain.weights.load import tokenizer_sha256
 
 _DIRECTIONS: tuple[Direction, ...] = SHORT_ANSWERS
 _PROMPT_TOKENS = 32
@@ -67,17 +67,17 @@ class LedgerData:
         )
 
 
-def load_ledger_data(context: ChainContext, base: Path, given: dict[str, StageTask] | None = None) -> LedgerData:
+def load_ledger_data(
+    context: ChainContext, base: Path, encoder: TokenEncoder, given: dict[str, StageTask] | None = None
+) -> LedgerData:
     """Reads every source that the chain is configured with (see `recorded_context`).
 
     Args:
-        base: for the tokenizer.
+        base: whose tokenizer `encoder` has.
         given: tasks that are loaded already, by the kind of their source.
 
-    Raises:
-        ModelError: no tokenizer. A source that cannot be read is a message: a finished stage's need not be at hand.
+    A source that cannot be read is a message: a finished stage's need not be at hand.
     """
-    encoder = TokenEncoder(load_tokenizer(base))
     settings = context.config.ledger
     tasks = dict(given or {})
     exam = ExamQuestions([], [], [])
@@ -123,14 +123,14 @@ def exam_prompt_ids(encoder: TokenEncoder, questions: Sequence[ExamQuestion]) ->
     return [encoder.prompt_ids(answer_prompt(question)) for question in questions]
 
 
-def load_stage_task(context: ChainContext, stage: Stage, base: Path) -> StageTask:
+def load_stage_task(context: ChainContext, stage: Stage, base: Path, encoder: TokenEncoder) -> StageTask:
     """A training stage's data, as its training loads it.
 
     Raises:
         DataError: a source cannot be read.
     """
     exam = _exam_questions(context)
-    return _load_task(context, stage, TokenEncoder(load_tokenizer(base)), exam, base)
+    return _load_task(context, stage, encoder, exam, base)
 
 
 def _exam_questions(context: ChainContext) -> ExamQuestions:

@@ -27,7 +27,7 @@ def merge_and_add_lora(context: ChainContext, runtime: Runtime, stage: Stage) ->
         GateError: the merged model lost more than a gate tolerates.
     """
     parent = find_parent(context, stage)
-    ledger = StageLedger(context, runtime, stage, parent.base)
+    ledger = StageLedger(context, runtime, stage, parent.base, TokenEncoder(load_tokenizer(parent.base)))
     ledger.measure_earlier()
     inputs = merge_inputs(stage, parent.folder, context.config.lora, context.config.seed)
     final = context.output(stage)
@@ -56,5 +56,4 @@ def merge_and_add_lora(context: ChainContext, runtime: Runtime, stage: Stage) ->
         )
         info.write(staging / TRAINING_INFO)
         write_history(staging, read_history(parent.folder))
-        encoder = TokenEncoder(load_tokenizer(parent.base))
-        ledger.check(staging, None, encoder, "The merge is not kept; it is made again when it is accepted.")
+        ledger.check(staging, None, "The merge is not kept; it is made again when it is accepted.")

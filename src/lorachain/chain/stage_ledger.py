@@ -34,6 +34,7 @@ class StageLedger:
     stage: Stage
     base: Path
     """Of the stage's parent."""
+    encoder: TokenEncoder
     task: StageTask | None = None
     """The stage's own data, loaded already."""
     data: LedgerData | None = None
@@ -58,10 +59,10 @@ class StageLedger:
         wanted = {BASE, parent} - ({parent} if self.stage.kind == "training" else set())
         for step in self._steps():
             if step.name in wanted:
-                self._measure(step, lambda step=step: load_step(self.runtime, step))  # type: ignore[misc]
+                self._measure(step, lambda step=step: load_step(self.runtime, step, self.encoder))  # type: ignore[misc]
                 release()
 
-    def measure_parent(self, model: nn.Module | None, encoder: TokenEncoder, stored: Stored) -> None:
+    def measure_parent(self, model: nn.Module | None, stored: Stored) -> None:
         """Measures the stage's parent by its model in memory, or loads it.
 
         Args:
@@ -75,7 +76,9 @@ class StageLedger:
             return
         step.stored.measures |= stored.measures
         step.stored.validation = stored.validation or step.stored.validation
-        self._measure(step, lambda: (model, encoder) if model is not None else load_step(self.runtime, step))
+        self._measure(
+            step, lambda: (model, self.encoder) if model is not None else load_step(self.runtime, step, self.encoder)
+        )
 
     def exam_answers(self, data_sha256: str) -> dict[str, str] | None:
         """The letters that the stage's parent chose by each protocol; None where the ledger lacks these questions."""
@@ -87,7 +90,7 @@ class StageLedger:
         same = {name: cell for name, cell in cells.items() if cell and cell.data_sha256 == data_sha256}
         return {name: str(cell.detail["chosen"]) for name, cell in same.items()} if len(same) == len(cells) else None
 
-    def check(self, unpublished: Path, model: nn.Module | None, encoder: TokenEncoder, kept: str) -> None:
+    def check(self, unpublished: Path, model: nn.Module | None, kept: str) -> None:
         """Measures the stage's result and evaluates its gates.
 
         Args:
@@ -102,10 +105,12 @@ class StageLedger:
             return
         steps = self._steps({self.stage.name: unpublished})
         step = next(step for step in steps if step.name == self.stage.name)
-        row = self._measure(step, lambda: (model, encoder) if model is not None else load_step(self.runtime, step))
+        row = self._measure(
+            step, lambda: (model, self.encoder) if model is not None else load_step(self.runtime, step, self.encoder)
+        )
         results = self.decide(row, read_ledger(self.context), kept)
         if failures(results, "dial"):
-            self._dial(model, encoder)
+            self._dial(model)
 
     def decide(self, row: LedgerStep, ledger: Ledger, kept: str) -> tuple[GateResult, ...]:
         """Evaluates the gates of a measured row, records the results, and reports them. Raises as `check`."""
@@ -124,12 +129,12 @@ class StageLedger:
             raise GateError(stop_message(context, row.name, self.stage.command, stopped, kept))
         return results
 
-    def _dial(self, model: nn.Module | None, encoder: TokenEncoder) -> None:
+    def _dial(self, model: nn.Module | None) -> None:
         """Scales the result by the largest scale that passes the gates. Raises GateError where none does."""
         context = self._recorded()
 
         def load(step: Step) -> LoadedModel:
-            return (model, encoder) if model is not None else load_step(self.runtime, step)
+            return (model, self.encoder) if model is not None else load_step(self.runtime, step, self.encoder)
 
         dial = open_dial(context, self.stage, "uniform", self._data(), load)
         point = largest_passing(dial, gated_only=True)
@@ -151,5 +156,5 @@ class StageLedger:
     def _data(self) -> LedgerData:
         if self.data is None:
             given = {str(self.stage.source): self.task} if self.task is not None else {}
-            self.data = load_ledger_data(self._recorded(), self.base, given)
+            self.data = load_ledger_data(self._recorded(), self.base, self.encoder, given)
         return self.data

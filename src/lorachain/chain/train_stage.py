@@ -113,7 +113,7 @@ def train_stage(context: ChainContext, runtime: Runtime, stage: Stage) -> None:
     reset_peak(runtime.device)
     inputs = load_inputs(context, runtime, stage)
     record = open_record(context, runtime, stage, inputs.fingerprint)
-    ledger = StageLedger(context, runtime, stage, inputs.parent.base, inputs.task)
+    ledger = StageLedger(context, runtime, stage, inputs.parent.base, inputs.encoder, inputs.task)
     run = StageRun(context, runtime, stage, inputs, record, ledger)
     model = None
     if not runtime.processes.broadcast(lambda: is_unpublished(run)):
@@ -158,7 +158,7 @@ def check_gates(run: StageRun, model: PeftModel | None) -> None:
     def problem() -> str | None:
         kept = f"Its adapter is kept in {run.unpublished}."
         try:
-            run.ledger.check(run.unpublished, model, run.inputs.encoder, kept)
+            run.ledger.check(run.unpublished, model, kept)
         except GateError as error:
             return str(error)
         return None
@@ -262,7 +262,7 @@ def measure(run: StageRun, model: PeftModel) -> None:
         )
     if processes.main and (start := record.score_of(0)) is not None:
         stored = Stored(start.result, dict(record.before or {}))
-        run.ledger.measure_parent(None if processes.sharded else model, run.inputs.encoder, stored)
+        run.ledger.measure_parent(None if processes.sharded else model, stored)
     processes.wait()
 
 
