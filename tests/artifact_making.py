@@ -2,7 +2,17 @@
 
 from typing import Any
 
-from lorachain.artifacts import LogitDiff, Measure, TrainingInfo
+from lorachain.artifacts import (
+    Cell,
+    GateResult,
+    Ledger,
+    LedgerStep,
+    LogitDiff,
+    Measure,
+    Noise,
+    StepModel,
+    TrainingInfo,
+)
 from lorachain.artifacts.stages import (
     DataIdentity,
     Measures,
@@ -107,3 +117,47 @@ def training_info(stage: str = "02", **changes: Any) -> TrainingInfo:
         "git_commit": None,
     }
     return TrainingInfo(**{**fields, **changes})
+
+
+def exam_cell(correct: str, measure: str = "exam_letters") -> Cell:
+    """A share of right answers without its comparisons."""
+    return Cell(
+        measure=measure,
+        kind="share",
+        version="1",
+        data_sha256=HASH,
+        value=correct.count("1") / len(correct),
+        n=len(correct),
+        unit="questions",
+        interval95=(0.0, 1.0),
+        correct=correct,
+    )
+
+
+def ledger_step(name: str, parent: str | None, *cells: Cell) -> LedgerStep:
+    adapter = None if name in ("base", "merge") else HASH
+    model = StepModel(base_sha256=HASH, adapter_sha256=adapter, quantization="none", dtype="bfloat16")
+    return LedgerStep(name=name, parent=parent, model=model, cells=cells)
+
+
+def ledger() -> Ledger:
+    """A ledger with a row, a cell with its comparison, a gate and a noise."""
+    from lorachain.evaluation.ledger_statistics import changes
+
+    base = ledger_step("base", None, exam_cell("1100"))
+    change = changes([exam_cell("0110")], base.cells, {})["exam_letters"]
+    tuned = exam_cell("0110").model_copy(update={"against": {"base": change, "parent": change}})
+    gate = GateResult(
+        measure="exam_letters",
+        against="base",
+        tolerated=2.0,
+        unit="points",
+        loss=0.0,
+        p_holm=1.0,
+        on_fail="stop",
+        outcome="passed",
+        summary="no difference",
+    )
+    row = ledger_step("00", "base", tuned).model_copy(update={"gates": (gate,)})
+    noise = {"exam_letters": Noise(version="1", data_sha256=HASH, value=0.25, n=4)}
+    return Ledger(model="tiny", settings={"documents": 4}, noise=noise, steps=(base, row))

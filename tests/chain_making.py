@@ -23,6 +23,13 @@ alpha = 8
 max_questions = 10
 heldout_documents = 2
 exact_match_entries = 6
+[ledger]
+documents = 4
+entries = 6
+dictionary_questions = 4
+prompts = 2
+noise_items = 2
+intruder_layers = 1
 [training]
 micro_batch_tokens = 2048
 [stages.00]

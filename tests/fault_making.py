@@ -27,6 +27,13 @@ dropout = {dropout}
 max_questions = 3
 heldout_documents = 1
 exact_match_entries = 1
+[ledger]
+documents = 2
+entries = 1
+dictionary_questions = 1
+prompts = 1
+noise_items = 2
+intruder_layers = 1
 [training]
 micro_batch_tokens = 512
 save_every_steps = 2
@@ -280,6 +287,8 @@ def kind(name: str, path: str) -> str:
         "checkpoint-": "checkpoint",
         "01_another_lora_added": "merge",
         "_trained/": "final save",
+        "unpublished": "final save",
+        "/ledger/": "ledger",
         "run.json": "record",
     }
     return next((what for part, what in kinds.items() if part in path), "merge" if "tensor" in name else "other")

@@ -70,8 +70,8 @@ def documented_settings() -> dict[str, str]:
     section = ""
     for line in (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
-            header = re.fullmatch(r"#+ `\[(\w+)\]`", line)
-            section = f"{header[1]}." if header else "" if line == "## Keys" else "-"
+            header = re.fullmatch(r"#+ `\[([\w.]+)\]`", line)
+            section = f"{header[1].replace('NAME', 'exam')}." if header else "" if line == "## Keys" else "-"
         elif section != "-" and (row := re.match(r"\| `(\w+)` \| (.+?) \|", line)):
             settings[section + row[1]] = row[2].strip("`")
     return settings

@@ -8,10 +8,12 @@ from lorachain.version import __version__ as __version__
 if TYPE_CHECKING:
     from lorachain.api import compare as compare
     from lorachain.api import compose as compose
+    from lorachain.api import dial as dial
     from lorachain.api import evaluate as evaluate
     from lorachain.api import export_chain as export_chain
     from lorachain.api import init as init
     from lorachain.api import load_config as load_config
+    from lorachain.api import measure_ledger as measure_ledger
     from lorachain.api import merge_adapter as merge_adapter
     from lorachain.api import open_chain as open_chain
     from lorachain.api import run_chain as run_chain
@@ -20,21 +22,24 @@ if TYPE_CHECKING:
     from lorachain.api import verify_merged as verify_merged
     from lorachain.artifacts import ComposeReport as ComposeReport
     from lorachain.artifacts import EvalResult as EvalResult
+    from lorachain.artifacts import Ledger as Ledger
     from lorachain.artifacts import MergeReport as MergeReport
     from lorachain.artifacts import TrainingInfo as TrainingInfo
     from lorachain.artifacts import ValidationHistory as ValidationHistory
     from lorachain.artifacts import read_stage_info as read_stage_info
+    from lorachain.errors import GateError as GateError
     from lorachain.errors import LorachainError as LorachainError
 
 _PUBLIC = {
     "lorachain.api": (
-        *("compare", "compose", "evaluate", "export_chain", "init", "load_config", "merge_adapter", "open_chain"),
-        *("run_chain", "train_stage", "verify", "verify_merged"),
+        *("compare", "compose", "dial", "evaluate", "export_chain", "init", "load_config", "measure_ledger"),
+        *("merge_adapter", "open_chain", "run_chain", "train_stage", "verify", "verify_merged"),
     ),
     "lorachain.artifacts": (
-        *("ComposeReport", "EvalResult", "MergeReport", "TrainingInfo", "ValidationHistory", "read_stage_info"),
+        *("ComposeReport", "EvalResult", "Ledger", "MergeReport", "TrainingInfo", "ValidationHistory"),
+        "read_stage_info",
     ),
-    "lorachain.errors": ("LorachainError",),
+    "lorachain.errors": ("GateError", "LorachainError"),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 __all__ = ["__version__", *_MODULE_OF]

@@ -4,10 +4,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lorachain.artifacts import Comparison, ComposeReport, EvalResult, GgufReport, MergeReport, MergeWeights
+from lorachain.artifacts import (
+    Comparison,
+    ComposeReport,
+    DialReport,
+    EvalResult,
+    GgufReport,
+    Ledger,
+    MergeReport,
+    MergeWeights,
+)
 from lorachain.chain.context import ChainContext, Reporter, load_config
 from lorachain.chain.debug_log import quiet_libraries
+from lorachain.chain.dial import SCALES
+from lorachain.chain.dial_stage import dial_stage
 from lorachain.chain.evaluate import evaluate_model
+from lorachain.chain.ledger import measure_chain
+from lorachain.chain.ledger_view import measuring_context
 from lorachain.chain.merge_adapter import base_by_name, merge_and_verify
 from lorachain.chain.pipeline import run_stages
 from lorachain.chain.plan import check_sources, stages_to_run
@@ -23,6 +36,7 @@ from lorachain.export.chain import export_chain as _export_chain
 from lorachain.export.gguf import OutType
 from lorachain.registry import find_entry
 from lorachain.report.console import ConsoleReporter
+from lorachain.weights.dial import Variant
 from lorachain.weights.verify import verify_merge
 from lorachain.workspace import Workspace, open_workspace
 
@@ -36,6 +50,7 @@ def open_chain(
     reporter: Reporter | None = None,
     skip_bad_rows: bool = False,
     replace_stale: bool = False,
+    accept_harm: bool = False,
 ) -> ChainContext:
     """A model's chain in a workspace, which need not exist yet.
 
@@ -45,6 +60,7 @@ def open_chain(
         sources: other sources by kind (`plain_text`, `dictionary`, `exam`); the rest stay as configured.
         reporter: where messages and progress go; None: the terminal.
         replace_stale: replace finished work that became stale; otherwise that is an error.
+        accept_harm: publish a step although a gate stops it.
 
     Raises:
         ModelError: the model is unknown. WorkspaceError: the workspace cannot be written to.
@@ -66,6 +82,7 @@ def open_chain(
         config=settings,
         reporter=reporter or ConsoleReporter(),
         skip_bad_rows=skip_bad_rows,
+        accept_harm=accept_harm,
         confirm=lambda question: replace_stale,
     )
 
@@ -93,6 +110,36 @@ def train_stage(chain: ChainContext, stage: str, *, start_from_base: bool = Fals
     """
     stages = stages_of_command(find_training_stage(stage).command)
     return _run(chain, [from_base(s) for s in stages] if start_from_base else stages)
+
+
+def measure_ledger(chain: ChainContext) -> Ledger:
+    """Measures what is missing of every step of the chain; returns the ledger (`lorachain ledger --measure`).
+
+    Raises:
+        LorachainError: there is no step, or a model cannot be loaded.
+    """
+    quiet_libraries()
+    recorded = measuring_context(chain, given=False)
+    return measure_chain(recorded, start_runtime(recorded.config))
+
+
+def dial(
+    chain: ChainContext,
+    stage: str,
+    scales: Sequence[float] = SCALES,
+    *,
+    variant: Variant = "uniform",
+    apply: bool = False,
+) -> DialReport:
+    """A trained stage at smaller scales of its adapter; `apply` publishes the largest that passes the gates.
+
+    Raises:
+        GateError: with `apply`, no scale passes. LorachainError: the stage has no adapter, or was scaled already.
+    """
+    quiet_libraries()
+    recorded = measuring_context(chain, given=True)
+    runtime = start_runtime(recorded.config)
+    return dial_stage(recorded, runtime, find_training_stage(stage), scales, variant=variant, apply=apply)[0]
 
 
 def evaluate(
@@ -226,10 +273,12 @@ def _run(chain: ChainContext, stages: Iterable[Stage]) -> list[StageState]:
 __all__ = [
     "compare",
     "compose",
+    "dial",
     "evaluate",
     "export_chain",
     "init",
     "load_config",
+    "measure_ledger",
     "merge_adapter",
     "open_chain",
     "run_chain",

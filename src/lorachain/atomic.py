@@ -54,13 +54,30 @@ def atomic_folder(final: Path, *, replace: bool = True) -> Iterator[Path]:
             shutil.rmtree(staging)
             raise WorkspaceError(f"{final} appeared while it was being written; choose another directory")
         check_replaceable(final)
-        aside = final.with_name(f".{final.name}{ASIDE_SUFFIX}")
-        if final.exists():
-            final.rename(aside)
-        staging.rename(final)
-        _sync_directory(final.parent)
-        if aside.exists():
-            remove_tree(aside)
+        _rename_over(staging, final)
+
+
+def move_folder(folder: Path, final: Path) -> None:
+    """Renames a complete directory to `final`, in place of a directory of ours there, which is removed afterwards.
+
+    Raises:
+        WorkspaceError: `final` is not a directory of ours.
+    """
+    restore_folder(final)
+    check_replaceable(final)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    _rename_over(folder, final)
+    _sync_directory(folder.parent)
+
+
+def _rename_over(folder: Path, final: Path) -> None:
+    aside = final.with_name(f".{final.name}{ASIDE_SUFFIX}")
+    if final.exists():
+        final.rename(aside)
+    folder.rename(final)
+    _sync_directory(final.parent)
+    if aside.exists():
+        remove_tree(aside)
 
 
 def check_replaceable(final: Path) -> None:

@@ -72,6 +72,43 @@ class ValidationConfig(_Strict):
 _OPTIONAL = ("forms", "keep")
 
 
+class LedgerConfig(_Strict):
+    """How much each step of the chain is measured for the ledger (docs/ledger.md)."""
+
+    measure: bool
+    """Whether stages measure themselves before they are published."""
+    documents: Positive
+    """Of each text: held out from stage 00, general Korean, English, and the user's own."""
+    document_tokens: Annotated[int, Field(ge=8)]
+    """Of each document, its first ones."""
+    entries: Positive
+    """Of the dictionary, asked in each direction."""
+    dictionary_questions: Positive
+    prompts: Positive
+    """Of each task, for forms; half of them for KL divergence."""
+    noise_items: Annotated[int, Field(ge=2)]
+    """Of each measure, scored twice."""
+    intruder_layers: Annotated[int, Field(ge=0)]
+    text: list[str]
+    """Texts of the user's, each a source of plain text."""
+
+
+GATED = (
+    *("exam", "dictionary_exam", "exact_match", "form", "plain_text", "korean", "english", "text"),
+    *("form_plain_text", "form_dictionary", "form_exam"),
+)
+"""What a gate may be for: a measure of the ledger, or the beginning of the names of several."""
+
+
+class GateConfig(_Strict):
+    """What a step may lose of one measure before it is not published."""
+
+    max_loss: Annotated[float, Field(ge=0)]
+    unit: Literal["points", "percent"] = "points"
+    against: Literal["base", "parent"] = "base"
+    on_fail: Literal["stop", "warn", "dial"] = "stop"
+
+
 class StageConfig(_Strict):
     epochs: Annotated[int, Field(ge=1, le=10_000)]
     learning_rate: Annotated[float, Field(gt=0, lt=1)]
@@ -135,6 +172,8 @@ class ChainConfig(_Strict):
     training: TrainingConfig
     validation: ValidationConfig
     reasoning: ReasoningConfig
+    ledger: LedgerConfig
+    gates: dict[Literal[GATED], GateConfig]  # type: ignore[valid-type]
     stages: dict[str, StageConfig]
     sources: dict[SourceSet, Sources]
 

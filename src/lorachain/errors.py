@@ -37,5 +37,9 @@ class DeviceError(LorachainError):
     """The requested device is not available."""
 
 
+class GateError(LorachainError):
+    """A step lost more than a gate of the chain file tolerates and is not published. Exit code 3."""
+
+
 class EngineError(LorachainError):
     """A text engine cannot be started, or its server refused a request, retries included."""

@@ -53,6 +53,10 @@ class Workspace:
     def run_state(self, stage: str, model: str) -> Path:
         return self.training(stage, model) / "run.json"
 
+    def unpublished(self, stage: str, model: str) -> Path:
+        """A finished stage's output until its gates let it be published."""
+        return self.training(stage, model) / "unpublished"
+
     def superseded(self, stage: str, model: str) -> Path:
         """Where a run goes that cannot be resumed; one of them is kept."""
         return self._beside(self.training(stage, model), "superseded")
@@ -64,6 +68,14 @@ class Workspace:
 
     def debug_log(self, stage: str) -> Path:
         return self.model_root / f"{stage}_training" / f"train_{stage}_debug.log"
+
+    def ledger(self, model: str) -> Path:
+        """What every step of the model's chain scores; its directory also has what measuring keeps."""
+        return self.output("ledger", model) / "ledger.json"
+
+    def dial(self, stage: str, model: str, variant: str) -> Path:
+        """What a stage's adapter scores at several scales."""
+        return self.ledger(model).with_name(f"dial-{stage}-{variant}.json")
 
     def lock_file(self, model: str) -> Path:
         return self.model_root / f".lock-{check_model_name(model)}"

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from artifact_making import HASH, exact_match_measure, logit_diff, perplexity_measure, training_info
+from artifact_making import HASH, exact_match_measure, ledger, logit_diff, perplexity_measure, training_info
 from lorachain.artifacts import (
     Artifact,
     CheckpointManifest,
     ComposeReport,
     ConversionRecord,
+    DialPoint,
+    DialReport,
     EvalResult,
     GgufReport,
     InitInfo,
@@ -61,6 +63,9 @@ def artifacts() -> Iterator[Artifact]:
     yield GgufReport(
         file="m.gguf", sha256=HASH, outtype="bf16", model_sha256=HASH, probe=logit_diff(), packages={"gguf": "0"}
     )
+    yield ledger()
+    row = ledger().steps[-1]
+    yield DialReport(stage="00", variant="lines", model=row.model, points=(DialPoint(scale=0.5, row=row, passes=True),))
     yield CheckpointManifest(step=4, fingerprint=HASH, files={"optimizer.pt": HASH})
     yield TrainingProgress(step=4, tokens=100, supervised_tokens=50, seconds=1.5, losses=(3.0, 2.5))
     yield TokenCacheManifest(identity=HASH, facts={"rows": 1}, rows_sha256=HASH, signature=HASH)

@@ -34,12 +34,12 @@ def imported(*arguments: object) -> tuple[int, list[str], str]:
     return code, names, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("command", [("status",), ("history", "02"), ("history",)])
+@pytest.mark.parametrize("command", [("status",), ("history", "02"), ("history",), ("ledger",)])
 def test_what_shows_a_chain(finished_chain: Callable[..., FinishedChain], command: tuple[str, ...]) -> None:
     root = finished_chain("text").root
     code, slow, output = imported(*command, "--model", "tiny", "--workspace", root)
     assert (code, slow) == (0, [])
-    assert "02: KorMedMCQA with reasoning" in output
+    assert ("KorMedMCQA dev, letters" if command == ("ledger",) else "02: KorMedMCQA with reasoning") in output
 
 
 def test_compare() -> None:
@@ -48,7 +48,10 @@ def test_compare() -> None:
     assert "McNemar" in output
 
 
-@pytest.mark.parametrize("command", ["init", "train", "run", "status", "history", "eval", "compare", "merge", "verify"])
+@pytest.mark.parametrize(
+    "command",
+    [*("init", "train", "run", "status", "history", "ledger", "dial"), *("eval", "compare", "merge", "verify")],
+)
 def test_help_of_a_command_has_an_example(command: str) -> None:
     code, slow, output = imported(command, "--help")
     assert (code, slow) == (0, [])
@@ -58,7 +61,8 @@ def test_help_of_a_command_has_an_example(command: str) -> None:
 def test_help_and_version() -> None:
     code, slow, output = imported("--help")
     assert (code, slow) == (0, [])
-    for command in ("init", "train", "run", "status", "history", "eval", "compare", "export", "make-exam"):
+    commands = ("init", "train", "run", "status", "history", "ledger", "dial", "eval", "compare", "export", "make-exam")
+    for command in commands:
         assert f" {command} " in output
     code, slow, output = imported("--version")
     assert (code, slow) == (0, [])
@@ -73,6 +77,8 @@ def test_help_and_version() -> None:
         (("train", "07", "--model", "gemma-3-270m"), "unknown stage '07'"),
         (("eval", "base", "--out", "result.parquet"), "must end in .json"),
         (("compare", "no.json", "no.json"), "no.json cannot be read"),
+        (("ledger",), "nothing of gemma-3-270m was measured yet"),
+        (("ledger", "--set", "lora.rank=8"), "lora.rank has no effect on `lorachain ledger`"),
     ],
 )
 def test_user_errors(tmp_path: Path, command: tuple[str, ...], message: str) -> None:

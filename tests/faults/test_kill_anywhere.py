@@ -12,7 +12,7 @@ from fault_making import Undisturbed, kind
 
 POINTS = int(os.environ.get("LORACHAIN_FAULT_POINTS", "8"))
 SEED = 20240531
-REQUIRED = ("checkpoint", "merge", "final save", "record", "optimizer step")
+REQUIRED = ("checkpoint", "merge", "final save", "record", "ledger", "optimizer step")
 
 
 def choose(events: list[tuple[str, str]], count: int) -> list[int]:

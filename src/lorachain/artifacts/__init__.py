@@ -4,6 +4,17 @@ JSON Schemas are exported to docs/schemas with `python -m lorachain.artifacts do
 """
 
 from lorachain.artifacts.evaluation import Comparison, EvalResult
+from lorachain.artifacts.ledger import (
+    Cell,
+    Change,
+    DialPoint,
+    DialReport,
+    GateResult,
+    Ledger,
+    LedgerStep,
+    Noise,
+    StepModel,
+)
 from lorachain.artifacts.merging import ComposeReport, GgufReport, LogitDiff, MergeReport, MergeWeights, TargetReport
 from lorachain.artifacts.reasoning import ReasoningReport
 from lorachain.artifacts.runs import (
@@ -16,6 +27,7 @@ from lorachain.artifacts.runs import (
 )
 from lorachain.artifacts.schema import Artifact, Record
 from lorachain.artifacts.stages import (
+    DialRecord,
     InitInfo,
     MergeInfo,
     StageInfo,
@@ -27,24 +39,34 @@ from lorachain.artifacts.validation import EpochScore, Measure, RunState, Valida
 
 __all__ = [
     "Artifact",
+    "Cell",
+    "Change",
     "CheckpointManifest",
     "Comparison",
     "ComposeReport",
     "ConversionRecord",
+    "DialPoint",
+    "DialRecord",
+    "DialReport",
     "EpochScore",
     "EvalResult",
+    "GateResult",
     "GgufReport",
     "InitInfo",
+    "Ledger",
+    "LedgerStep",
     "LockHolder",
     "LogitDiff",
     "Measure",
     "MergeInfo",
     "MergeReport",
     "MergeWeights",
+    "Noise",
     "ReasoningReport",
     "Record",
     "RunState",
     "StageInfo",
+    "StepModel",
     "TargetReport",
     "TokenCacheManifest",
     "TrainingInfo",

@@ -153,6 +153,15 @@ class MergeInfo(_StageInfo):
     quantized_base: dict[str, LogitDiff] | None
 
 
+class DialRecord(Record):
+    """How an adapter was scaled after its training."""
+
+    scale: float
+    variant: Literal["uniform", "lines"]
+    original_adapter_sha256: str
+    """Of the adapter as it was trained."""
+
+
 class TrainingInfo(_StageInfo):
     """A trained stage."""
 
@@ -167,6 +176,8 @@ class TrainingInfo(_StageInfo):
     measures: Measures
     configuration: dict[str, Any]
     """The settings that were used, resolved."""
+    dial: DialRecord | None = None
+    """None: the adapter is as it was trained."""
 
 
 StageInfo = InitInfo | MergeInfo | TrainingInfo

@@ -41,6 +41,8 @@ class ChainContext:
     """Called before finished work is replaced."""
     ask: Callable[[str], bool] = lambda question: False
     """Asks at the terminal about what lorachain did not write: False without one, and `--yes` is no answer to it."""
+    accept_harm: bool = False
+    """Publish a step although a gate stops it."""
     options_for: Callable[[str], tuple[str, ...]] = lambda command: ()
     """The options of the command line that a message repeats where it proposes `command`."""
 

@@ -8,6 +8,7 @@ from lorachain.config import SourceSet
 from lorachain.errors import ConfigError
 
 _COMPUTING = ("device", "dtype", "quantization")
+_MEASURING = ("ledger", "gates")
 
 
 def check_effective(overrides: Mapping[str, Any], stages: Sequence[Stage], source_set: SourceSet, command: str) -> None:
@@ -32,12 +33,12 @@ def _effective_prefixes(stages: Sequence[Stage], source_set: SourceSet) -> Itera
     if any(stage.kind in ("init", "merge") for stage in stages):
         yield "lora"
     if any(stage.kind == "merge" for stage in stages):
-        yield from _COMPUTING
+        yield from (*_COMPUTING, *_MEASURING)
     for stage in stages:
         if stage.kind == "reasoning":
             yield from (*_COMPUTING, "reasoning", f"sources.{source_set}.exam", f"sources.{source_set}.dictionary")
         if stage.kind == "training":
-            yield from (*_COMPUTING, "training", "validation", f"stages.{stage.name}")
+            yield from (*_COMPUTING, *_MEASURING, "training", "validation", f"stages.{stage.name}")
             yield from (f"sources.{source_set}.{stage.source}", f"sources.{source_set}.exam")
             if reasoning_for(stage) is not None:
                 yield "reasoning.enabled"  # whether it trains on what was written

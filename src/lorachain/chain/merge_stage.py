@@ -9,8 +9,11 @@ from lorachain.chain.made_from import merge_inputs
 from lorachain.chain.parents import find_parent
 from lorachain.chain.probe import merge_check
 from lorachain.chain.runtime import Runtime
+from lorachain.chain.stage_ledger import StageLedger
 from lorachain.chain.stages import Stage
 from lorachain.registry import weights_folder
+from lorachain.tokens import TokenEncoder
+from lorachain.weights.load import load_tokenizer
 from lorachain.weights.merge import merge_adapter
 from lorachain.weights.quantized import trained_in
 from lorachain.workspace import TRAINING_INFO, merged_base
@@ -21,8 +24,11 @@ def merge_and_add_lora(context: ChainContext, runtime: Runtime, stage: Stage) ->
 
     Raises:
         AdapterError, ModelError, WorkspaceError: the merge cannot be verified or written; nothing is kept.
+        GateError: the merged model lost more than a gate tolerates.
     """
     parent = find_parent(context, stage)
+    ledger = StageLedger(context, runtime, stage, parent.base, TokenEncoder(load_tokenizer(parent.base)))
+    ledger.measure_earlier()
     inputs = merge_inputs(stage, parent.folder, context.config.lora, context.config.seed)
     final = context.output(stage)
     with atomic_folder(final) as staging:
@@ -50,3 +56,4 @@ def merge_and_add_lora(context: ChainContext, runtime: Runtime, stage: Stage) ->
         )
         info.write(staging / TRAINING_INFO)
         write_history(staging, read_history(parent.folder))
+        ledger.check(staging, None, "The merge is not kept; it is made again when it is accepted.")

@@ -61,6 +61,8 @@ def stage_state(
         return _reasoning_state(context, stage, as_configured, ask_hub)
     folder = context.output(stage)
     if not (folder / TRAINING_INFO).is_file():
+        if (context.workspace.unpublished(stage.name, context.model) / TRAINING_INFO).is_file():
+            return StageState(stage, "partial", folder, reason="trained, not published: see `lorachain ledger`")
         steps = checkpoint_steps(context.workspace.training(stage.name, context.model))
         if stage.kind == "training" and steps:
             return StageState(stage, "partial", folder, reason=f"checkpoint at step {steps[0]}")

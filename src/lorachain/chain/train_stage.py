@@ -1,4 +1,4 @@
-"""One training stage, from its parent's adapter to a trained directory: load, measure, fit, select, publish."""
+"""One training stage, from its parent's adapter to a trained directory: load, measure, fit, select, check, publish."""
 
 import logging
 import time
@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lorachain.artifacts import EpochScore, Measure, TrainingInfo
+from lorachain.artifacts import EpochScore, Measure, TrainingInfo, read_stage_info
 from lorachain.artifacts.stages import (
     DataIdentity,
     Measures,
@@ -21,21 +21,25 @@ from lorachain.artifacts.stages import (
     TrainingInputs,
 )
 from lorachain.artifacts.validation import ProtocolScore
-from lorachain.atomic import atomic_folder, require_space
+from lorachain.atomic import atomic_folder, move_folder, require_space
 from lorachain.chain.context import ChainContext, deciding_settings, stage_config, training_sources
 from lorachain.chain.debug_log import step_summary
 from lorachain.chain.exams import ExamQuestions, load_exam_questions
 from lorachain.chain.history import read_history, score_epoch, write_history
+from lorachain.chain.ledger_steps import Stored
 from lorachain.chain.parents import Parent, find_parent
 from lorachain.chain.resume import ResumePoint, drop_after, find_resume_point
 from lorachain.chain.run_record import RunRecord, open_run
 from lorachain.chain.runtime import Runtime
 from lorachain.chain.source_records import source_records, sources_hash
+from lorachain.chain.stage_ledger import StageLedger
 from lorachain.chain.stages import Stage
 from lorachain.chain.tasks.base import StageTask, TaskInputs
 from lorachain.data.normalization import NORMALIZATION_VERSION
+from lorachain.errors import GateError
 from lorachain.evaluation.questions import question_set_hash
 from lorachain.evaluation.validation import validate
+from lorachain.evaluation.validation_result import summarize_validation
 from lorachain.memory import peak, reset_peak
 from lorachain.provenance import ADAPTER_WEIGHTS, adapter_sha256, git_commit, package_versions, sha256_json
 from lorachain.tokens import TokenEncoder
@@ -78,6 +82,11 @@ class StageRun:
     stage: Stage
     inputs: StageInputs
     record: RunRecord
+    ledger: StageLedger
+
+    @property
+    def unpublished(self) -> Path:
+        return self.context.workspace.unpublished(self.stage.name, self.context.model)
 
     @property
     def folder(self) -> Path:
@@ -103,7 +112,23 @@ def train_stage(context: ChainContext, runtime: Runtime, stage: Stage) -> None:
     """
     reset_peak(runtime.device)
     inputs = load_inputs(context, runtime, stage)
-    run = StageRun(context, runtime, stage, inputs, open_record(context, runtime, stage, inputs.fingerprint))
+    record = open_record(context, runtime, stage, inputs.fingerprint)
+    ledger = StageLedger(context, runtime, stage, inputs.parent.base, inputs.encoder, inputs.task)
+    run = StageRun(context, runtime, stage, inputs, record, ledger)
+    model = None
+    if not runtime.processes.broadcast(lambda: is_unpublished(run)):
+        model = train_and_write(run)
+    check_gates(run, model)
+    if runtime.processes.main:
+        move_folder(run.unpublished, context.output(stage))
+    runtime.processes.wait()
+
+
+def train_and_write(run: StageRun) -> PeftModel:
+    """Trains the stage and writes its output directory, which is not published yet; returns the model."""
+    context, runtime, inputs = run.context, run.runtime, run.inputs
+    if runtime.processes.main:
+        run.ledger.measure_earlier()
     model = load_trainable_model(context, runtime, inputs.parent)
     measure(run, model)
     progress, tensors = fit(run, model)
@@ -113,8 +138,33 @@ def train_stage(context: ChainContext, runtime: Runtime, stage: Stage) -> None:
     set_adapter_tensors(model, tensors)
     after = runtime.processes.on_main(lambda: inputs.task.measure(model))
     if after is not None:
-        publish(run, model, tensors, progress, kept, after)
-    runtime.processes.wait()
+        write_output(run, model, tensors, progress, kept, after)
+    return model
+
+
+def is_unpublished(run: StageRun) -> bool:
+    """Whether this very run is trained and only waits to be published: a gate stopped it, or it was killed."""
+    path = run.unpublished / TRAINING_INFO
+    return path.is_file() and read_stage_info(run.unpublished).depends_on_sha256 == run.inputs.fingerprint
+
+
+def check_gates(run: StageRun, model: PeftModel | None) -> None:
+    """Measures the result and evaluates the gates, in the main process; all processes stop where one fails.
+
+    Raises:
+        GateError: a gate stopped the stage.
+    """
+
+    def problem() -> str | None:
+        kept = f"Its adapter is kept in {run.unpublished}."
+        try:
+            run.ledger.check(run.unpublished, model, kept)
+        except GateError as error:
+            return str(error)
+        return None
+
+    if message := run.runtime.processes.broadcast(problem):
+        raise GateError(message)
 
 
 def load_inputs(context: ChainContext, runtime: Runtime, stage: Stage) -> StageInputs:
@@ -207,7 +257,13 @@ def measure(run: StageRun, model: PeftModel) -> None:
         record.before = before
         record.write()
     if not validated:
-        _record_score(run, lambda: _inherited_start(run) or _validate(run, model, epoch=0, step=0))
+        _record_score(
+            run, lambda: _inherited_start(run) or _start_in_ledger(run) or _validate(run, model, epoch=0, step=0)
+        )
+    if processes.main and (start := record.score_of(0)) is not None:
+        stored = Stored(start.result, dict(record.before or {}))
+        run.ledger.measure_parent(None if processes.sharded else model, stored)
+    processes.wait()
 
 
 def fit(run: StageRun, model: PeftModel) -> tuple[Progress, dict[str, Tensor]]:
@@ -268,7 +324,7 @@ def select(run: StageRun) -> EpochScore:
     return best
 
 
-def publish(
+def write_output(
     run: StageRun,
     model: PeftModel,
     tensors: dict[str, Tensor],
@@ -276,9 +332,12 @@ def publish(
     kept: EpochScore,
     after: dict[str, Measure],
 ) -> None:
-    """Writes the output directory: the adapter, the tokenizer, every score, and training_info.json."""
+    """Writes the output directory: the adapter, the tokenizer, every score, and training_info.json.
+
+    It is in the training directory until the gates have passed.
+    """
     context, inputs = run.context, run.inputs
-    with atomic_folder(context.output(run.stage)) as staging:
+    with atomic_folder(run.unpublished) as staging:
         save_adapter(model, staging, tensors)
         load_tokenizer(inputs.parent.folder).save_pretrained(staging)
         write_history(staging, [*inputs.inherited, *sorted(run.record.scores, key=lambda score: score.epoch)])
@@ -327,6 +386,15 @@ def _inherited_start(run: StageRun) -> EpochScore | None:
     if last.result.data_sha256 != question_set_hash(inputs.questions.dev) or not _is_kept_epoch(inputs.parent, last):
         return None
     return score_epoch(run.stage.name, 0, 0, last.result, inputs.inherited)
+
+
+def _start_in_ledger(run: StageRun) -> EpochScore | None:
+    """The parent's score in the ledger, where the same model was scored on the same questions."""
+    chosen = run.ledger.exam_answers(question_set_hash(run.inputs.questions.dev))
+    if chosen is None:
+        return None
+    result = summarize_validation(run.inputs.questions.dev, chosen, "dev", 0.0)
+    return score_epoch(run.stage.name, 0, 0, result, run.inputs.inherited)
 
 
 def _is_kept_epoch(parent: Parent, score: EpochScore) -> bool:

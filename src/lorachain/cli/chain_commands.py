@@ -57,6 +57,8 @@ def train(
         bool, typer.Option("--from-base", help="Ablation of 02: straight from raw_lora_added/, without 00 and 01.")
     ] = False,
     skip_bad_rows: o.SkipBadRows = False,
+    ledger_text: o.LedgerText = None,
+    accept_harm: o.AcceptHarm = False,
     yes: o.Yes = False,
     dry_run: o.DryRun = False,
 ) -> None:
@@ -65,7 +67,7 @@ def train(
 
     common = o.Common(
         model, workspace, config, set_, plain_text, dictionary, exam, epochs, max_samples, learning_rate, batch_size,
-        max_length, rank, device, seed, save_every, skip_bad_rows, yes, from_base,
+        max_length, rank, device, seed, save_every, skip_bad_rows, yes, from_base, ledger_text, accept_harm,
     )  # fmt: skip
     run_command(common, find_training_stage(stage).command, dry_run)
 
@@ -89,13 +91,15 @@ def run(
     seed: o.Seed = None,
     save_every: o.SaveEvery = None,
     skip_bad_rows: o.SkipBadRows = False,
+    ledger_text: o.LedgerText = None,
+    accept_harm: o.AcceptHarm = False,
     yes: o.Yes = False,
     dry_run: o.DryRun = False,
 ) -> None:
     """Run the whole chain; finished stages are skipped."""
     common = o.Common(
         model, workspace, config, set_, plain_text, dictionary, exam, epochs, max_samples, learning_rate, batch_size,
-        max_length, rank, device, seed, save_every, skip_bad_rows, yes,
+        max_length, rank, device, seed, save_every, skip_bad_rows, yes, False, ledger_text, accept_harm,
     )  # fmt: skip
     run_command(common, "run", dry_run)
 

@@ -8,17 +8,24 @@ from collections.abc import Sequence
 from typing import TextIO, cast
 
 # Each registers its commands.
-from lorachain.cli import chain_commands, data_commands, exam_commands, reasoning_commands, weights_commands  # noqa: F401
+from lorachain.cli import (  # noqa: F401
+    chain_commands,
+    data_commands,
+    exam_commands,
+    ledger_commands,
+    reasoning_commands,
+    weights_commands,
+)
 from lorachain.cli.app import app
-from lorachain.errors import LorachainError
+from lorachain.errors import GateError, LorachainError
 from lorachain.redaction import RedactedStream, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line.
 
-    Exit codes: 0 success, 2 something the user can fix (one message), 130 and 143 interrupted (and saved), 1 a bug in
-    lorachain (with its traceback).
+    Exit codes: 0 success, 2 something the user can fix (one message), 3 a gate stopped a step, 130 and 143 interrupted
+    (and saved), 1 a bug in lorachain (with its traceback).
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
@@ -34,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             _print_traceback()
         print(f"error: {printable(str(error))}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(3 if isinstance(error, GateError) else 2)
     except KeyboardInterrupt:
         if debug:
             _print_traceback()

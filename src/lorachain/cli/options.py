@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "gemma-3-270m"
 HERE = Path(".")
+MEASURING_KEYS = ("ledger", "gates", "device")
+"""Settings that `ledger` and `dial` take; the others are those that the chain was made with."""
 Model = Annotated[str, typer.Option("--model", help="Short name in model/raw/model_paths.json.")]
 WorkspaceDir = Annotated[Path, typer.Option("--workspace", help="Directory that contains model/.")]
 ConfigFile = Annotated[
@@ -49,6 +51,11 @@ Completions = Annotated[
 ]
 Concurrency = Annotated[int, typer.Option("--concurrency", min=1, max=256, help="Requests to the server at a time.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=1, help="Seconds for an answer of the server.")]
+AcceptHarm = Annotated[bool, typer.Option("--accept-harm", help="Publish a step although a gate stops it.")]
+LedgerText = Annotated[
+    list[str] | None,
+    typer.Option("--ledger-text", help="A text of yours whose perplexity is measured too; repeatable."),
+]
 Epochs = Annotated[int | None, typer.Option("--epochs")]
 
 
@@ -75,13 +82,15 @@ class Common:
     skip_bad_rows: bool = False
     yes: bool = False
     from_base: bool = False
+    ledger_text: list[str] | None = None
+    accept_harm: bool = False
 
     def as_arguments(self) -> tuple[str, ...]:
         """The options but for model and workspace, as they would be typed again."""
         arguments: list[str] = []
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in ("model", "workspace", "yes") or value is None or value is False:
+            if field.name in ("model", "workspace", "yes", "accept_harm") or value is None or value is False:
                 continue
             name = f"--{field.name.replace('_', '-')}"
             for item in value if isinstance(value, list) else [value]:
@@ -102,14 +111,17 @@ def _arguments_for(common: Common, given_to: str, command: str, source_set: "Sou
     if command == given_to:
         return common.as_arguments()
     stages = stages_of_command(command)
+
+    def applies(key: str) -> bool:
+        measures = command.split()[0] in ("ledger", "dial") and key.partition(".")[0] in MEASURING_KEYS
+        return measures or is_effective(key, stages, source_set)
+
     key_of = {"device": "device", "seed": "seed", "rank": "lora.rank", "save_every": "training.save_every_steps"}
     key_of |= {name: f"sources.{source_set}.{name}" for name in ("plain_text", "dictionary", "exam")}
     key_of["skip_bad_rows"] = f"sources.{source_set}.exam"  # where data is read
-    carried = {name: getattr(common, name) for name, key in key_of.items() if is_effective(key, stages, source_set)}
+    carried = {name: getattr(common, name) for name, key in key_of.items() if applies(key)}
     settings = [
-        setting
-        for setting in common.set or []
-        if all(is_effective(key, stages, source_set) for key in dotted_keys(parse_setting(setting)))
+        setting for setting in common.set or [] if all(applies(key) for key in dotted_keys(parse_setting(setting)))
     ]
     return Common(config=common.config, set=settings or None, **carried).as_arguments()
 
@@ -146,10 +158,29 @@ def build_context(common: Common, command: str, stages: "Sequence[Stage]" = ()) 
         config=config,
         reporter=ConsoleReporter(quiet=not _is_main_process()),
         skip_bad_rows=common.skip_bad_rows,
+        accept_harm=common.accept_harm,
         confirm=lambda question: common.yes or _ask(question),
         ask=_ask,
         options_for=lambda proposed: _arguments_for(common, command, proposed, entry.sources),
     )
+
+
+def check_measuring(settings: list[str] | None, command: str) -> None:
+    """Refuses settings that have no effect on `ledger` or `dial`.
+
+    Raises:
+        ConfigError: names the first.
+    """
+    from lorachain.chain.effective import dotted_keys
+    from lorachain.config import parse_setting
+
+    for setting in settings or []:
+        for key in dotted_keys(parse_setting(setting)):
+            if key.partition(".")[0] not in MEASURING_KEYS:
+                raise ConfigError(
+                    f"{key} has no effect on `lorachain {command}`, which takes the settings that the chain was made "
+                    f"with; allowed: {', '.join(MEASURING_KEYS)}"
+                )
 
 
 def _named_options(common: Common, source_set: str, stages: "Sequence[Stage]") -> dict[str, Any]:
@@ -169,6 +200,8 @@ def _named_options(common: Common, source_set: str, stages: "Sequence[Stage]") -
     sources = {"plain_text": common.plain_text, "dictionary": common.dictionary, "exam": common.exam}
     if named := {name: value for name, value in sources.items() if value}:
         overrides["sources"] = {source_set: named}
+    if common.ledger_text:
+        overrides["ledger"] = {"text": common.ledger_text}
     if common.rank is not None:
         overrides["lora"] = {"rank": common.rank}
     if common.save_every is not None:
