@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lorachain.artifacts import TrainingInfo, read_stage_info
 from lorachain.artifacts.reasoning import ReasoningReport
-from lorachain.atomic import disk_full_as_error
+from lorachain.atomic import unwritable_as_error
 from lorachain.chain.context import ChainContext
 from lorachain.chain.lock import model_lock
 from lorachain.chain.parents import find_parent
@@ -61,7 +61,7 @@ def write_with(
     step = find_reasoning_step()
     command = context.command(step.command)
     with (
-        disk_full_as_error(context.workspace.model_root),
+        unwritable_as_error(context.workspace.model_root),
         model_lock(context.workspace, context.model, command) as lock,
     ):
         lock.working_on(step.name)

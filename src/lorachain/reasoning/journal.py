@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from lorachain.artifacts.reasoning import WrittenSample, WrittenUnit
 from lorachain.artifacts.schema import first_problem
-from lorachain.atomic import disk_full_as_error, open_regular
+from lorachain.atomic import unwritable_as_error, open_regular
 from lorachain.errors import DataError
 from lorachain.reasoning.orders import in_order
 from lorachain.reasoning.requests import split_sample
@@ -62,7 +62,7 @@ class ReasoningJournal:
     def append(self, unit: WrittenUnit) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = open_regular(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        with disk_full_as_error(self.path), os.fdopen(descriptor, "a", encoding="utf-8") as file:
+        with unwritable_as_error(self.path), os.fdopen(descriptor, "a", encoding="utf-8") as file:
             if file.tell() == 0:
                 file.write(json.dumps(self.header, ensure_ascii=False, sort_keys=True) + "\n")
             file.write(json.dumps(unit.as_dict(), ensure_ascii=False) + "\n")
