@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 from lorachain.artifacts import (
+    Ablation,
+    ArmScore,
     Artifact,
     CheckpointManifest,
     ComposeReport,
@@ -31,6 +33,8 @@ EXPORTED: dict[str, type[Artifact]] = {
     "compose_report": ComposeReport,
     "gguf_report": GgufReport,
     "eval_result": EvalResult,
+    "ablation": Ablation,
+    "ablation_score": ArmScore,
     "checkpoint_manifest": CheckpointManifest,
     "checkpoint_progress": TrainingProgress,
     "token_cache": TokenCacheManifest,

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from typing import TextIO, cast
 
 # Each registers its commands.
-from lorachain.cli import chain_commands, data_commands, exam_commands, reasoning_commands, weights_commands  # noqa: F401
+from lorachain.cli import (  # noqa: F401
+    ablation_commands,
+    chain_commands,
+    data_commands,
+    exam_commands,
+    reasoning_commands,
+    weights_commands,
+)
 from lorachain.cli.app import app
 from lorachain.errors import LorachainError
 from lorachain.redaction import RedactedStream, printable

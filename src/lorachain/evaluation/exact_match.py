@@ -13,6 +13,7 @@ from lorachain.errors import DataError
 from lorachain.evaluation.statistics import wilson
 from lorachain.inference.generate import generate_lines
 from lorachain.prompts import Direction, dictionary_example, directions
+from lorachain.provenance import sha256_json
 from lorachain.records import Term
 from lorachain.tokens import TokenEncoder
 
@@ -48,6 +49,8 @@ class DirectionScore:
     n: int
     exact: int
     character_f1: float
+    correct: str = ""
+    """`1` or `0` per answer, in the order of the entries."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -56,6 +59,7 @@ class DirectionScore:
             "exact_match": self.exact / self.n,
             "wilson95": list(wilson(self.exact, self.n)),
             "character_f1": self.character_f1,
+            "correct": self.correct,
         }
 
 
@@ -65,6 +69,7 @@ class ExactMatchResult:
 
     split: str
     by_direction: dict[Direction, DirectionScore]
+    entries_sha256: str = ""
     held_out_forms: bool = False
 
     @property
@@ -96,6 +101,7 @@ class ExactMatchResult:
             "detail": {
                 "exact": self.exact,
                 "character_f1": self.character_f1,
+                "entries_sha256": self.entries_sha256,
                 "by_direction": {name: part.as_dict() for name, part in self.by_direction.items()},
             },
         }
@@ -162,13 +168,20 @@ def exact_match(
         )
         by_direction[direction] = _scored(answers, [question.expected for question in questions])
         done += len(questions)
-    return ExactMatchResult(split, by_direction, held_out_forms)
+    return ExactMatchResult(split, by_direction, entries_sha256(entries), held_out_forms)
+
+
+def entries_sha256(entries: Sequence[Term]) -> str:
+    """The identity of the entries: two scores compare only where it is the same."""
+    return sha256_json([[entry.term, entry.definition, entry.english] for entry in entries])
 
 
 def _scored(answers: Sequence[str], expected: Sequence[str]) -> DirectionScore:
     pairs = list(zip(answers, expected, strict=True))
+    correct = [normalize(answer) == normalize(wanted) for answer, wanted in pairs]
     return DirectionScore(
         n=len(pairs),
-        exact=sum(normalize(answer) == normalize(wanted) for answer, wanted in pairs),
+        exact=sum(correct),
         character_f1=sum(character_f1(answer, wanted) for answer, wanted in pairs) / len(pairs),
+        correct="".join("01"[hit] for hit in correct),
     )

@@ -13,6 +13,7 @@ from lorachain.inference.eval_mode import eval_mode
 from lorachain.inference.forward import hidden_states
 from lorachain.inference.logprobs import require_finite, token_logprobs
 from lorachain.inference.prefix_tree import PrefixTree
+from lorachain.provenance import sha256_json
 from lorachain.tokens import TokenRow
 from lorachain.weights.load import head_weight
 
@@ -21,9 +22,14 @@ from lorachain.weights.load import head_weight
 class PerplexityResult:
     """exp of the mean negative log-likelihood per supervised token, over all rows."""
 
-    nll_sum: float
-    """In nats."""
+    row_sums: tuple[float, ...]
+    """Negative log-likelihood of each row in nats."""
     tokens: int
+
+    @property
+    def nll_sum(self) -> float:
+        """In nats, over all rows."""
+        return math.fsum(self.row_sums)
 
     @property
     def perplexity(self) -> float:
@@ -41,7 +47,7 @@ def perplexity(model: nn.Module, rows: Sequence[TokenRow], *, token_budget: int 
     """
     if not any(row.supervised for row in rows):
         raise DataError("perplexity needs at least one supervised token; the held-out slice is empty")
-    nll_sum, tokens = 0.0, 0
+    sums, tokens = [0.0] * len(rows), 0
     weight = head_weight(model)
     with eval_mode(model):
         for group in forward_groups(model, [len(row) for row in rows], token_budget):
@@ -51,7 +57,25 @@ def perplexity(model: nn.Module, rows: Sequence[TokenRow], *, token_budget: int 
             targets = torch.tensor(
                 [i for row in group_rows for i in row.ids[row.supervised_from :]], device=weight.device
             )
-            nll_sum -= float(token_logprobs(hidden, weight, targets).double().sum())
+            logprobs_of_all = token_logprobs(hidden, weight, targets).double()
+            of_rows = torch.split(logprobs_of_all, [row.supervised for row in group_rows])
+            for index, logprobs in zip(group, of_rows, strict=True):
+                sums[index] = -float(logprobs.sum())
             tokens += len(targets)
-            require_finite([nll_sum], "perplexity of the held-out documents")
-    return PerplexityResult(nll_sum, tokens)
+            require_finite([sums[index] for index in group], "perplexity of the held-out documents")
+    return PerplexityResult(tuple(sums), tokens)
+
+
+def document_sums(rows: Sequence[TokenRow], result: PerplexityResult) -> tuple[list[float], list[int]]:
+    """Negative log-likelihood in nats and supervised tokens of each document, whose pieces share a `record`."""
+    sums: dict[int, float] = {}
+    tokens: dict[int, int] = {}
+    for row, nll in zip(rows, result.row_sums, strict=True):
+        sums[row.record] = sums.get(row.record, 0.0) + nll
+        tokens[row.record] = tokens.get(row.record, 0) + row.supervised
+    return list(sums.values()), list(tokens.values())
+
+
+def rows_sha256(rows: Sequence[TokenRow]) -> str:
+    """The identity of tokenized documents: two perplexities compare only where it is the same."""
+    return sha256_json([row.ids for row in rows])

@@ -1,7 +1,7 @@
 """Stage 00: documents packed with attention confined to each of them, loss on every token."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import nn
@@ -14,7 +14,7 @@ from lorachain.data.plain_text import stream_plain_text
 from lorachain.data.sources import SourceInfo
 from lorachain.data.staleness import reads_the_same
 from lorachain.errors import DataError
-from lorachain.evaluation.perplexity import perplexity
+from lorachain.evaluation.perplexity import document_sums, perplexity, rows_sha256
 from lorachain.prompts import plain_text_example
 from lorachain.token_store import StoredPacks, TokenStore
 from lorachain.tokens import TokenRow, pack, split_long
@@ -54,6 +54,7 @@ class PlainTextTask:
         if not self.held_out:
             return {}
         result = perplexity(model, self.held_out, token_budget=self.token_budget)
+        sums, tokens = document_sums(self.held_out, result)
         return {
             "heldout_perplexity": Measure(
                 name="perplexity",
@@ -62,7 +63,12 @@ class PlainTextTask:
                 value=result.perplexity,
                 n=result.tokens,
                 unit="tokens",
-                detail={"documents": self.counts["heldout_documents"]},
+                detail={
+                    "documents": self.counts["heldout_documents"],
+                    "rows_sha256": rows_sha256(self.held_out),
+                    "document_nll": sums,
+                    "document_tokens": tokens,
+                },
             )
         }
 
@@ -100,7 +106,11 @@ def load_plain_text_task(inputs: TaskInputs) -> PlainTextTask:
         lengths=lengths,
         packs=packs,
         body_length=max_length - 1,
-        held_out=[piece for row in held_out.tolist() for piece in split_long(store.row(row), max_length)],
+        held_out=[
+            replace(piece, record=number)
+            for number, row in enumerate(held_out.tolist())
+            for piece in split_long(store.row(row), max_length)
+        ],
         token_budget=inputs.validation.token_budget,
     )
 

@@ -16,7 +16,7 @@ from lorachain.artifacts import TokenCacheManifest
 from lorachain.atomic import atomic_folder, remove_tree
 from lorachain.errors import WorkspaceError
 from lorachain.provenance import sha256_file, sha256_json
-from lorachain.records import ExamQuestion, Term
+from lorachain.records import ExamQuestion, Instruction, Term
 from lorachain.token_store import TokenStore, write_token_store
 from lorachain.tokens import TokenRow
 
@@ -91,7 +91,7 @@ class TokenCache:
             return False
 
 
-def records_sha256(records: Sequence[Term] | Sequence[ExamQuestion]) -> str:
+def records_sha256(records: Sequence[Term] | Sequence[ExamQuestion] | Sequence[Instruction]) -> str:
     """Of all fields of records, in order."""
     return sha256_json([[getattr(record, field.name) for field in fields(record)] for record in records])
 
