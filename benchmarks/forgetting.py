@@ -149,13 +149,13 @@ def report(results: list[dict[str, Any]]) -> list[str]:
         of_share = [result for result in results if result["share"] == share]
         line = f"replay {share:<5g} after B:  A {rate([r['after_b']['A'] for r in of_share])}"
         line += f"   B {rate([r['after_b']['B'] for r in of_share])}"
-        kept = sum(r["after_b"]["A"].count("1") for r in of_share) / sum(r["after_a"]["A"].count("1") for r in of_share)
-        line += f"   kept {100 * kept:.1f} % of A"
+        before, after = (sum(r[when]["A"].count("1") for r in of_share) for when in ("after_a", "after_b"))
+        line += f"   kept {100 * after / before:.1f} % of A" if before else "   nothing of A was learned"
         if share and without.keys() >= {r["seed"] for r in of_share}:
             for task in ("A", "B"):
                 pairs = [(without[r["seed"]][task], r["after_b"][task]) for r in of_share]
-                before, after = ([hit == "1" for hit in "".join(side)] for side in zip(*pairs, strict=True))
-                lost, gained = discordant(before, after)
+                no_replay, replay = ([hit == "1" for hit in "".join(side)] for side in zip(*pairs, strict=True))
+                lost, gained = discordant(no_replay, replay)
                 line += (
                     f"   {task}: {gained} gained, {lost} lost against replay 0, p = {mcnemar_exact(lost, gained):.2g}"
                 )

@@ -218,6 +218,7 @@ def _as_trained(context: ChainContext, stage: Stage) -> tuple[StageConfig, Valid
     settings = info.depends_on.settings
     return (
         StageConfig.model_validate(settings.stage),
-        ValidationConfig.model_validate(settings.validation),
+        # Only what decides a result is recorded.
+        ValidationConfig.model_validate({**context.config.validation.model_dump(), **settings.validation}),
         [source.name for source in info.sources],
     )
