@@ -3,6 +3,8 @@
 from typing import Any
 
 from lorachain.artifacts import (
+    Ablation,
+    ArmScore,
     Cell,
     GateResult,
     Ledger,
@@ -13,6 +15,7 @@ from lorachain.artifacts import (
     StepModel,
     TrainingInfo,
 )
+from lorachain.artifacts.ablation import AblationArm, AblationCell, AgainstChain, ArmStage, ItemScores, PairedSeed
 from lorachain.artifacts.stages import (
     DataIdentity,
     Measures,
@@ -161,3 +164,65 @@ def ledger() -> Ledger:
     row = ledger_step("00", "base", tuned).model_copy(update={"gates": (gate,)})
     noise = {"exam_letters": Noise(version="1", data_sha256=HASH, value=0.25, n=4)}
     return Ledger(model="tiny", settings={"documents": 4}, noise=noise, steps=(base, row))
+
+
+def arm_score() -> ArmScore:
+    return ArmScore(
+        arm="only-02",
+        seed=3,
+        fingerprint=HASH,
+        adapter_sha256=HASH,
+        stages=(
+            ArmStage(
+                stage="02",
+                supervised_tokens=900,
+                tokens=4000,
+                optimizer_steps=30,
+                seconds=5.5,
+                replayed={"instruct": 0.1},
+            ),
+        ),
+        scores=(
+            ItemScores(
+                measure="exam, letters",
+                kind="share",
+                protocol_version="1",
+                data_sha256=HASH,
+                unit="questions",
+                correct="0110",
+            ),
+        ),
+        seconds=60.5,
+    )
+
+
+def ablation() -> Ablation:
+    against = AgainstChain(
+        difference=-0.25,
+        interval95=(-0.5, 0.1),
+        test="sign flips",
+        p=0.25,
+        p_holm=0.5,
+        verdict="not significantly different",
+        by_seed=(PairedSeed(seed=3, lost=2, gained=1, mcnemar_p=1.0),),
+    )
+    cell = AblationCell(
+        measure="exam, letters",
+        protocol_version="1",
+        value=0.5,
+        interval95=(0.2, 0.8),
+        n=4,
+        unit="questions",
+        by_seed=(0.5,),
+        against_chain=against,
+    )
+    return Ablation(
+        model="tiny",
+        seeds=(3,),
+        budget=1000,
+        split="dev",
+        configuration={"seed": 0},
+        versions={"lorachain": "0"},
+        git_commit=None,
+        arms=(AblationArm(arm="only-02", title="02 alone", supervised_tokens=(900,), cells=(cell,)),),
+    )

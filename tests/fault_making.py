@@ -49,6 +49,9 @@ epochs = 2
 max_samples = 3
 batch_size = 2
 learning_rate = 1e-2
+[stages.02.replay]
+plain_text = 0.2
+dictionary = 0.2
 [sources.embedded]
 plain_text = ["{folder}/documents.jsonl"]
 dictionary = ["{folder}/dictionary.jsonl"]

@@ -7,7 +7,16 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from lorachain.errors import ConfigError
 
@@ -69,7 +78,32 @@ class ValidationConfig(_Strict):
     explained_questions: Positive
 
 
-_OPTIONAL = ("forms", "keep")
+class ReplayConfig(_Strict):
+    """Shares of earlier data in a stage's training, of the supervised tokens of the final mixture."""
+
+    plain_text: Fraction = 0.0
+    dictionary: Fraction = 0.0
+    exam: Fraction = 0.0
+    instruct: Fraction = 0.0
+    known: Fraction = 0.0
+    """Dictionary entries that the model knew before (Pletenev et al. 2025, arXiv 2502.14502)."""
+    repeat: bool = False
+    """Whether a pool that is too small for its share is used more than once in an epoch."""
+
+    @property
+    def shares(self) -> dict["SourceKind", float]:
+        """The shares that are not zero."""
+        kinds: tuple[SourceKind, ...] = ("plain_text", "dictionary", "exam", "instruct", "known")
+        return {kind: getattr(self, kind) for kind in kinds if getattr(self, kind)}
+
+    @model_validator(mode="after")
+    def _leaves_the_stage_its_own(self) -> "ReplayConfig":
+        if (total := sum(self.shares.values())) >= 1:
+            raise ValueError(f"the shares sum to {total:g}, which leaves nothing for the stage's own data")
+        return self
+
+
+_OPTIONAL = ("supervised_tokens", "forms", "replay", "keep")
 
 
 class LedgerConfig(_Strict):
@@ -115,8 +149,17 @@ class StageConfig(_Strict):
     batch_size: Annotated[int, Field(ge=1, le=65_536)]
     max_length: Annotated[int, Field(ge=16, le=131_072)]
     max_samples: Positive | None = None
+    supervised_tokens: Positive | None = None
+    """Where it is set, the stage ends with the step that has trained so many, instead of after `epochs`."""
     forms: Annotated[int, Field(ge=0, le=16)] | None = None
     """Of a dictionary: forms in which each entry is trained per epoch, 0 for its own only. None: not a dictionary."""
+    replay: ReplayConfig | None = None
+    """None: nothing is replayed, as where every share is zero."""
+
+    @field_validator("replay")
+    @classmethod
+    def _without_shares_there_is_none(cls, replay: ReplayConfig | None) -> ReplayConfig | None:
+        return replay if replay is not None and replay.shares else None
 
     keep: Literal["best", "last"] | None = None
     """Which epoch becomes the output: the one with the best dev accuracy, or the last. None: the stage table's."""
@@ -154,10 +197,14 @@ class Sources(_Strict):
     plain_text: Annotated[list[str], Field(min_length=1)]
     dictionary: Annotated[list[str], Field(min_length=1)]
     exam: Annotated[list[str], Field(min_length=1)]
+    instruct: Annotated[list[str], Field(min_length=1)]
+    """Read only where instructions are replayed."""
+    known: list[str] = Field(default_factory=list)
+    """Dictionaries of entries that the model knows, read only where they are replayed (`lorachain known`)."""
 
 
 SourceSet = Literal["embedded", "hub"]
-SourceKind = Literal["plain_text", "dictionary", "exam"]
+SourceKind = Literal["plain_text", "dictionary", "exam", "instruct", "known"]
 
 
 class ChainConfig(_Strict):

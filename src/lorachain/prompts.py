@@ -12,7 +12,7 @@ from typing import Literal
 
 from lorachain.letter_uses import remap
 from lorachain.option_references import depends_on_order
-from lorachain.records import LETTERS, ExamQuestion, PlainText, Term
+from lorachain.records import LETTERS, ExamQuestion, Instruction, PlainText, Term
 
 ANSWER_CUE = "정답："
 REASONING_CUE = "풀이："
@@ -73,6 +73,11 @@ def render(prompt: Prompt, turns: ChatTurns | None) -> str:
 def plain_text_example(document: PlainText) -> Example:
     """The document's text, all of it supervised."""
     return Example(None, document.text)
+
+
+def instruction_example(instruction: Instruction) -> Example:
+    """The answer to the instruction, supervised. There is no cue: an answer begins where the model's turn does."""
+    return Example(Prompt(instruction.prompt, ""), instruction.completion, "instruct")
 
 
 # ---- dictionary -----------------------------------------------------------------------------------------------------

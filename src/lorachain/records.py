@@ -27,6 +27,14 @@ class Term:
 
 
 @dataclass(frozen=True, slots=True)
+class Instruction:
+    """A general instruction and its answer."""
+
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True, slots=True)
 class ExamQuestion:
     """One five-option question in KorMedMCQA's published schema (Kweon et al. 2024, arXiv 2403.01469)."""
 

@@ -66,6 +66,14 @@ class Workspace:
         suffix = f"data-{rank}" if rank else "data"
         return self._beside(self.training(stage, model), suffix) / "tokens"
 
+    def ablation(self, model: str) -> Path:
+        """What `lorachain ablate` writes."""
+        return self.root / "ablation" / check_model_name(model)
+
+    def ablation_arm(self, model: str, arm: str, seed: int) -> "Workspace":
+        """The workspace of one arm and seed."""
+        return Workspace(self.ablation(model) / arm / f"seed-{seed}")
+
     def debug_log(self, stage: str) -> Path:
         return self.model_root / f"{stage}_training" / f"train_{stage}_debug.log"
 
@@ -118,11 +126,11 @@ def open_workspace(root: Path) -> Workspace:
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         problem = "cannot be written to" if existing.is_dir() else "is not a directory"
         raise WorkspaceError(f"--workspace {root}: {existing} {problem}; choose another directory")
-    _refuse_links(root / "model")
+    refuse_links(root / "model")
     return Workspace(root)
 
 
-def _refuse_links(model_root: Path) -> None:
+def refuse_links(model_root: Path) -> None:
     """A workspace may come from a stranger: a link in it would have lorachain write, replace or delete elsewhere.
 
     Raises:

@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from artifact_making import HASH, exact_match_measure, ledger, logit_diff, perplexity_measure, training_info
+from artifact_making import (
+    HASH,
+    ablation,
+    arm_score,
+    exact_match_measure,
+    ledger,
+    logit_diff,
+    perplexity_measure,
+    training_info,
+)
 from lorachain.artifacts import (
     Artifact,
     CheckpointManifest,
@@ -45,6 +54,8 @@ def artifacts() -> Iterator[Artifact]:
     yield read_stage_info(model / "raw_lora_added" / MODEL)
     yield read_stage_info(model / "01_another_lora_added" / MODEL)
     yield training_info()
+    yield ablation()
+    yield arm_score()
     history = ValidationHistory.read(model / "01_trained" / MODEL / "kormedmcqa_validation_results.json")
     yield history
     before = {"exact_match": exact_match_measure(0.2), "heldout_perplexity": perplexity_measure(35.8)}

@@ -1,5 +1,8 @@
 """Which packs each optimizer step trains on."""
 
+from collections.abc import Callable
+
+import pytest
 import torch
 
 from lorachain.tokens import TokenRow
@@ -72,3 +75,53 @@ def test_processes_share_a_step() -> None:
         of_whole = torch.cat(labels[-len(whole[step]["micro_batches"]) :])
         assert of_parts.sort().values.tolist() == of_whole.sort().values.tolist()
         assert len(of_whole) == whole[step]["supervised"]
+
+
+def replay_of_epoch(count: int) -> Callable[[int], list[Pack]]:
+    return lambda epoch: [[TokenRow([100 + number, epoch, 3], 1)] for number in range(count)]
+
+
+def with_replay(count: int) -> BatchSchedule:
+    return BatchSchedule(
+        packs_of_epoch,
+        epochs=3,
+        batch_size=4,
+        micro_batch_tokens=12,
+        pad_id=0,
+        seed=0,
+        replay_of_epoch=replay_of_epoch(count),
+    )
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 6, 13])
+def test_replayed_packs_are_spread_over_the_steps_and_leave_the_others_alone(count: int) -> None:
+    own, mixed = make_schedule(), with_replay(count)
+    assert len(mixed) == len(own)
+    for epoch in range(3):
+        steps = range(epoch * 6, (epoch + 1) * 6)
+        replayed = [[p[0].ids[0] - 100 for p in mixed.packs_of_step(s) if p[0].ids[0] >= 100] for s in steps]
+        assert [number for step in replayed for number in step] == list(range(count))
+        assert max(map(len, replayed)) - min(map(len, replayed)) <= 1
+        for step in steps:
+            assert [p for p in mixed.packs_of_step(step) if p[0].ids[0] < 100] == own.packs_of_step(step)
+
+
+def test_replayed_tokens_are_counted_and_batched() -> None:
+    own, mixed = make_schedule(), with_replay(6)
+    for step in range(len(own)):
+        assert mixed[step]["tokens"] == own[step]["tokens"] + 3
+        assert mixed[step]["supervised"] == own[step]["supervised"] + 2
+        assert sum(int((b["labels"] != -100).sum()) for b in mixed[step]["micro_batches"]) == mixed[step]["supervised"]
+
+
+@pytest.mark.parametrize("count", [0, 6])
+def test_a_schedule_can_end_after_a_number_of_supervised_tokens(count: int) -> None:
+    schedule = with_replay(count)
+    sums = [0]
+    for step in range(2 * len(schedule)):  # beyond `epochs` too
+        sums.append(sums[-1] + schedule[step]["supervised"])
+    for wanted in (1, 50, 100, sums[-3]):
+        steps = schedule.steps_nearest(wanted)
+        assert abs(sums[steps] - wanted) == min(abs(total - wanted) for total in sums[1:])
+    schedule.steps = 7
+    assert len(schedule) == 7

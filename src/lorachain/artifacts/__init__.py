@@ -3,6 +3,7 @@
 JSON Schemas are exported to docs/schemas with `python -m lorachain.artifacts docs/schemas`.
 """
 
+from lorachain.artifacts.ablation import Ablation, ArmScore
 from lorachain.artifacts.evaluation import Comparison, EvalResult
 from lorachain.artifacts.ledger import (
     Cell,
@@ -38,6 +39,8 @@ from lorachain.artifacts.stages import (
 from lorachain.artifacts.validation import EpochScore, Measure, RunState, ValidationHistory, ValidationResult
 
 __all__ = [
+    "Ablation",
+    "ArmScore",
     "Artifact",
     "Cell",
     "Change",

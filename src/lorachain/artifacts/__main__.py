@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 from lorachain.artifacts import (
+    Ablation,
+    ArmScore,
     Artifact,
     CheckpointManifest,
     ComposeReport,
@@ -36,6 +38,8 @@ EXPORTED: dict[str, type[Artifact]] = {
     "eval_result": EvalResult,
     "ledger": Ledger,
     "dial": DialReport,
+    "ablation": Ablation,
+    "ablation_score": ArmScore,
     "checkpoint_manifest": CheckpointManifest,
     "checkpoint_progress": TrainingProgress,
     "token_cache": TokenCacheManifest,

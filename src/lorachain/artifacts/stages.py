@@ -90,6 +90,23 @@ class SourceRecord(Record):
     read_to_end: bool = False
 
 
+class ReplayedData(Record):
+    """Data of an earlier stage, or instructions, in a stage's batches, over all its epochs."""
+
+    kind: Literal["plain_text", "dictionary", "exam", "instruct", "known"]
+    share_wanted: float
+    """Both shares: of all supervised tokens that were trained."""
+    share: float
+    supervised_tokens: int
+    tokens: int
+    examples_per_epoch: int
+    pool: int
+    """Examples that there are."""
+    most_uses: int
+    """How often one of them was trained at most."""
+    sources: tuple[SourceRecord, ...]
+
+
 class TrainingFacts(Record):
     """What training did."""
 
@@ -171,6 +188,7 @@ class TrainingInfo(_StageInfo):
     sources: tuple[SourceRecord, ...]
     exam_sources: tuple[SourceRecord, ...]
     counts: dict[str, int]
+    replay: tuple[ReplayedData, ...] = ()
     training: TrainingFacts
     validation: StageValidation
     measures: Measures

@@ -7,7 +7,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, Protocol
 
-from lorachain.chain.stages import Stage, default_settings, reasoning_for
+from lorachain.chain.stages import Stage, check_replay, default_settings, reasoning_for
 from lorachain.config import ChainConfig, Sources, StageConfig, read_config
 from lorachain.errors import ConfigError
 from lorachain.registry import ModelEntry
@@ -66,7 +66,9 @@ def load_config(user_file: Path | None = None, overrides: Iterable[Mapping[str, 
     Raises:
         ConfigError: the file cannot be read, a key is unknown, or a value is not allowed.
     """
-    return read_config(default_settings(), user_file, overrides)
+    config = read_config(default_settings(), user_file, overrides)
+    check_replay(config.stages)
+    return config
 
 
 def stage_config(config: ChainConfig, stage: Stage) -> StageConfig:

@@ -1,6 +1,6 @@
 """What a run would read and write, without loading weights (`--dry-run`)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,9 +17,10 @@ def plan(context: ChainContext, stages: Sequence[Stage]) -> list[dict[str, Any]]
     planned = []
     for stage in stages:
         state = stage_state(context, stage, ask_hub=True)
+        replayed = [name for names in replayed_sources(context, [stage]).values() for name in names]
         reads: list[str] = []
         if stage.kind == "training":
-            reads = [*training_sources(context, stage), *context.sources.exam]
+            reads = [*training_sources(context, stage), *context.sources.exam, *replayed]
         elif stage.kind == "reasoning":
             reads = [*context.sources.exam, *context.sources.dictionary]
         planned.append(
@@ -34,8 +35,25 @@ def plan(context: ChainContext, stages: Sequence[Stage]) -> list[dict[str, Any]]
     return planned
 
 
-def check_sources(sources: Sources, stages: Sequence[Stage], *, skip_bad_rows: bool) -> list[dict[str, Any]]:
+def replayed_sources(context: ChainContext, stages: Sequence[Stage]) -> dict[str, list[str]]:
+    """By kind, the sources that only replay reads: those of the data that no stage trains."""
+    settings = [context.config.stages[stage.name].replay for stage in stages if stage.kind == "training"]
+    kinds = {kind for replay in settings if replay is not None for kind in replay.shares}
+    own = {"instruct": context.sources.instruct, "known": context.sources.known}
+    return {kind: names for kind, names in own.items() if kind in kinds}
+
+
+def check_sources(
+    sources: Sources,
+    stages: Sequence[Stage],
+    *,
+    skip_bad_rows: bool,
+    replayed: Mapping[str, Sequence[str]] | None = None,
+) -> list[dict[str, Any]]:
     """Opens every source that `stages` read and parses its first rows, before any weights are touched.
+
+    Args:
+        replayed: more sources by kind (`replayed_sources`).
 
     Returns:
         One entry per source: how it is read, and an estimate of its records.
@@ -52,6 +70,8 @@ def check_sources(sources: Sources, stages: Sequence[Stage], *, skip_bad_rows: b
             readings |= dict.fromkeys(("dictionary", name) for name in sources.dictionary)
         if stage.kind in ("training", "reasoning"):
             readings |= dict.fromkeys(("exam for validation", name) for name in sources.exam)
+    for kind, names in (replayed or {}).items():
+        readings |= dict.fromkeys((READINGS[kind], name) for name in names)
     return [asdict(preview_source(name, kind, skip_bad_rows=skip_bad_rows)) for kind, name in readings]
 
 

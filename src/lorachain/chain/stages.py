@@ -3,7 +3,8 @@
 A new stage is one entry here and one file in `chain/tasks/`; a change of order is a change of this table.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -71,6 +72,16 @@ class Stage:
         """Name and title, for tables and messages."""
         return f"{self.name}: {self.title}"
 
+    def load_task(self) -> "LoadTask":
+        """What loads the stage's data.
+
+        Raises:
+            ValueError: it trains nothing.
+        """
+        if self.task is None:
+            raise ValueError(f"stage {self.name} has no task")
+        return self.task()
+
 
 STAGES: tuple[Stage, ...] = (
     Stage(
@@ -135,6 +146,18 @@ STAGES: tuple[Stage, ...] = (
         restart_from="init",
     ),
 )
+
+
+@contextmanager
+def stage_table(stages: tuple[Stage, ...]) -> Iterator[None]:
+    """Makes `stages` the chain within a `with` block: each arm of an ablation is a chain of its own."""
+    global STAGES
+    before = STAGES
+    STAGES = stages
+    try:
+        yield
+    finally:
+        STAGES = before
 
 
 def chain_steps() -> tuple[Stage, ...]:
@@ -214,6 +237,33 @@ def reasoning_for(stage: Stage) -> Stage | None:
 def stages_after(stage: Stage) -> tuple[Stage, ...]:
     """The stages behind `stage` in the chain."""
     return STAGES[[other.name for other in STAGES].index(stage.name) + 1 :]
+
+
+def replayable(stage: Stage) -> dict[SourceKind, Stage]:
+    """The kinds of earlier data that `stage` can replay, each with the stage that trains on it (the latest)."""
+    names = [other.name for other in STAGES]
+    return {
+        other.source: other
+        for other in STAGES[: names.index(stage.name)]
+        if other.kind == "training" and other.source is not None
+    }
+
+
+def check_replay(settings: Mapping[str, StageConfig]) -> None:
+    """Refuses replay of what no earlier stage trains.
+
+    Raises:
+        ConfigError: names the setting, and what the stage can replay.
+    """
+    for stage in training_stages():
+        config = settings.get(stage.name)
+        shares = config.replay.shares if config is not None and config.replay is not None else {}
+        allowed = (*replayable(stage), "instruct", "known")
+        if wrong := [kind for kind in shares if kind not in allowed]:
+            raise ConfigError(
+                f"stages.{stage.name}.replay.{wrong[0]} is {shares[wrong[0]]:g}, but no stage before {stage.name} "
+                f"trains it; stage {stage.name} can replay: {', '.join(allowed)}"
+            )
 
 
 def parent_of(stage: Stage) -> Stage:

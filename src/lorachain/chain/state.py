@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from lorachain.artifacts import InitInfo, MergeInfo, StageInfo, TrainingInfo, read_stage_info
 from lorachain.artifacts.reasoning import ReasoningReport
-from lorachain.artifacts.stages import SourceRecord
+from lorachain.artifacts.stages import ReplayedData, SourceRecord
 from lorachain.chain.context import ChainContext, deciding_settings, training_sources
 from lorachain.chain.made_from import init_inputs, merge_inputs
 from lorachain.chain.reasoning_state import is_interrupted, is_written, why_not_written, why_reasoning_is_stale
@@ -24,6 +24,8 @@ READINGS: dict[str, Reading] = {
     "plain_text": "plain text",
     "dictionary": "dictionary",
     "exam": "exam for training",
+    "instruct": "instructions",
+    "known": "dictionary",
 }
 
 
@@ -170,14 +172,27 @@ def _changed_sources(
     context: ChainContext, stage: Stage, info: TrainingInfo, as_configured: bool, ask_hub: bool
 ) -> str:
     """A source whose content differs from what the stage read; with `as_configured`, of the sources named now."""
-    return _changed(
-        context,
-        READINGS[str(stage.source)],
-        info.sources,
-        training_sources(context, stage),
-        as_configured,
-        ask_hub,
-    ) or _changed(context, "exam for validation", info.exam_sources, context.sources.exam, as_configured, ask_hub)
+    return (
+        _changed(
+            context,
+            READINGS[str(stage.source)],
+            info.sources,
+            training_sources(context, stage),
+            as_configured,
+            ask_hub,
+        )
+        or _changed(context, "exam for validation", info.exam_sources, context.sources.exam, as_configured, ask_hub)
+        or next(
+            filter(None, (_changed_replay(context, replayed, as_configured, ask_hub) for replayed in info.replay)), ""
+        )
+    )
+
+
+def _changed_replay(context: ChainContext, replayed: ReplayedData, as_configured: bool, ask_hub: bool) -> str:
+    """Of an earlier stage's data, those that it was trained on count, not the sources that are configured now."""
+    own = {"instruct": context.sources.instruct, "known": context.sources.known}
+    named = own.get(replayed.kind, [source.name for source in replayed.sources])
+    return _changed(context, READINGS[replayed.kind], replayed.sources, named, as_configured, ask_hub)
 
 
 def _changed(

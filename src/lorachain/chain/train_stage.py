@@ -15,6 +15,7 @@ from lorachain.artifacts.stages import (
     DataIdentity,
     Measures,
     ParentIdentity,
+    ReplayedData,
     StageSettings,
     StageValidation,
     TrainingFacts,
@@ -28,6 +29,7 @@ from lorachain.chain.exams import ExamQuestions, load_exam_questions
 from lorachain.chain.history import read_history, score_epoch, write_history
 from lorachain.chain.ledger_steps import Stored
 from lorachain.chain.parents import Parent, find_parent
+from lorachain.chain.replay import Replay, load_replay
 from lorachain.chain.resume import ResumePoint, drop_after, find_resume_point
 from lorachain.chain.run_record import RunRecord, open_run
 from lorachain.chain.runtime import Runtime
@@ -67,6 +69,7 @@ class StageInputs:
     encoder: TokenEncoder
     questions: ExamQuestions
     task: StageTask
+    replay: Replay | None
     depends_on: TrainingInputs
     fingerprint: str
     inherited: list[EpochScore]
@@ -181,24 +184,22 @@ def load_inputs(context: ChainContext, runtime: Runtime, stage: Stage) -> StageI
         max_questions=config.validation.max_questions,
         skip_bad_rows=context.skip_bad_rows,
     )
-    if stage.task is None:
-        raise ValueError(f"stage {stage.name} has no task")
-    task = stage.task()(
-        TaskInputs(
-            encoder=encoder,
-            stage=stage_config(config, stage),
-            validation=config.validation,
-            seed=config.seed,
-            sources=training_sources(context, stage),
-            dev=questions.dev,
-            held_out=questions.held_out,
-            answer_style=context.entry.answer_style,
-            cache=context.workspace.token_cache(stage.name, context.model, runtime.processes.rank),
-            tokenizer_sha256=tokenizer_sha256(parent.base),
-            skip_bad_rows=context.skip_bad_rows,
-            on_message=context.reporter.message,
-        )
+    task_inputs = TaskInputs(
+        encoder=encoder,
+        stage=stage_config(config, stage),
+        validation=config.validation,
+        seed=config.seed,
+        sources=training_sources(context, stage),
+        dev=questions.dev,
+        held_out=questions.held_out,
+        answer_style=context.entry.answer_style,
+        cache=context.workspace.token_cache(stage.name, context.model, runtime.processes.rank),
+        tokenizer_sha256=tokenizer_sha256(parent.base),
+        skip_bad_rows=context.skip_bad_rows,
+        on_message=context.reporter.message,
     )
+    task = stage.load_task()(task_inputs)
+    replay = load_replay(context, stage, task_inputs, task, rank=runtime.processes.rank)
     context.reporter.message(
         f"stage {stage.name}, {stage.title}: {context.model} on {runtime.device}, "
         + ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in task.counts.items() if count)
@@ -210,7 +211,10 @@ def load_inputs(context: ChainContext, runtime: Runtime, stage: Stage) -> StageI
         )
     depends_on = TrainingInputs(
         parent=parent_identity,
-        data=DataIdentity(sources=sources_hash(task.sources), dev=sources_hash(questions.sources)),
+        data=DataIdentity(
+            sources=sources_hash([*task.sources, *(replay.sources if replay else ())]),
+            dev=sources_hash(questions.sources),
+        ),
         settings=StageSettings(**deciding_settings(config, context.entry, stage)),
         seed=config.seed,
         normalization=NORMALIZATION_VERSION,
@@ -220,6 +224,7 @@ def load_inputs(context: ChainContext, runtime: Runtime, stage: Stage) -> StageI
         encoder=encoder,
         questions=questions,
         task=task,
+        replay=replay,
         depends_on=depends_on,
         fingerprint=sha256_json(depends_on.as_dict()),
         inherited=read_history(parent.folder),
@@ -266,19 +271,33 @@ def measure(run: StageRun, model: PeftModel) -> None:
     processes.wait()
 
 
+def make_schedule(run: StageRun) -> BatchSchedule:
+    """Which packs each optimizer step trains on."""
+    config, inputs = run.context.config, run.inputs
+    settings = stage_config(config, run.stage)
+    schedule = BatchSchedule(
+        inputs.task.packs_of_epoch,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        micro_batch_tokens=config.training.micro_batch_tokens,
+        pad_id=inputs.encoder.pad_id,
+        seed=config.seed,
+        share=run.runtime.processes.share,
+        replay_of_epoch=inputs.replay.packs_of_epoch if inputs.replay else None,
+    )
+    if settings.supervised_tokens is not None:
+        schedule.steps = schedule.steps_nearest(settings.supervised_tokens)
+    return schedule
+
+
 def fit(run: StageRun, model: PeftModel) -> tuple[Progress, dict[str, Tensor]]:
     """Trains, validating each epoch; returns the progress and the adapter's float32 tensors after the last step."""
     context, processes = run.context, run.runtime.processes
     config, settings = context.config, stage_config(context.config, run.stage)
-    schedule = BatchSchedule(
-        run.inputs.task.packs_of_epoch,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        micro_batch_tokens=config.training.micro_batch_tokens,
-        pad_id=run.inputs.encoder.pad_id,
-        seed=config.seed,
-        share=processes.share,
-    )
+    schedule = make_schedule(run)
+    for pool in run.inputs.replay.pools if run.inputs.replay else ():
+        for shortage in pool.shortages(-(-len(schedule) // schedule.steps_per_epoch)):
+            context.reporter.message(shortage)
     point = processes.broadcast(lambda: _resume_point(run))
 
     with context.reporter.bar(f"training {run.stage.name}", len(schedule)) as bar:
@@ -353,6 +372,7 @@ def write_output(
             sources=source_records(inputs.task.sources),
             exam_sources=source_records(inputs.questions.sources),
             counts=inputs.task.counts,
+            replay=_replayed(run, progress),
             training=_training_facts(progress, run.runtime),
             validation=StageValidation(
                 selected_by=context.entry.answer_style,
@@ -429,6 +449,14 @@ def _headlines(score: EpochScore | None) -> dict[str, ProtocolScore] | None:
     if score is None:
         return None
     return {protocol: result.headline for protocol, result in score.result.protocols.items()}
+
+
+def _replayed(run: StageRun, progress: Progress) -> tuple[ReplayedData, ...]:
+    if run.inputs.replay is None:
+        return ()
+    packs = len(run.inputs.task.packs_of_epoch(0))
+    steps_per_epoch = -(-packs // stage_config(run.context.config, run.stage).batch_size)
+    return run.inputs.replay.record(progress.step, steps_per_epoch, progress.supervised_tokens)
 
 
 def _training_facts(progress: Progress, runtime: Runtime) -> TrainingFacts:

@@ -49,3 +49,28 @@ def make_exam_command(
     for split, path in zip(made, paths, strict=True):
         console.message(f"{len(made[split]):,} {split} questions -> {path}")
     console.message(f"use them with: --exam {out}")
+
+
+@app.command(epilog="Example: lorachain known --model medgemma-4b --out known.jsonl")
+def known(
+    out: Annotated[Path, typer.Option("--out", help="Dictionary to write (.jsonl).")],
+    what: Annotated[
+        str, typer.Argument(metavar="MODEL", help="base, a stage (init 00 01 merge 02), a directory, or a hub id.")
+    ] = "base",
+    dictionary: o.Dictionary = None,
+    model: o.Model = o.DEFAULT_MODEL,
+    workspace: o.WorkspaceDir = o.HERE,
+    device: o.Device = None,
+    skip_bad_rows: o.SkipBadRows = False,
+) -> None:
+    """Write the dictionary entries that a model already knows, to replay a share of them in stage 01."""
+    common = o.Common(model, workspace, dictionary=dictionary, device=device, skip_bad_rows=skip_bad_rows)
+    context = o.build_context(common, "known")
+
+    from lorachain.chain.debug_log import quiet_libraries
+    from lorachain.chain.known_entries import write_known_entries
+    from lorachain.chain.runtime import start_runtime
+
+    quiet_libraries()
+    result = write_known_entries(context, start_runtime(context.config), what, out)
+    context.reporter.message(f"{what} knows {result.known:,} of {result.asked:,} entries, written to {out}")

@@ -9,6 +9,7 @@ from typing import TextIO, cast
 
 # Each registers its commands.
 from lorachain.cli import (  # noqa: F401
+    ablation_commands,
     chain_commands,
     data_commands,
     exam_commands,

@@ -1,6 +1,6 @@
 """A first look at a source before any weights are touched: is it what it is said to be, and about how large?"""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -10,6 +10,7 @@ from lorachain.data import hub
 from lorachain.data.dictionary import entries_of_rows
 from lorachain.data.exam import hub_splits, no_split_error, questions_of_rows
 from lorachain.data.exam_files import Split, canonical_split, exam_files
+from lorachain.data.instruct import instructions_of_rows
 from lorachain.data.parquet import count_parquet_rows
 from lorachain.data.plain_text import documents_of_lines, documents_of_rows, is_split, plain_text_files
 from lorachain.data.rows import TABLE_SUFFIXES, Located, Tally, read_rows
@@ -30,8 +31,16 @@ _SPLITS: dict[Reading, tuple[Split, ...]] = {
 _RECORDS: dict[Reading, str] = {
     "plain text": "document with text",
     "dictionary": "entry",
+    "instructions": "instruction",
     "exam for training": "train question",
     "exam for validation": "dev question",
+}
+
+
+_PARSERS: dict[Reading, Callable[[Iterator[Located], Tally], Iterator[object]]] = {
+    "plain text": documents_of_rows,
+    "dictionary": entries_of_rows,
+    "instructions": instructions_of_rows,
 }
 
 
@@ -118,8 +127,7 @@ def _preview_files(source: Source, root: Path, reading: Reading, tally: Tally) -
                 yield _preview_txt(path, tally)
             else:
                 rows = _first_rows(path, tally)
-                parse = documents_of_rows if reading == "plain text" else entries_of_rows
-                yield _count(path, parse(iter(rows), tally), rows)
+                yield _count(path, _PARSERS[reading](iter(rows), tally), rows)
         return
     files = exam_files(root)
     counted, *others = _SPLITS[reading]

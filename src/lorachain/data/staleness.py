@@ -12,16 +12,18 @@ from lorachain.data.sources import Source, SourceInfo, name_within, resolve, suf
 from lorachain.errors import DataError
 from lorachain.provenance import sha256_file
 
-Reading = Literal["plain text", "dictionary", "exam for training", "exam for validation"]
+Reading = Literal["plain text", "dictionary", "instructions", "exam for training", "exam for validation"]
 SAMPLE_PARTS: dict[Reading, str] = {
     "plain text": "plain_text.jsonl",
     "dictionary": "dictionary.jsonl",
+    "instructions": "instruct.jsonl",
     "exam for training": "exam",
     "exam for validation": "exam",
 }
 _FILES: dict[Reading, Callable[[Path], list[Path]]] = {
     "plain text": plain_text_files,
     "dictionary": lambda root: walk(root, TABLE_SUFFIXES),
+    "instructions": lambda root: walk(root, TABLE_SUFFIXES),
     "exam for training": lambda root: [file.path for file in exam_files(root) if file.split == "train"],
     "exam for validation": lambda root: [file.path for file in exam_files(root) if file.split in ("dev", "fewshot")],
 }

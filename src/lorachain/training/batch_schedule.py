@@ -46,6 +46,8 @@ class BatchSchedule(Dataset[StepInputs]):
     Args:
         packs_of_epoch: the packs of an epoch (0-based). Every epoch has equally many; their content may differ (options
             are shuffled in each).
+        replay_of_epoch: packs that are spread evenly over the epoch's steps, in addition to theirs; None: nothing. The
+            order of the epoch's own packs does not depend on them, nor does the number of steps.
         batch_size: packs per optimizer step.
         micro_batch_tokens: tokens that go through the model at a time, padding included. A step is split into as many
             micro-batches as that takes; the gradients are those of the whole step.
@@ -61,9 +63,13 @@ class BatchSchedule(Dataset[StepInputs]):
         pad_id: int,
         seed: int,
         share: Share | None = None,
+        replay_of_epoch: Callable[[int], Sequence[Pack]] | None = None,
     ) -> None:
         self.packs_of_epoch = packs_of_epoch
+        self.replay_of_epoch = replay_of_epoch
         self.epochs = epochs
+        self.steps: int | None = None
+        """Where the schedule ends, within an epoch perhaps, and after more than `epochs`; None: after `epochs`."""
         self.batch_size = batch_size
         self.micro_batch_tokens = micro_batch_tokens
         self.pad_id = pad_id
@@ -72,6 +78,7 @@ class BatchSchedule(Dataset[StepInputs]):
         self._epoch: int | None = None  # the epoch that is loaded
         self._packs: Sequence[Pack] = []
         self._order: list[list[int]] = []  # the indices of each step's packs
+        self._replay: Sequence[Pack] = []
         self._steps_per_epoch: int | None = None
 
     @property
@@ -82,12 +89,13 @@ class BatchSchedule(Dataset[StepInputs]):
         return self._steps_per_epoch
 
     def __len__(self) -> int:
-        return self.epochs * self.steps_per_epoch
+        return self.epochs * self.steps_per_epoch if self.steps is None else self.steps
 
     def _load_epoch(self, epoch: int) -> None:
         if epoch != self._epoch:
             self._epoch, self._packs = epoch, self.packs_of_epoch(epoch)
             self._order = self._step_order(epoch)
+            self._replay = self.replay_of_epoch(epoch) if self.replay_of_epoch is not None else []
 
     def _step_order(self, epoch: int) -> list[list[int]]:
         """Indices of each step's packs: shuffled, sorted by length within buckets, and the steps shuffled again."""
@@ -107,7 +115,19 @@ class BatchSchedule(Dataset[StepInputs]):
         """The packs that the step (0-based) trains on, over all processes."""
         epoch, index = divmod(step, self.steps_per_epoch)
         self._load_epoch(epoch)
-        return [self._packs[i] for i in self._order[index]]
+        replayed, steps = len(self._replay), len(self._order)
+        spread = range(replayed_before(index, replayed, steps), replayed_before(index + 1, replayed, steps))
+        return [*(self._packs[i] for i in self._order[index]), *(self._replay[i] for i in spread)]
+
+    def steps_nearest(self, supervised: int) -> int:
+        """The number of steps, at least one, whose supervised tokens are nearest to `supervised`, over any number of
+        epochs. Reads the packs of these steps once.
+        """
+        steps = total = last = 0
+        while total < supervised:
+            last = sum(row.supervised for pack in self.packs_of_step(steps) for row in pack)
+            total, steps = total + last, steps + 1
+        return steps - 1 if steps > 1 and total - supervised > last / 2 else max(1, steps)
 
     def __getitem__(self, step: int) -> StepInputs:
         packs = self.packs_of_step(step)
@@ -130,6 +150,14 @@ class BatchSchedule(Dataset[StepInputs]):
             tokens=sum(lengths),
             supervised=supervised,
         )
+
+
+def replayed_before(index: int, replayed: int, steps: int) -> int:
+    """How many of an epoch's `replayed` packs come before step `index` of its `steps`.
+
+    They are spread evenly: of 9 steps, 3 packs are in the steps 0, 3 and 6.
+    """
+    return -(-index * replayed // steps)
 
 
 def _pack_lengths(packs: Sequence[Pack]) -> list[int]:

@@ -264,8 +264,8 @@ class _StepCallback(TrainerCallback):
         settings = self.trainer.settings
         self.trainer.progress.step = state.global_step
         self.call_step(self.trainer.progress)
-        if state.global_step % steps_per_epoch == 0:
-            epoch = state.global_step // steps_per_epoch
+        if state.global_step % steps_per_epoch == 0 or state.global_step == len(self.trainer.schedule):
+            epoch = -(-state.global_step // steps_per_epoch)
             if self.call_epoch_end(epoch, state.global_step):
                 self.trainer.kept_steps = {state.global_step}
             control.should_save = True

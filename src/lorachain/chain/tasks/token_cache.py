@@ -18,7 +18,7 @@ from lorachain.artifacts import TokenCacheManifest
 from lorachain.atomic import atomic_folder, remove_tree
 from lorachain.errors import WorkspaceError
 from lorachain.provenance import sha256_file, sha256_json
-from lorachain.records import ExamQuestion, Term
+from lorachain.records import ExamQuestion, Instruction, Term
 from lorachain.token_store import TokenStore, write_token_store
 from lorachain.tokens import TokenRow
 from lorachain.user_key import is_signed, signature
@@ -134,7 +134,7 @@ def _signed_part(name: str, manifest: TokenCacheManifest) -> dict[str, Any]:
     return {"kind": "tokens", "name": name, **manifest.model_dump(mode="json", exclude={"signature"})}
 
 
-def records_sha256(records: Sequence[Term] | Sequence[ExamQuestion]) -> str:
+def records_sha256(records: Sequence[Term] | Sequence[ExamQuestion] | Sequence[Instruction]) -> str:
     """Of all fields of records, in order."""
     return sha256_json([[getattr(record, field.name) for field in fields(record)] for record in records])
 
