@@ -73,6 +73,8 @@ def test_every_arm_is_given_the_same_supervised_tokens(name: str) -> None:
     assert sum(tokens or 0 for tokens in given.values()) == pytest.approx(BUDGET, abs=2)
     assert config.seed == 7
     assert config.stages[arm.trained[-1].name].keep == "last"
+    assert not config.ledger.measure
+    assert not config.gates
     replay = config.stages["02"].replay
     if name == "joint":
         assert replay is not None

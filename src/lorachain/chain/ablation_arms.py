@@ -102,7 +102,10 @@ def arm_config(
     stages[last] = stages[last].model_copy(update={"keep": "last"})
     least = {"max_questions": 1, "exact_match_entries": 1, "explained_questions": 1}
     validation = config.validation.model_copy(update=least)
-    return config.model_copy(update={"seed": seed, "stages": stages, "validation": validation})
+    # Neither ledger nor gates: an arm that loses something is scored as it is.
+    ledger = config.ledger.model_copy(update={"measure": False})
+    update = {"seed": seed, "stages": stages, "validation": validation, "ledger": ledger, "gates": {}}
+    return config.model_copy(update=update)
 
 
 def _replay_within(arm: Arm, replay: ReplayConfig | None) -> ReplayConfig | None:

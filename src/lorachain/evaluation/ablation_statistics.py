@@ -8,7 +8,8 @@ from scipy.stats import bootstrap, permutation_test
 
 from lorachain.artifacts.ablation import AblationArm, AblationCell, AgainstChain, ArmScore, ItemScores, PairedSeed
 from lorachain.errors import DataError
-from lorachain.evaluation.statistics import SIGNIFICANCE, discordant, holm, mcnemar_exact
+from lorachain.evaluation.ledger_statistics import holm
+from lorachain.evaluation.statistics import SIGNIFICANCE, discordant, mcnemar_exact
 
 CHAIN = "chain"
 RESAMPLES = 9999

@@ -40,17 +40,6 @@ def mcnemar_exact(a_only: int, b_only: int) -> float:
     return 1.0 if discordant == 0 else float(binomtest(a_only, discordant, 0.5).pvalue)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values (Holm 1979), in the order given: the chance of one false rejection among all of them is
-    at most the level that they are compared with."""
-    adjusted = [1.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
-
-
 def discordant(a: Sequence[bool], b: Sequence[bool]) -> tuple[int, int]:
     """How many questions only a, and only b, gets right.
 
