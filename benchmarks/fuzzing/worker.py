@@ -108,7 +108,7 @@ def _run(read: Callable[[dict[str, bytes]], str], files: dict[str, bytes]) -> Ex
 
 
 def _own_seconds() -> float:
-    """A clock that stands still while the process waits for the processor (not while it waits for anything else)."""
+    """A clock that does not run while the process waits for the processor (not while it waits for anything else)."""
     try:
         waited = int(Path("/proc/self/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
     except (OSError, IndexError):

@@ -5,6 +5,7 @@ directories that lorachain wrote are ever removed or replaced.
 """
 
 import errno
+import io
 import os
 import shutil
 import stat
@@ -12,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from lorachain.errors import WorkspaceError
 
@@ -92,10 +93,7 @@ def check_replaceable(final: Path) -> None:
 
 
 def make_room(final: Path, ask: Callable[[str], bool]) -> Path | None:
-    """Moves away what is at `final`, where the user agrees; nothing of it is replaced or removed.
-
-    Returns:
-        Where it is now; None where nothing was moved.
+    """Moves away what is at `final`, where the user agrees, and returns where it is then; None where nothing was moved.
 
     Raises:
         WorkspaceError: it cannot be renamed.
@@ -199,33 +197,40 @@ def _sync_directory(path: Path) -> None:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Replaces a file's content atomically: a reader sees the old or the new.
-
-    Raises:
-        WorkspaceError: the disk is full, or `path` is a symbolic link.
-    """
+    """Replaces a file's content atomically: a reader sees the old or the new. Raises as `replaced_binary_file`."""
     with replaced_file(path) as file:
         file.write(text)
 
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[TextIO]:
+    """`replaced_binary_file` for text: UTF-8, lines end as they are written."""
+    with replaced_binary_file(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="\n")
+        try:
+            yield text
+        finally:
+            text.detach()  # flushes it, and leaves the file open for its owner
+
+
+@contextmanager
+def replaced_binary_file(path: Path) -> Iterator[BinaryIO]:
     """Yields a file beside `path`; when the block succeeds, flushes it and renames it to `path`.
 
     Raises:
-        WorkspaceError: the disk is full, or `path` is a symbolic link.
+        WorkspaceError: the disk is full, `path` is a symbolic link, or it may not be written to.
     """
     if path.is_symlink():
         raise WorkspaceError(f"{path} is a symbolic link; lorachain does not write through links: remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{path.name}.*{STAGING_SUFFIX}"):
-        if _is_regular(leftover):
-            leftover.unlink()
     with unwritable_as_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in path.parent.glob(f".{path.name}.*{STAGING_SUFFIX}"):
+            if _is_regular(leftover):
+                leftover.unlink()
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=STAGING_SUFFIX, dir=path.parent)
         staging = Path(name)
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+            with os.fdopen(descriptor, "wb") as file:
                 yield file
                 file.flush()
                 os.fchmod(file.fileno(), 0o666 & ~_umask())

@@ -44,7 +44,7 @@ def _user_key() -> bytes:
         if not os.path.lexists(path):
             _create(path)
         return _read(path)
-    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home directory is known
         reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise WorkspaceError(f"the key of your account cannot be kept in {path} ({reason}); {_ELSEWHERE}") from error
 
@@ -61,7 +61,7 @@ def _read(path: Path) -> bytes:
         os.close(descriptor)
     if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
         raise WorkspaceError(
-            f"{path} belongs to another user or can be read by others, so that it proves nothing; remove it, or "
+            f"{path} belongs to another user or can be read by others, so that it says nothing; remove it, or "
             + _ELSEWHERE
         )
     if len(content) != _KEY_BYTES:

@@ -1,5 +1,6 @@
 """The model card has the base, its terms, the data with licences, scores with intervals, and the warning."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 import yaml
 
 from artifact_making import HASH, exact_match_measure, perplexity_measure, source_record, training_info
-from lorachain.artifacts import TrainingInfo
+from chain_making import FinishedChain
+from lorachain.artifacts import TrainingInfo, read_training_info
 from lorachain.artifacts.stages import Measures, StageValidation
 from lorachain.export.card import CardFacts, render_card, write_card
 from lorachain.licences import UNKNOWN_LICENCE, licence_of_source, terms_of_base
@@ -174,3 +176,18 @@ def test_card_and_notice_are_written(tmp_path: Path) -> None:
     notice = (tmp_path / "out" / "NOTICE").read_text(encoding="utf-8")
     assert "HAI-DEF is provided under" in notice
     assert "modified version of google/medgemma-4b-it" in notice
+
+
+def test_everything_that_a_chain_measures_and_counts_is_in_its_card(
+    finished_chain: Callable[..., FinishedChain],
+) -> None:
+    model = finished_chain("text").model
+    stages = [read_training_info(model / f"{stage}_trained" / "tiny") for stage in ("00", "01", "02")]
+    card = render_card(facts(stages=stages), "hf")
+    assert "does not know" not in card
+    for info in stages:
+        for measure in info.measures.after.values():
+            assert f"| {info.stage} | {measure.name} {measure.protocol_version} | {measure.split} |" in card
+        for name, count in info.counts.items():
+            shown = f"{count:,} {name.replace('_', ' ')}" in card
+            assert shown != name.endswith("left_out"), name

@@ -114,13 +114,14 @@ def test_a_users_own_directory_is_not_replaced(place: str, base: Path, tmp_path:
     assert [path.read_text(encoding="utf-8") for path in found] == ["years of work"]
 
 
-def test_a_planted_staging_file_is_not_written_through(base: Path, canary: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["out.json", "out.parquet"])
+def test_a_planted_staging_file_is_not_written_through(name: str, base: Path, canary: Path, tmp_path: Path) -> None:
     """The names of version 0.1, beside a target that is written: outside of model/ they are the user's own."""
     out = tmp_path / "out.json"
-    (tmp_path / ".out.json.partial").symlink_to(canary / "notes.txt")
+    (tmp_path / f".{name}.partial").symlink_to(canary / "notes.txt")
     before = snapshot(canary)
     root = make_workspace(tmp_path / "workspace", base)
     code, _, err = run_command_line("eval", base, "--out", out, "--limit", "4", "--model", "tiny", "--workspace", root)
     assert code == 0, err
     assert snapshot(canary) == before
-    assert (tmp_path / ".out.json.partial").is_symlink()
+    assert (tmp_path / f".{name}.partial").is_symlink()

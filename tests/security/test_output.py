@@ -1,11 +1,13 @@
 """What reaches the terminal, files and child processes: no secrets, no control characters, nothing that runs."""
 
+import io
 import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from chain_making import make_workspace, options_of, run_command_line
 from lorachain.chain.context import ChainContext, load_config
@@ -165,3 +167,13 @@ def test_configuration_of_the_own_checkout_runs_nothing(tmp_path: Path, monkeypa
     assert commit is not None
     assert len(commit) == 40
     assert not marker.exists()
+
+
+def test_markup_in_a_progress_bar_is_printed_as_it_is() -> None:
+    reporter = ConsoleReporter()
+    printed = io.StringIO()
+    reporter.err = Console(file=printed, force_terminal=True, width=120)
+    with reporter.bar("merging into [/red][bold]x", 10) as bar:
+        bar(5, "[/blue] half")
+    assert "merging into [/red][bold]x" in printed.getvalue()
+    assert "[/blue] half" in printed.getvalue()

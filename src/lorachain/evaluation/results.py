@@ -21,7 +21,7 @@ from lorachain.artifacts.evaluation import (
     TokenCounts,
 )
 from lorachain.artifacts.validation import Proportion
-from lorachain.atomic import unwritable_as_error
+from lorachain.atomic import replaced_binary_file
 from lorachain.errors import ConfigError, DataError, WorkspaceError
 from lorachain.evaluation.questions import question_set_hash
 from lorachain.evaluation.statistics import CHANCE, chance_summary, differs_from_chance, macro_interval, proportion
@@ -143,11 +143,8 @@ def baselines(questions: Sequence[ExamQuestion]) -> Baselines:
 
 def _write_rows(target: Path, rows: "Sequence[QuestionResult]") -> RowsFile:
     table = pa.Table.from_pylist([_as_record(row) for row in rows], schema=_COLUMNS)
-    staging = target.with_name(f".{target.name}.partial")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with unwritable_as_error(target):
-        pq.write_table(table, staging)
-        os.replace(staging, target)
+    with replaced_binary_file(target) as file:
+        pq.write_table(table, file)
     return RowsFile(file=target.name, sha256=sha256_file(target))
 
 
