@@ -16,6 +16,7 @@ from lorachain.artifacts import (
     TrainingInfo,
 )
 from lorachain.artifacts.ablation import AblationArm, AblationCell, AgainstChain, ArmStage, ItemScores, PairedSeed
+from lorachain.artifacts.reasoning import Funnel, ReasoningInputs, ReasoningReport, WriterIdentity
 from lorachain.artifacts.stages import (
     DataIdentity,
     Measures,
@@ -225,4 +226,36 @@ def ablation() -> Ablation:
         versions={"lorachain": "0"},
         git_commit=None,
         arms=(AblationArm(arm="only-02", title="02 alone", supervised_tokens=(900,), cells=(cell,)),),
+    )
+
+
+def reasoning_report() -> ReasoningReport:
+    funnel = Funnel(
+        questions=2, questions_kept=1, drawn=4, hinted=0, rejected={"right": 3}, failed={"right": 3}, kept=1, tokens=80
+    )
+    inputs = ReasoningInputs(
+        writer=WriterIdentity(engine="openai", version="1", model="large", weights_sha256=None),
+        scorer_sha256=HASH,
+        questions=HASH,
+        held_out=HASH,
+        examples=HASH,
+        dictionary=HASH,
+        settings={"temperature": 0.8},
+        answer_style="letters",
+        seed=0,
+    )
+    return ReasoningReport(
+        depends_on=inputs,
+        depends_on_sha256=HASH,
+        by_parent=True,
+        samples_per_question=2,
+        checks={"right": "the answer is right"},
+        total=funnel,
+        per_subject={"doctor": funnel},
+        skipped={"also held out": 1},
+        sources=(),
+        exam_sources=(),
+        dictionary_sources=(),
+        samples_sha256=HASH,
+        licence="none",
     )

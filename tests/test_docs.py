@@ -72,6 +72,7 @@ def documented_settings() -> dict[str, str]:
         if line.startswith("#"):
             header = re.fullmatch(r"#+ `\[([\w.]+)\]`", line)
             section = f"{header[1].replace('NAME', 'exam')}." if header else "" if line == "## Keys" else "-"
+            section = "-" if section.startswith("stages.") else section
         elif section != "-" and (row := re.match(r"\| `(\w+)` \| (.+?) \|", line)):
             settings[section + row[1]] = row[2].strip("`")
     return settings

@@ -15,6 +15,7 @@ from artifact_making import (
     ledger,
     logit_diff,
     perplexity_measure,
+    reasoning_report,
     training_info,
 )
 from lorachain.artifacts import (
@@ -77,6 +78,7 @@ def artifacts() -> Iterator[Artifact]:
     yield ledger()
     row = ledger().steps[-1]
     yield DialReport(stage="00", variant="lines", model=row.model, points=(DialPoint(scale=0.5, row=row, passes=True),))
+    yield reasoning_report()
     yield CheckpointManifest(step=4, fingerprint=HASH, files={"optimizer.pt": HASH})
     yield TrainingProgress(step=4, tokens=100, supervised_tokens=50, seconds=1.5, losses=(3.0, 2.5))
     yield TokenCacheManifest(identity=HASH, facts={"rows": 1}, rows_sha256=HASH, signature=HASH)
@@ -152,7 +154,7 @@ def test_other_types_are_refused(artifact: Artifact, tmp_path: Path) -> None:
     for name, value in stored.items():
         if name == "schema_version":
             continue
-        others = [True, [True]]
+        others: list[object] = [[True]] if isinstance(value, bool) else [True, [True]]
         if name not in ("facts", "configuration", "report", "settings"):  # whose keys and values may be any
             others.append({"unexpected": True})
         if value is not None:  # what may be absent may also be text

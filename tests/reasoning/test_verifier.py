@@ -6,6 +6,7 @@ import pytest
 from reasoning_making import GOOD, HELD_OUT, QUESTION, Answer, ScriptedEngine, named, right, verifier, written
 
 from lorachain.reasoning.sample import Check, Sample, question_key
+from lorachain.reasoning.text_checks import miscopies_a_term
 from lorachain.records import ExamQuestion
 
 CONTRADICTING = GOOD.replace("그러므로 빈혈에 해당한다", "그러므로 이 환자는 천식에 해당한다")
@@ -47,6 +48,21 @@ def test_a_good_sample_passes_in_every_order(number: int) -> None:
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_sample_is_rejected_under_its_own_name(name: Check, number: int) -> None:
     assert check(PLANTED[name], number).rejected_by == name
+
+
+@pytest.mark.parametrize(
+    ("text", "miscopied"),
+    [
+        ("Atrial septal defect의 우리말 이름은 심방중격결손이다.", False),
+        ("Atrial septum의 우리말 이름은 심방중격이다.", True),
+        ("Atriel 질환이다.", True),
+        ("atrial defects를 먼저 의심한다.", False),
+        ("Defecation 장애는 없다.", True),
+        ("MRI와 CT에서 이상이 없다.", False),
+    ],
+)
+def test_a_term_that_was_lost_halfway_is_noticed(text: str, miscopied: bool) -> None:
+    assert miscopies_a_term(text, ["다음 질환의 담당 병동은? Atrial septal defect"]) is miscopied
 
 
 @pytest.mark.parametrize("number", range(10))

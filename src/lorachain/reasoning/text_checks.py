@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from lorachain.content_letters import squeezed
 from lorachain.evaluation.answer_line import answer_lines
@@ -17,6 +17,9 @@ _LEAK = re.compile(
     r"|언급\s?없이\s?풀이",
     re.IGNORECASE,
 )
+_FOREIGN_WORD = re.compile(r"[A-Za-zÀ-ɏ]{4,}")
+_SAME_START = 4
+"""Characters that a miscopied word shares with the right one at least."""
 _GRAM = 12
 """Characters of the n-grams whose repetition is counted."""
 _MIN_CHARACTERS = 8
@@ -56,6 +59,21 @@ def is_repetitive(reasoning: str) -> bool:
         return True
     gram, count = Counter(grams).most_common(1)[0]
     return count > _MAX_SAME_GRAM and text.count(gram) > _MAX_SAME_GRAM
+
+
+def miscopies_a_term(reasoning: str, known: Iterable[str]) -> bool:
+    """Whether a foreign word of the text begins like one of the question or the dictionary and goes on otherwise: a
+    small model that loses a term halfway reasons about another one. A plural is no other word.
+
+    Args:
+        known: the question with its options, and the terms of the dictionary in the text.
+    """
+    terms = {word.casefold().rstrip("s") for text in known for word in _FOREIGN_WORD.findall(text)}
+    starts = {word[:_SAME_START] for word in terms if len(word) > _SAME_START}
+    return any(
+        (folded := word.casefold().rstrip("s")) not in terms and folded[:_SAME_START] in starts
+        for word in _FOREIGN_WORD.findall(reasoning)
+    )
 
 
 def mentions_leak(reasoning: str) -> bool:

@@ -81,6 +81,7 @@ class Verifier:
             "length": text_checks.is_long_enough(text),
             "repetition": not text_checks.is_repetitive(text),
             "language": self._is_korean(text, question),
+            "copied": not text_checks.miscopies_a_term(text, self._known_text(text, question)),
             "leak": not text_checks.mentions_leak(text),
             "held_out": not self.screen.contains(text),
             "dictionary": self.terms.agrees(text),
@@ -89,8 +90,11 @@ class Verifier:
         return sample
 
     def _is_korean(self, text: str, question: ExamQuestion) -> bool:
-        allowed = [question.question, *question.options, *self.limits.allowed_terms(text)]
-        return hangul_share(text, allowed) >= self.limits.min_hangul
+        return hangul_share(text, self._known_text(text, question)) >= self.limits.min_hangul
+
+    def _known_text(self, text: str, question: ExamQuestion) -> list[str]:
+        """The question with its options, and the dictionary's terms that the text names."""
+        return [question.question, *question.options, *self.limits.allowed_terms(text)]
 
     def _further_orders(self, question: ExamQuestion, sample: Sample) -> list[Order]:
         letter = sample.written.order.index(question.answer)
