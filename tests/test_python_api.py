@@ -27,7 +27,7 @@ def test_the_page_runs(tmp_path: Path, save_tiny: Callable[..., Path], monkeypat
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), names)
-    assert {state.condition for state in names["states"]} == {"fresh"}  # type: ignore[attr-defined]
+    assert {state.condition for state in names["states"]} == {"fresh", "off"}  # type: ignore[attr-defined]
     for written in ("base.json", "02.json", "merged/merge_report.json", "one-adapter/compose_report.json"):
         assert (tmp_path / written).is_file()
     assert (tmp_path / "exported" / "README.md").is_file()
