@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from fault_making import Place, Undisturbed, differences, outcome
-from lorachain.atomic import ASIDE_SUFFIX, STAGING_SUFFIX
+from lorachain.atomic import ASIDE_SUFFIX
 
 
 def all_files(folder: Path) -> dict[str, bytes]:
@@ -66,11 +66,11 @@ def test_a_replaced_directory_is_kept_until_the_new_one_is_complete(undisturbed:
     counted = undisturbed.server.run(*train, "--yes")
     new = adapter.read_bytes()
     assert new != old
-    staging = str(place.model / "00_trained" / ".tiny.")
+    unpublished = str(place.model / "00_training" / "tiny" / "unpublished")
     (exchange,) = (
         number
         for number, (kind, path) in enumerate(counted.events, start=1)
-        if kind == "rename" and path.startswith(staging) and path.endswith(STAGING_SUFFIX)
+        if kind == "rename" and path == unpublished
     )
 
     shutil.rmtree(place.root)

@@ -146,7 +146,8 @@ def test_a_chain_with_sharded_layers_equals_one_with_whole_models(undisturbed: U
         both = Pair(undisturbed, place, sharding)
         both.renew()
         main, _ = both.run("run")
-        chains.append(outcome(place))
+        # A sharded model is not scored for the ledger in the run (docs/ledger.md).
+        chains.append({name: file for name, file in outcome(place).items() if not name.startswith("ledger/")})
     assert not differences(chains[1], chains[0])
 
     steps = [number for number, event in enumerate(main.events, start=1) if event[0] == "optimizer step"]

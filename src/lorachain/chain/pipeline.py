@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from functools import partial
 
 from lorachain.atomic import check_replaceable, is_ours, make_room, unwritable_as_error
-from lorachain.chain.context import ChainContext
+from lorachain.chain.context import ChainContext, writes_reasoning
 from lorachain.chain.debug_log import debug_log
 from lorachain.chain.init_stage import initialize
 from lorachain.chain.lock import ModelLock, model_lock
@@ -64,7 +64,8 @@ def _must_run(context: ChainContext, stage: Stage) -> bool:
 
 
 def _confirm_replacement(context: ChainContext, state: StageState) -> None:
-    following = ", ".join(stage.label for stage in stages_after(state.stage))
+    behind = [stage for stage in stages_after(state.stage) if stage.kind != "reasoning" or writes_reasoning(context)]
+    following = ", ".join(stage.label for stage in behind)
     consequence = f"{state.stage.label} will be run again" + (f", then {following}" if following else "")
     context.reporter.message(f"{state.stage.label}: {state.reason}; {consequence}")
     if not context.confirm(f"Replace {state.folder}?"):
