@@ -169,7 +169,7 @@ def test_every_score_on_disk_has_n_interval_split_protocol_and_version(
     finished_chain: Callable[..., FinishedChain], kind: str
 ) -> None:
     """In every JSON file of the chain. A breakdown (per subject, by direction, direct and explained) is part of a score
-    that has split, protocol and version; a perplexity has no interval. The ledger's cells have a schema of their own."""
+    that has split, protocol and version; a perplexity has no interval. Cells of the ledger have their own schema."""
     chain = finished_chain(kind)
     scores = measures = 0
     for path in [*chain.model.rglob("*.json"), *chain.model.rglob("*.jsonl")]:

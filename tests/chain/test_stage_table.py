@@ -159,7 +159,7 @@ def test_a_dry_run_plans_it(extended: Path) -> None:
     assert code == 0, err
     planned = json.loads(out)
     assert [stage["stage"] for stage in planned["plan"]][-1] == "03: definitions"
-    assert {stage["state"] for stage in planned["plan"]} == {"fresh"}
+    assert {stage["state"] for stage in planned["plan"]} == {"fresh", "off"}
     assert planned["plan"][-1]["reads"] == ["sample", "sample"]
     assert planned["plan"][-1]["writes"] == str(extended / "model" / "03_trained" / "tiny")
     assert planned["configuration"]["stages"]["03"]["batch_size"] == 4
@@ -212,7 +212,7 @@ def test_a_chain_in_another_order(
     tmp_path: Path, save_tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the dictionary: the merge follows stage 00, and belongs to its command."""
-    init, plain_text, _, merge, exam = stages.STAGES[:5]
+    init, plain_text, _, merge, _, exam = stages.STAGES[:6]
     merge = replace(merge, parent="00", command="train 00", title="00 merged + new LoRA", output="00_merged")
     monkeypatch.setattr(stages, "STAGES", (init, plain_text, merge, exam))
     root = make_workspace(tmp_path / "workspace", save_tiny("text"))

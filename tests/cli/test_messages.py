@@ -173,7 +173,7 @@ def test_a_dry_run_writes_nothing(root: Path) -> None:
     code, out, err = run_command_line("run", "--dry-run", *options_of(root))
     assert code == 0, err
     resolved = json.loads(out)
-    assert [step["state"] for step in resolved["plan"]] == ["missing"] * 5
+    assert [step["state"] for step in resolved["plan"]] == [*["missing"] * 4, "off", "missing"]
     assert resolved["configuration"]["lora"]["rank"] == 4
     assert listing(root) == before
 
