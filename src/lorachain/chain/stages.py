@@ -124,7 +124,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="02_reasoning",
-        title="reasoning for 02, written and verified",
+        title="written reasoning",
         kind="reasoning",
         parent="merge",
         output="02_training",

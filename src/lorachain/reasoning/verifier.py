@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import log
 from typing import Protocol
 
 from lorachain.data.decontamination import ExamScreen
@@ -153,7 +152,7 @@ class Verifier:
             likely = all(max(values) == values[answer] for values, answer in zip(given, answers, strict=True))
             right = [values[answer] for values, answer in zip(given, answers, strict=True)]
             before = [values[answer] for values, answer in zip(alone, answers, strict=True)]
-            sample.support = min(right, default=log(1.0))
+            sample.support = min(right, default=0.0)
             sample.support_gain = min((after - first for after, first in zip(right, before, strict=True)), default=0.0)
             if not (likely and sample.support_gain > 0):
                 sample.failed.append("support")
