@@ -59,7 +59,7 @@ def test_samples_defaults_and_examples_are_in_it(installed: Path, tmp_path: Path
     done = run_installed(installed, tmp_path, "run", "--dry-run", "--config", "quick_look")
     assert done.returncode == 0, done.stderr
     planned = json.loads(done.stdout)
-    assert len(planned["plan"]) == 5
+    assert len(planned["plan"]) == 6
     assert planned["configuration"]["stages"]["01"]["max_samples"] == 300
     assert {source["name"] for source in planned["sources"]} == {"sample"}
     assert all(source["records"] > 50 for source in planned["sources"])
