@@ -8,7 +8,7 @@ import pytest
 from lorachain.artifacts.ablation import ArmScore, ItemScores
 from lorachain.errors import DataError
 from lorachain.evaluation.ablation_statistics import summarize_arms
-from lorachain.evaluation.ledger_statistics import holm
+from lorachain.evaluation.statistics import holm
 
 N = 200
 

@@ -10,12 +10,12 @@ from lorachain.artifacts import Cell, Noise
 from lorachain.evaluation.ledger_statistics import (
     changes,
     comparable,
-    holm,
     measured_noise,
     perplexity_cell,
     relative_loss,
     share_cell,
 )
+from lorachain.evaluation.statistics import holm
 
 ITEMS = "ab" * 32
 

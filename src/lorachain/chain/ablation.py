@@ -10,14 +10,15 @@ from lorachain.artifacts import Ablation, ArmScore, Measure, TrainingInfo, read_
 from lorachain.artifacts.ablation import ArmStage, ItemScores
 from lorachain.atomic import remove_tree
 from lorachain.chain.ablation_arms import Arm, NaturalRun, arm_config
-from lorachain.chain.context import ChainContext, stage_config, stage_sources
+from lorachain.chain.context import ChainContext, stage_sources
 from lorachain.chain.exams import ExamQuestions, load_exam_questions
 from lorachain.chain.pipeline import run_stages
 from lorachain.chain.replay import mean_supervised
 from lorachain.chain.runtime import Runtime
 from lorachain.chain.scored_model import find_scored_model
 from lorachain.chain.stages import stage_table, training_stages
-from lorachain.chain.tasks.base import Measures, StageTask, TaskInputs
+from lorachain.chain.task_inputs import task_inputs
+from lorachain.chain.tasks.base import Measures, StageTask
 from lorachain.errors import ConfigError, WorkspaceError
 from lorachain.evaluation.ablation_statistics import summarize_arms
 from lorachain.evaluation.protocols.base import LETTERS_VERSION, OPTIONS_VERSION
@@ -26,7 +27,7 @@ from lorachain.memory import release
 from lorachain.provenance import git_commit, package_versions, sha256_json
 from lorachain.registry import weights_folder
 from lorachain.tokens import TokenEncoder
-from lorachain.weights.load import load_tokenizer, tokenizer_sha256
+from lorachain.weights.load import load_tokenizer
 from lorachain.workspace import refuse_links
 
 RESULT, SCORE = "ablation.json", "score.json"
@@ -113,24 +114,20 @@ def load_ablation_data(context: ChainContext) -> AblationData:
     questions = load_exam_questions(
         context.sources.exam, max_questions=config.validation.max_questions, skip_bad_rows=context.skip_bad_rows
     )
+    encoder = TokenEncoder(load_tokenizer(base))
     tasks: dict[str, StageTask] = {}
     for stage in training_stages():
-        tasks[stage.name] = stage.load_task()(
-            TaskInputs(
-                encoder=TokenEncoder(load_tokenizer(base)),
-                stage=stage_config(config, stage),
-                validation=config.validation,
-                seed=config.seed,
-                sources=stage_sources(context.sources, stage),
-                dev=questions.dev,
-                held_out=questions.held_out,
-                answer_style=context.entry.answer_style,
-                cache=context.workspace.ablation(context.model) / "tokens" / stage.name,
-                tokenizer_sha256=tokenizer_sha256(base),
-                skip_bad_rows=context.skip_bad_rows,
-                on_message=context.reporter.message,
-            )
+        inputs = task_inputs(
+            context,
+            stage,
+            stage_sources(context.sources, stage),
+            questions,
+            base=base,
+            encoder=encoder,
+            cache=context.workspace.ablation(context.model) / "tokens" / stage.name,
+            on_message=context.reporter.message,
         )
+        tasks[stage.name] = stage.load_task()(inputs)
     natural = {name: _natural_run(context, name, task) for name, task in tasks.items()}
     measured = tuple(stage.name for stage in training_stages() if stage.source != "exam")
     return AblationData(questions, tasks, measured, natural)

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 
-from lorachain.chain.context import ChainContext, stage_config, training_sources
+from lorachain.chain.context import ChainContext, training_sources
 from lorachain.chain.exams import ExamQuestions, load_exam_questions
 from lorachain.chain.stages import Stage, training_stages
-from lorachain.chain.tasks.base import StageTask, TaskInputs
+from lorachain.chain.task_inputs import task_inputs
+from lorachain.chain.tasks.base import StageTask
 from lorachain.chain.tasks.dictionary import DictionaryTask
 from lorachain.chain.tasks.plain_text import PlainTextTask
 from lorachain.config import LedgerConfig
@@ -20,7 +21,6 @@ from lorachain.evaluation.exact_match import SHORT_ANSWERS
 from lorachain.prompts import Direction, answer_prompt, dictionary_example, directions, plain_text_example
 from lorachain.records import ExamQuestion, Term
 from lorachain.tokens import TokenEncoder, TokenRow
-from lorachain.weights.load import tokenizer_sha256
 
 _DIRECTIONS: tuple[Direction, ...] = SHORT_ANSWERS
 _PROMPT_TOKENS = 32
@@ -141,21 +141,15 @@ def _exam_questions(context: ChainContext) -> ExamQuestions:
 def _load_task(
     context: ChainContext, stage: Stage, encoder: TokenEncoder, exam: ExamQuestions, base: Path
 ) -> StageTask:
-    if stage.task is None:
-        raise ValueError(f"stage {stage.name} has no task")
-    return stage.task()(
-        TaskInputs(
+    return stage.load_task()(
+        task_inputs(
+            context,
+            stage,
+            training_sources(context, stage),
+            exam,
+            base=base,
             encoder=encoder,
-            stage=stage_config(context.config, stage),
-            validation=context.config.validation,
-            seed=context.config.seed,
-            sources=training_sources(context, stage),
-            dev=exam.dev,
-            held_out=exam.held_out,
-            answer_style=context.entry.answer_style,
             cache=context.workspace.token_cache(stage.name, context.model),
-            tokenizer_sha256=tokenizer_sha256(base),
-            skip_bad_rows=context.skip_bad_rows,
             on_message=lambda text: None,
         )
     )

@@ -1,57 +1,42 @@
 """One training stage, from its parent's adapter to a trained directory: load, measure, fit, select, check, publish."""
 
 import logging
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lorachain.artifacts import EpochScore, Measure, TrainingInfo, read_stage_info
-from lorachain.artifacts.stages import (
-    DataIdentity,
-    Measures,
-    ParentIdentity,
-    ReplayedData,
-    StageSettings,
-    StageValidation,
-    TrainingFacts,
-    TrainingInputs,
-)
-from lorachain.artifacts.validation import ProtocolScore
-from lorachain.atomic import atomic_folder, move_folder, require_space
+from lorachain.artifacts import EpochScore, read_stage_info
+from lorachain.artifacts.stages import DataIdentity, ParentIdentity, StageSettings, TrainingInputs
+from lorachain.atomic import move_folder, require_space
 from lorachain.chain.context import ChainContext, deciding_settings, stage_config, training_sources
 from lorachain.chain.debug_log import step_summary
-from lorachain.chain.exams import ExamQuestions, load_exam_questions
-from lorachain.chain.history import read_history, score_epoch, write_history
+from lorachain.chain.exams import load_exam_questions
+from lorachain.chain.history import read_history
 from lorachain.chain.ledger_steps import Stored
 from lorachain.chain.parents import Parent, find_parent
-from lorachain.chain.replay import Replay, load_replay
+from lorachain.chain.replay import load_replay
 from lorachain.chain.resume import ResumePoint, drop_after, find_resume_point
 from lorachain.chain.run_record import RunRecord, open_run
 from lorachain.chain.runtime import Runtime
-from lorachain.chain.source_records import source_records, sources_hash
+from lorachain.chain.source_records import sources_hash
 from lorachain.chain.stage_ledger import StageLedger
+from lorachain.chain.stage_output import write_output
+from lorachain.chain.stage_run import StageInputs, StageRun
+from lorachain.chain.stage_scores import record_score, start_score, validate_epoch
 from lorachain.chain.stages import Stage
-from lorachain.chain.tasks.base import StageTask, TaskInputs
+from lorachain.chain.task_inputs import task_inputs
 from lorachain.data.normalization import NORMALIZATION_VERSION
 from lorachain.errors import GateError
-from lorachain.evaluation.questions import question_set_hash
-from lorachain.evaluation.validation import validate
-from lorachain.evaluation.validation_result import summarize_validation
-from lorachain.memory import peak, reset_peak
-from lorachain.provenance import ADAPTER_WEIGHTS, adapter_sha256, git_commit, package_versions, sha256_json
+from lorachain.memory import reset_peak
+from lorachain.provenance import ADAPTER_WEIGHTS, sha256_json
 from lorachain.tokens import TokenEncoder
 from lorachain.training.batch_schedule import BatchSchedule
 from lorachain.training.checkpoints import checkpoint_directory
 from lorachain.training.progress import Progress, TrainingSettings
 from lorachain.training.sharding import shard_layers
 from lorachain.training.trainer import train
-from lorachain.weights.load import load_model, load_tokenizer, tokenizer_sha256
-from lorachain.weights.lora import PeftModel, load_adapter, read_adapter_config, save_adapter, set_adapter_tensors
+from lorachain.weights.load import load_model, load_tokenizer
+from lorachain.weights.lora import PeftModel, load_adapter, set_adapter_tensors
 from lorachain.weights.quantized import require_quantizer
 from lorachain.workspace import TRAINING_INFO
 
@@ -59,51 +44,6 @@ logger = logging.getLogger(__name__)
 
 _CHECKPOINT_FACTOR = 8
 """A checkpoint is the adapter and three float32 copies of it; `keep_checkpoints` of them and the best are on disk."""
-
-
-@dataclass(frozen=True, slots=True)
-class StageInputs:
-    """Everything a stage is made from."""
-
-    parent: Parent
-    encoder: TokenEncoder
-    questions: ExamQuestions
-    task: StageTask
-    replay: Replay | None
-    depends_on: TrainingInputs
-    fingerprint: str
-    inherited: list[EpochScore]
-    """Scores on the way to the parent."""
-
-
-@dataclass(slots=True)
-class StageRun:
-    """A stage being trained: what the functions below share."""
-
-    context: ChainContext
-    runtime: Runtime
-    stage: Stage
-    inputs: StageInputs
-    record: RunRecord
-    ledger: StageLedger
-
-    @property
-    def unpublished(self) -> Path:
-        return self.context.workspace.unpublished(self.stage.name, self.context.model)
-
-    @property
-    def folder(self) -> Path:
-        return self.record.path.parent
-
-    @property
-    def selecting_protocol(self) -> str | None:
-        """The protocol that selects the epoch to keep; None where the last is kept."""
-        keep = stage_config(self.context.config, self.stage).keep or self.stage.keeps
-        return self.context.entry.answer_style if keep == "best" else None
-
-    @property
-    def step_marker(self) -> str:
-        return f"{self.context.model} {self.inputs.fingerprint[:12]}"
 
 
 def train_stage(context: ChainContext, runtime: Runtime, stage: Stage) -> None:
@@ -184,31 +124,22 @@ def load_inputs(context: ChainContext, runtime: Runtime, stage: Stage) -> StageI
         max_questions=config.validation.max_questions,
         skip_bad_rows=context.skip_bad_rows,
     )
-    task_inputs = TaskInputs(
+    inputs = task_inputs(
+        context,
+        stage,
+        training_sources(context, stage),
+        questions,
+        base=parent.base,
         encoder=encoder,
-        stage=stage_config(config, stage),
-        validation=config.validation,
-        seed=config.seed,
-        sources=training_sources(context, stage),
-        dev=questions.dev,
-        held_out=questions.held_out,
-        answer_style=context.entry.answer_style,
         cache=context.workspace.token_cache(stage.name, context.model, runtime.processes.rank),
-        tokenizer_sha256=tokenizer_sha256(parent.base),
-        skip_bad_rows=context.skip_bad_rows,
         on_message=context.reporter.message,
     )
-    task = stage.load_task()(task_inputs)
-    replay = load_replay(context, stage, task_inputs, task, rank=runtime.processes.rank)
+    task = stage.load_task()(inputs)
+    replay = load_replay(context, stage, inputs, task, rank=runtime.processes.rank)
     context.reporter.message(
         f"stage {stage.name}, {stage.title}: {context.model} on {runtime.device}, "
         + ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in task.counts.items() if count)
     )
-    if "questions_with_reasoning" in task.counts and not task.counts["questions_with_reasoning"]:
-        context.reporter.message(
-            "no training question has reasoning: answers alone are trained. Write some with: "
-            + context.command("write-reasoning")
-        )
     depends_on = TrainingInputs(
         parent=parent_identity,
         data=DataIdentity(
@@ -262,9 +193,7 @@ def measure(run: StageRun, model: PeftModel) -> None:
         record.before = before
         record.write()
     if not validated:
-        _record_score(
-            run, lambda: _inherited_start(run) or _start_in_ledger(run) or _validate(run, model, epoch=0, step=0)
-        )
+        record_score(run, lambda: start_score(run, model))
     if processes.main and (start := record.score_of(0)) is not None:
         stored = Stored(start.result, dict(record.before or {}))
         run.ledger.measure_parent(None if processes.sharded else model, stored)
@@ -310,7 +239,7 @@ def fit(run: StageRun, model: PeftModel) -> tuple[Progress, dict[str, Tensor]]:
             bar(progress.step, f"loss {progress.losses[-1]:.3f} · {rate:,.0f} tokens/s")
 
         def on_epoch_end(epoch: int, step: int) -> bool:
-            _record_score(run, lambda: _validate(run, model, epoch=epoch, step=step))
+            record_score(run, lambda: validate_epoch(run, model, epoch=epoch, step=step))
             best = run.record.best(run.selecting_protocol) if run.selecting_protocol else None
             return best is not None and best.epoch == epoch
 
@@ -343,158 +272,8 @@ def select(run: StageRun) -> EpochScore:
     return best
 
 
-def write_output(
-    run: StageRun,
-    model: PeftModel,
-    tensors: dict[str, Tensor],
-    progress: Progress,
-    kept: EpochScore,
-    after: dict[str, Measure],
-) -> None:
-    """Writes the output directory: the adapter, the tokenizer, every score, and training_info.json.
-
-    It is in the training directory until the gates have passed.
-    """
-    context, inputs = run.context, run.inputs
-    with atomic_folder(run.unpublished) as staging:
-        save_adapter(model, staging, tensors)
-        load_tokenizer(inputs.parent.folder).save_pretrained(staging)
-        write_history(staging, [*inputs.inherited, *sorted(run.record.scores, key=lambda score: score.epoch)])
-        info = TrainingInfo(
-            stage=run.stage.name,
-            model=context.model,
-            finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            depends_on=inputs.depends_on,
-            depends_on_sha256=inputs.fingerprint,
-            base=inputs.parent.info.base,
-            base_sha256=inputs.parent.info.base_sha256,
-            adapter_sha256=adapter_sha256(staging),
-            sources=source_records(inputs.task.sources),
-            exam_sources=source_records(inputs.questions.sources),
-            counts=inputs.task.counts,
-            replay=_replayed(run, progress),
-            training=_training_facts(progress, run.runtime),
-            validation=StageValidation(
-                selected_by=context.entry.answer_style,
-                before=_headlines(run.record.score_of(0)),
-                after=_headlines(kept) or {},
-                epoch_kept=kept.epoch,
-            ),
-            measures=Measures(before=run.record.before or {}, after=after),
-            configuration=_configuration(run),
-            versions=package_versions(),
-            git_commit=git_commit(),
-        )
-        info.write(staging / TRAINING_INFO)
-
-
-def _record_score(run: StageRun, validation: Callable[[], EpochScore]) -> None:
-    processes = run.runtime.processes
-    score = processes.on_main(validation)
-    if score is not None:
-        run.record.put(score)
-    processes.wait()
-
-
-def _inherited_start(run: StageRun) -> EpochScore | None:
-    """The parent's last score, where this stage starts with the very model that it belongs to."""
-    inputs = run.inputs
-    same_model = isinstance(inputs.parent.info, TrainingInfo) and inputs.parent.info.stage == run.stage.parent
-    if not same_model or not inputs.inherited or not _held_as_in_parent(inputs):
-        return None
-    last = inputs.inherited[-1]
-    if last.result.data_sha256 != question_set_hash(inputs.questions.dev) or not _is_kept_epoch(inputs.parent, last):
-        return None
-    return score_epoch(run.stage.name, 0, 0, last.result, inputs.inherited)
-
-
-def _start_in_ledger(run: StageRun) -> EpochScore | None:
-    """The parent's score in the ledger, where the same model was scored on the same questions."""
-    chosen = run.ledger.exam_answers(question_set_hash(run.inputs.questions.dev))
-    if chosen is None:
-        return None
-    result = summarize_validation(run.inputs.questions.dev, chosen, "dev", 0.0)
-    return score_epoch(run.stage.name, 0, 0, result, run.inputs.inherited)
-
-
-def _is_kept_epoch(parent: Parent, score: EpochScore) -> bool:
-    """Whether the score belongs to the adapter that the parent published."""
-    return isinstance(parent.info, TrainingInfo) and parent.info.validation.epoch_kept == score.epoch
-
-
-def _held_as_in_parent(inputs: StageInputs) -> bool:
-    """Whether the base is held in the same type as when the parent was validated."""
-    if not isinstance(inputs.parent.info, TrainingInfo):
-        return False
-    before, now = inputs.parent.info.depends_on.settings, inputs.depends_on.settings
-    return (before.dtype, before.quantization) == (now.dtype, now.quantization)
-
-
-def _validate(run: StageRun, model: PeftModel, *, epoch: int, step: int) -> EpochScore:
-    questions = run.inputs.questions.dev
-    budget = run.context.config.validation.token_budget
-    with run.context.reporter.bar(f"validating on {len(questions)} dev questions", len(questions)) as bar:
-        result = validate(model, run.inputs.encoder, questions, token_budget=budget, on_progress=bar)
-    return score_epoch(run.stage.name, epoch, step, result, [*run.inputs.inherited, *run.record.scores])
-
-
 def _resume_point(run: StageRun) -> ResumePoint:
     point = find_resume_point(run.folder, run.record, run.selecting_protocol)
     log = run.context.workspace.debug_log(run.stage.name)
     drop_after(point.search.step, run.record, log, run.step_marker)
     return point
-
-
-def _headlines(score: EpochScore | None) -> dict[str, ProtocolScore] | None:
-    if score is None:
-        return None
-    return {protocol: result.headline for protocol, result in score.result.protocols.items()}
-
-
-def _replayed(run: StageRun, progress: Progress) -> tuple[ReplayedData, ...]:
-    if run.inputs.replay is None:
-        return ()
-    packs = len(run.inputs.task.packs_of_epoch(0))
-    steps_per_epoch = -(-packs // stage_config(run.context.config, run.stage).batch_size)
-    return run.inputs.replay.record(progress.step, steps_per_epoch, progress.supervised_tokens)
-
-
-def _training_facts(progress: Progress, runtime: Runtime) -> TrainingFacts:
-    losses = progress.losses
-    return TrainingFacts(
-        optimizer_steps=progress.step,
-        tokens=progress.tokens,
-        supervised_tokens=progress.supervised_tokens,
-        seconds=round(progress.seconds, 1),
-        tokens_per_second=round(progress.tokens / max(progress.seconds, 1e-9), 1),
-        peak_memory_bytes=peak(runtime.device),
-        loss_first=losses[0],
-        loss_last_tenth=sum(losses[-max(1, len(losses) // 10) :]) / max(1, len(losses) // 10),
-        losses=tuple(losses),
-        device=str(runtime.device),
-    )
-
-
-def _configuration(run: StageRun) -> dict[str, Any]:
-    """The settings that were used. A stage's LoRA is its parent's, whatever the settings say of a new one."""
-    context = run.context
-    config = context.config.model_dump(mode="json", include={"name", "seed", "dtype", "quantization"})
-    adapter = read_adapter_config(run.inputs.parent.folder)
-    return {
-        **config,
-        "device": str(run.runtime.device),
-        "lora": {
-            "rank": adapter.get("r"),
-            "alpha": adapter.get("lora_alpha"),
-            "dropout": adapter.get("lora_dropout"),
-            "use_rslora": adapter.get("use_rslora"),
-            "target_modules": adapter.get("target_modules"),
-        },
-        "training": context.config.training.model_dump(mode="json"),
-        "validation": context.config.validation.model_dump(mode="json"),
-        "stage": stage_config(context.config, run.stage).model_dump(mode="json"),
-        "sources": {
-            run.stage.source: training_sources(context, run.stage),
-            "exam": context.sources.exam,
-        },
-    }

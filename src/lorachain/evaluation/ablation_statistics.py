@@ -4,15 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from scipy.stats import bootstrap, permutation_test
+from scipy.stats import permutation_test
 
 from lorachain.artifacts.ablation import AblationArm, AblationCell, AgainstChain, ArmScore, ItemScores, PairedSeed
 from lorachain.errors import DataError
-from lorachain.evaluation.ledger_statistics import holm
-from lorachain.evaluation.statistics import SIGNIFICANCE, discordant, mcnemar_exact
+from lorachain.evaluation.statistics import SIGNIFICANCE, discordant, holm, mcnemar_exact, resampled_statistic
 
 CHAIN = "chain"
-RESAMPLES = 9999
+_SIGN_FLIPS = 9999
 _SEED = 0
 _TEST = "sign flips of the paired differences, seeds averaged within each item"
 _LOWER_IS_BETTER = "perplexity"
@@ -125,7 +124,7 @@ def _sign_flip_p(differences: Any) -> float:
         (differences,),
         lambda values, axis: values.sum(axis=axis),
         permutation_type="samples",
-        n_resamples=RESAMPLES,
+        n_resamples=_SIGN_FLIPS,
         vectorized=True,
         batch=500,
         rng=np.random.default_rng(_SEED),
@@ -138,11 +137,7 @@ def _interval(statistic: Any, samples: Sequence[Any]) -> tuple[float, float]:
     if all((sample == sample[0]).all() for sample in samples):
         value = float(statistic(*samples))  # scipy's bootstrap of identical values warns of a degenerate distribution
         return value, value
-    result = bootstrap(
-        tuple(samples), statistic, paired=True, vectorized=True, n_resamples=RESAMPLES, method="percentile",
-        rng=np.random.default_rng(_SEED), batch=500,
-    )  # fmt: skip
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    return resampled_statistic(statistic, samples)[1]
 
 
 def _verdict(

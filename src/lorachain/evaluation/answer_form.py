@@ -6,6 +6,7 @@ After stage 02, a dictionary question was answered "심방증 (C)", the form of 
 import re
 
 from lorachain.evaluation.exact_match import normalize
+from lorachain.evaluation.reasoning_text import hangul_share
 from lorachain.prompts import ANSWER_CUE, REASONING_CUE
 from lorachain.records import LETTERS, ExamQuestion
 
@@ -18,8 +19,7 @@ _CUES = (ANSWER_CUE.rstrip("："), REASONING_CUE.rstrip("："))
 
 def is_korean(text: str) -> bool:
     """Whether most of its letters are Hangul; false for a text without letters."""
-    letters = [character for character in text if character.isalpha()]
-    return 2 * sum("가" <= character <= "힣" for character in letters) > len(letters)
+    return any(map(str.isalpha, text)) and hangul_share(text) > 0.5
 
 
 def has_dictionary_form(answer: str, expected: str, *, ended: bool) -> bool:

@@ -4,15 +4,15 @@ Asking for an explanation can lower accuracy by up to 11.5 % (arXiv 2504.18080),
 side, with the paired test.
 """
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from lorachain.evaluation.answer_line import answer_line_complete, answer_lines, reasoned_choice
-from lorachain.evaluation.measures import DIRECT, EXPLAINED
+from lorachain.evaluation.answer_line import answer_line_complete, reasoned_choice
+from lorachain.evaluation.measures import DIRECT, EXPLAINED, MeasureKind
+from lorachain.evaluation.reasoning_text import hangul_share, last_named, reasoning_of
 from lorachain.evaluation.scoring import score_questions
 from lorachain.evaluation.statistics import (
     comparison_summary,
@@ -23,46 +23,11 @@ from lorachain.evaluation.statistics import (
     wilson,
 )
 from lorachain.inference.generate import Generation, generate
-from lorachain.letter_uses import Kind, letter_uses
 from lorachain.prompts import AnswerStyle, reasoning_prompt
 from lorachain.records import LETTERS, ExamQuestion
 from lorachain.tokens import TokenEncoder
 
 VERSION = "1"
-_HANGUL = re.compile(r"[가-힣ᄀ-ᇿㄱ-ㆎ]")
-_LATIN_WORD = re.compile(r"[A-Za-zÀ-ɏ][A-Za-zÀ-ɏ'-]*")
-
-
-def hangul_share(text: str, allowed_terms: Iterable[str] = ()) -> float:
-    """Share of Hangul among the letters of `text`, words of the allowed terms left out; 1.0 where nothing remains."""
-    allowed = {word.casefold() for term in allowed_terms for word in _LATIN_WORD.findall(term)}
-    hangul = len(_HANGUL.findall(text))
-    latin: list[str] = _LATIN_WORD.findall(text)
-    foreign = sum(len(word) for word in latin if word.casefold() not in allowed)
-    other = sum(map(str.isalpha, text)) - hangul - sum(map(len, latin))
-    letters = hangul + foreign + max(other, 0)
-    return hangul / letters if letters else 1.0
-
-
-def last_named(reasoning: str, shown: ExamQuestion) -> int | None:
-    """Index of the option that `reasoning` names last, by its text or by a letter that certainly refers to it; None if
-    it names none. Of options whose names end at the same place (one contains the other) the longer is named."""
-    named = [  # where the name ends, its length, the option
-        (use.index + 1, 1, LETTERS.index(use.letter))
-        for use in letter_uses(reasoning, shown.options, shown.question)
-        if use.kind is Kind.REFERENCE and use.letter in LETTERS
-    ]
-    for number, option in enumerate(shown.options):
-        text = option.strip()
-        if text and (start := reasoning.rfind(text)) >= 0:
-            named.append((start + len(text), len(text), number))
-    return max(named)[2] if named else None
-
-
-def reasoning_of(text: str) -> str:
-    """What comes before the answer line."""
-    lines = answer_lines(text)
-    return (text[: lines[0].start] if lines else text).strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +71,12 @@ def explain(
         on_progress=on_progress,
     )
     return [
-        explanation(question, score.chosen_option if style == "options" else score.chosen_letter, generation)
+        _explanation(question, score.chosen_option if style == "options" else score.chosen_letter, generation)
         for question, score, generation in zip(questions, scores, generations, strict=True)
     ]
 
 
-def explanation(question: ExamQuestion, direct: int, generation: Generation) -> Explanation:
-    """One question's two answers, from what was generated."""
+def _explanation(question: ExamQuestion, direct: int, generation: Generation) -> Explanation:
     chosen = reasoned_choice(generation.text, question.options)
     reasoning = reasoning_of(generation.text)
     named = last_named(reasoning, question)
@@ -126,21 +90,13 @@ def explanation(question: ExamQuestion, direct: int, generation: Generation) -> 
     )
 
 
-def explanation_report(explanations: Sequence[Explanation]) -> dict[str, Any]:
-    """Direct against explained accuracy on the same questions, with the paired test, and what the explanations are
-    like. The difference is explained minus direct: below zero it is the tax of explaining."""
-    n = len(explanations)
+def explained_measures(explanations: Sequence[Explanation]) -> dict[str, dict[str, Any]]:
+    """The fields of two `artifacts.Measure`, direct and explained accuracy on the same questions."""
     direct = [one.direct == one.gold for one in explanations]
     explained = [one.explained == one.gold for one in explanations]
     return {
-        **paired_report(direct, explained),
-        "not_parsed": sum(one.explained is None for one in explanations),
-        "cut_at_limit": sum(not one.generation.ended for one in explanations),
-        "contradictions": sum(one.contradicts for one in explanations),
-        "mean_hangul_share": sum(one.hangul_share for one in explanations) / n,
-        "mean_tokens": sum(one.generation.tokens for one in explanations) / n,
-        "gold": "".join(LETTERS[one.gold] for one in explanations),
-        "explained_answers": "".join("-" if one.explained is None else LETTERS[one.explained] for one in explanations),
+        "direct": _accuracy(DIRECT, direct, {}),
+        "explained": _accuracy(EXPLAINED, explained, _detail(explanations, direct, explained)),
     }
 
 
@@ -149,9 +105,24 @@ def explained_correct(detail: Mapping[str, Any]) -> list[bool]:
     return [a == b for a, b in zip(detail["gold"], detail["explained_answers"], strict=True)]
 
 
-def paired_report(direct: Sequence[bool], explained: Sequence[bool]) -> dict[str, Any]:
-    """Direct against explained accuracy on the same questions. The difference is explained minus direct."""
-    n = len(direct)
+def _accuracy(kind: MeasureKind, correct: Sequence[bool], detail: dict[str, Any]) -> dict[str, Any]:
+    n = len(correct)
+    return {
+        "name": kind.name,
+        "protocol_version": VERSION,
+        "split": kind.split,
+        "value": sum(correct) / n,
+        "n": n,
+        "unit": kind.unit,
+        "wilson95": wilson(sum(correct), n),
+        "detail": detail,
+    }
+
+
+def _detail(explanations: Sequence[Explanation], direct: Sequence[bool], explained: Sequence[bool]) -> dict[str, Any]:
+    """The paired test of explained against direct answers, and what the explanations are like. The difference is
+    explained minus direct: below zero it is the tax of explaining."""
+    n = len(explanations)
     lost, gained = discordant(direct, explained)
     return {
         "n": n,
@@ -163,36 +134,11 @@ def paired_report(direct: Sequence[bool], explained: Sequence[bool]) -> dict[str
         "lost": lost,
         "mcnemar_p": mcnemar_exact(lost, gained),
         "summary": comparison_summary(lost, gained, "answering directly"),
-    }
-
-
-def explained_measure(explanations: Sequence[Explanation], *, split: str) -> dict[str, Any]:
-    """The fields of an `artifacts.Measure`: explained accuracy, with the direct one in its detail."""
-    n = len(explanations)
-    correct = sum(one.explained == one.gold for one in explanations)
-    return {
-        "name": EXPLAINED.name,
-        "protocol_version": VERSION,
-        "split": split,
-        "value": correct / n,
-        "n": n,
-        "unit": "questions",
-        "wilson95": wilson(correct, n),
-        "detail": explanation_report(explanations),
-    }
-
-
-def direct_measure(explanations: Sequence[Explanation], *, split: str) -> dict[str, Any]:
-    """The fields of an `artifacts.Measure`: direct accuracy on the questions of `explained_measure`."""
-    n = len(explanations)
-    correct = sum(one.direct == one.gold for one in explanations)
-    return {
-        "name": DIRECT.name,
-        "protocol_version": VERSION,
-        "split": split,
-        "value": correct / n,
-        "n": n,
-        "unit": "questions",
-        "wilson95": wilson(correct, n),
-        "detail": {},
+        "not_parsed": sum(one.explained is None for one in explanations),
+        "cut_at_limit": sum(not one.generation.ended for one in explanations),
+        "contradictions": sum(one.contradicts for one in explanations),
+        "mean_hangul_share": sum(one.hangul_share for one in explanations) / n,
+        "mean_tokens": sum(one.generation.tokens for one in explanations) / n,
+        "gold": "".join(LETTERS[one.gold] for one in explanations),
+        "explained_answers": "".join("-" if one.explained is None else LETTERS[one.explained] for one in explanations),
     }

@@ -4,13 +4,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import bootstrap
 
 from lorachain.artifacts.ledger import Cell, Change, Noise, Verdict
-from lorachain.evaluation.statistics import SIGNIFICANCE, discordant, mcnemar_exact, paired_bootstrap, wilson
-
-RESAMPLES = 10_000
-_SEED = 0
+from lorachain.evaluation.statistics import (
+    RESAMPLES,
+    SIGNIFICANCE,
+    discordant,
+    holm,
+    mcnemar_exact,
+    paired_bootstrap,
+    resampled_statistic,
+    wilson,
+)
 
 
 def share_cell(measure: str, version: str, data_sha256: str, correct: Sequence[bool], unit: str, **detail: Any) -> Cell:
@@ -40,7 +45,7 @@ def perplexity_cell(
     """
     interval = None
     if len(sums) > 1:
-        interval = _bootstrapped(lambda nll, tokens, axis: _perplexity(nll, tokens, axis), (sums, weights))[1]
+        interval = resampled_statistic(lambda nll, tokens, axis: _perplexity(nll, tokens, axis), (sums, weights))[1]
     return Cell(
         measure=measure,
         kind="perplexity",
@@ -87,16 +92,6 @@ def changes(cells: Sequence[Cell], others: Sequence[Cell], noise: dict[str, Nois
     }
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values, in the order given: reject where one is below the level of the whole family."""
-    adjusted = [1.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
-
-
 def measured_noise(cell: Cell, again: Cell) -> Noise:
     """What changed when the first items of a cell were scored again by the same model.
 
@@ -132,7 +127,7 @@ def _tested(cell: Cell, other: Cell) -> dict[str, Any]:
         before, after = (_hits(one) for one in (other, cell))
         lost, gained = discordant(before, after)
         # scipy's bootstrap of identical values warns of a degenerate distribution.
-        interval = paired_bootstrap(before, after, seed=_SEED) if lost or gained else (0.0, 0.0)
+        interval = paired_bootstrap(before, after) if lost or gained else (0.0, 0.0)
         return {
             "difference": (gained - lost) / cell.n,
             "interval95": interval,
@@ -147,7 +142,7 @@ def _tested(cell: Cell, other: Cell) -> dict[str, Any]:
     def difference(after: Any, before: Any, tokens: Any, axis: int) -> Any:
         return _perplexity(after, tokens, axis) - _perplexity(before, tokens, axis)
 
-    resampled, interval = _bootstrapped(difference, (cell.sums, other.sums, cell.weights))
+    resampled, interval = resampled_statistic(difference, (cell.sums, other.sums, cell.weights))
     tail = min(int((resampled <= 0).sum()), int((resampled >= 0).sum()))
     p = max(2 * (tail + 1) / (RESAMPLES + 1), 2.0 ** (1 - cell.n))
     return {
@@ -172,15 +167,3 @@ def _hits(cell: Cell) -> list[bool]:
 
 def _perplexity(nll: Any, tokens: Any, axis: int) -> Any:
     return np.exp(nll.sum(axis=axis) / tokens.sum(axis=axis))
-
-
-def _bootstrapped(statistic: Any, samples: Sequence[Any]) -> tuple[Any, tuple[float, float]]:
-    """The resampled values of a statistic of paired samples, and their 95 % percentile interval."""
-    result = bootstrap(
-        [np.asarray(sample, dtype=np.float64) for sample in samples], statistic, paired=True, vectorized=True,
-        n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(_SEED), batch=500,
-    )  # fmt: skip
-    return result.bootstrap_distribution, (
-        float(result.confidence_interval.low),
-        float(result.confidence_interval.high),
-    )

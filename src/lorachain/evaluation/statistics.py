@@ -7,6 +7,7 @@ import numpy as np
 from scipy.stats import binomtest, bootstrap
 
 SIGNIFICANCE = 0.05
+RESAMPLES = 10_000
 CHANCE = 0.2
 """Accuracy of guessing among five options."""
 
@@ -51,7 +52,7 @@ def discordant(a: Sequence[bool], b: Sequence[bool]) -> tuple[int, int]:
 
 
 def paired_bootstrap(
-    a: Sequence[bool], b: Sequence[bool], *, seed: int = 0, resamples: int = 10_000
+    a: Sequence[bool], b: Sequence[bool], *, seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
     """95 % percentile bootstrap interval of accuracy(b) - accuracy(a), questions resampled in pairs.
 
@@ -79,10 +80,35 @@ def macro_interval(groups: Sequence[Sequence[bool]], *, seed: int = 0) -> tuple[
         return np.mean([sample.mean(axis=axis) for sample in samples], axis=0)
 
     result = bootstrap(
-        [np.asarray(group, dtype=np.float32) for group in groups], macro, n_resamples=10_000, method="percentile",
+        [np.asarray(group, dtype=np.float32) for group in groups], macro, n_resamples=RESAMPLES, method="percentile",
         rng=np.random.default_rng(seed), batch=500,
     )  # fmt: skip
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values, in the order given: reject where one is below the level of the whole family."""
+    adjusted = [1.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def resampled_statistic(statistic: Any, samples: Sequence[Any]) -> tuple[Any, tuple[float, float]]:
+    """The bootstrap distribution of a statistic of paired samples, whose items are resampled together, and its 95 %
+    percentile interval.
+
+    Args:
+        statistic: of the samples and `axis`, as `scipy.stats.bootstrap` calls it.
+    """
+    result = bootstrap(
+        [np.asarray(sample, dtype=np.float64) for sample in samples], statistic, paired=True, vectorized=True,
+        n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0), batch=500,
+    )  # fmt: skip
+    low, high = result.confidence_interval
+    return result.bootstrap_distribution, (float(low), float(high))
 
 
 def p_text(p: float) -> str:

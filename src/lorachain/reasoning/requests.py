@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from lorachain.evaluation.answer_line import answer_lines, reasoned_choice
+from lorachain.evaluation.answer_line import reasoned_choice
+from lorachain.evaluation.reasoning_text import reasoning_of
 from lorachain.inference.engines.base import Message, TextRequest
 from lorachain.prompts import (
     ANSWER_CUE,
@@ -52,7 +53,4 @@ def split_sample(written: Written, shown: ExamQuestion) -> Sample:
         shown: the question with its options in the sample's order.
     """
     text = written.text.strip().removeprefix(REASONING_CUE).strip()
-    lines = answer_lines(text)
-    reasoning = text[: lines[0].start] if lines else text
-    chosen = reasoned_choice(text, shown.options)
-    return Sample(written, reasoning.strip(), chosen)
+    return Sample(written, reasoning_of(text), reasoned_choice(text, shown.options))

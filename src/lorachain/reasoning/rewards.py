@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lorachain.evaluation.answer_line import answer_lines, reasoned_choice
-from lorachain.evaluation.explained import hangul_share, reasoning_of
+from lorachain.evaluation.reasoning_text import hangul_share, reasoning_of
 from lorachain.letter_uses import Kind, letter_uses
 from lorachain.prompts import REASONING_CUE
 from lorachain.reasoning.text_checks import is_long_enough, is_repetitive, one_answer_line_last

@@ -1,7 +1,7 @@
 """One written sample and what the checks found."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from lorachain.inference.engines.base import FinishReason
 from lorachain.records import ExamQuestion
@@ -24,24 +24,7 @@ Check = Literal[
     "duplicate",
     "surplus",
 ]
-CHECKS: tuple[Check, ...] = (
-    "parsed",
-    "right",
-    "answer_line",
-    "consistent",
-    "finished",
-    "length",
-    "repetition",
-    "language",
-    "copied",
-    "leak",
-    "held_out",
-    "dictionary",
-    "shuffle",
-    "support",
-    "duplicate",
-    "surplus",
-)
+CHECKS: tuple[Check, ...] = get_args(Check)
 """In the order of the funnel: a sample is rejected by the first that it fails."""
 DESCRIPTIONS: dict[Check, str] = {
     "parsed": "an answer could be read",

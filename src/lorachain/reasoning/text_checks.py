@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from lorachain.content_letters import squeezed
 from lorachain.evaluation.answer_line import answer_lines
-from lorachain.evaluation.explained import last_named
+from lorachain.evaluation.reasoning_text import last_named
 from lorachain.letter_uses import Kind, letter_uses
 from lorachain.records import ExamQuestion
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from lorachain.data.decontamination import ExamScreen
 from lorachain.evaluation.answer_line import answer_line_complete
-from lorachain.evaluation.explained import hangul_share
+from lorachain.evaluation.reasoning_text import hangul_share
 from lorachain.inference.engines.base import Completion, Sampling, TextEngine, TextRequest
 from lorachain.reasoning import text_checks
 from lorachain.reasoning.orders import Order, check_letters, check_order, in_order

@@ -3,6 +3,7 @@
 from rich.table import Table
 
 from lorachain.artifacts.ablation import Ablation, AblationCell
+from lorachain.evaluation.statistics import p_text
 from lorachain.report.tables import NOT_MEASURED, escape
 
 
@@ -58,5 +59,4 @@ def _against_text(cell: AblationCell) -> str:
         return NOT_MEASURED
     scale, digits, unit = (100, 1, " points") if _is_share(cell) else (1, 2, "")
     low, high = (f"{scale * bound:+.{digits}f}" for bound in test.interval95)
-    p = "p < 0.001" if test.p_holm < 0.001 else f"p = {test.p_holm:.3f}"
-    return f"{scale * test.difference:+.{digits}f}{unit} [{low}, {high}], {test.verdict} ({p})"
+    return f"{scale * test.difference:+.{digits}f}{unit} [{low}, {high}], {test.verdict} ({p_text(test.p_holm)})"

@@ -60,6 +60,8 @@ class TaskInputs:
     tokenizer_sha256: str
     skip_bad_rows: bool
     on_message: Callable[[str], None]
+    command: Callable[[str], str] = str
+    """What to type to run a command on the chain, for messages."""
 
     def token_cache(self, decided_by: dict[str, Any]) -> TokenCache:
         """The tokens of earlier starts; `decided_by` is what decides the tokens besides the tokenizer."""

@@ -12,8 +12,7 @@ from lorachain.chain.tasks.token_cache import TokenCache, records_sha256
 from lorachain.data.decontamination import content_key, without_held_out
 from lorachain.data.exam import load_exam, spread
 from lorachain.data.sources import SourceInfo
-from lorachain.evaluation.explained import direct_measure, explain, explained_measure
-from lorachain.evaluation.measures import DIRECT, EXPLAINED
+from lorachain.evaluation.explained import explain, explained_measures
 from lorachain.prompts import AnswerStyle, exam_examples, shuffled
 from lorachain.records import ExamQuestion
 from lorachain.token_store import StoredPacks
@@ -59,10 +58,7 @@ class ExamTask:
             max_new_tokens=self.max_new_tokens,
             token_budget=self.token_budget,
         )
-        return {
-            "direct": Measure(**direct_measure(answers, split=DIRECT.split)),
-            "explained": Measure(**explained_measure(answers, split=EXPLAINED.split)),
-        }
+        return {name: Measure(**fields) for name, fields in explained_measures(answers).items()}
 
 
 def load_exam_task(inputs: TaskInputs) -> ExamTask:
@@ -83,6 +79,11 @@ def load_exam_task(inputs: TaskInputs) -> ExamTask:
     too_long = {int(record) for record, n in zip(store.records, store.lengths, strict=True) if n > longest}
     fitting = [number for number in range(len(questions)) if number not in too_long]
     left_out = require_fitting(len(questions), len(fitting), inputs, "--exam")
+    if not any(question.reasoning for question in questions):
+        inputs.on_message(
+            "no training question has reasoning: answers alone are trained. Write some with: "
+            + inputs.command("write-reasoning")
+        )
     with_reasoning = sum(questions[i].reasoning is not None for i in fitting)
     return ExamTask(
         sources=loaded.sources,
