@@ -20,7 +20,18 @@ SCRIPTS = [
 # Layers, lowest first; packages of one layer may not import each other unless SAME_LAYER says so.
 LAYERS = [
     {"version", "errors", "records", "redaction", "memory"},
-    {"atomic", "workspace", "provenance", "config", "artifacts", "registry", "licences", "user_key", "embedded_model"}
+    {
+        "atomic",
+        "append_file",
+        "workspace",
+        "provenance",
+        "config",
+        "artifacts",
+        "registry",
+        "licences",
+        "user_key",
+        "embedded_model",
+    }
     | {"prompts", "dictionary_forms", "chat_template", "content_letters", "letter_uses", "option_references"}
     | {"tokens", "token_store"},
     {"data", "weights"},
@@ -38,13 +49,14 @@ LAYERS = [
 LAYER_OF = {package: layer for layer, packages in enumerate(LAYERS) for package in packages}
 SAME_LAYER = {
     "atomic": set(),
+    "append_file": {"atomic"},
     "workspace": set(),
     "config": set(),
     "provenance": {"atomic"},
     "artifacts": {"workspace", "provenance"},
-    "user_key": {"atomic", "workspace", "provenance"},
-    "embedded_model": {"atomic", "workspace", "provenance", "artifacts", "user_key"},
-    "registry": {"atomic", "workspace", "provenance", "config", "embedded_model", "prompts"},
+    "user_key": {"atomic", "append_file", "workspace", "provenance"},
+    "embedded_model": {"atomic", "append_file", "workspace", "provenance", "artifacts", "user_key"},
+    "registry": {"atomic", "append_file", "workspace", "provenance", "config", "embedded_model", "prompts"},
     "content_letters": set(),
     "letter_uses": {"content_letters"},
     "option_references": {"content_letters", "letter_uses"},

@@ -7,7 +7,8 @@ from lorachain.inference.engines.base import Completion, EngineIdentity, FinishR
 from lorachain.reasoning.orders import in_order, sample_order
 from lorachain.reasoning.sample import Written, question_key
 from lorachain.reasoning.term_check import TermCheck
-from lorachain.reasoning.verifier import TextLimits, Verifier
+from lorachain.reasoning.verifier import Verifier
+from lorachain.reasoning.writer import Writer, WritingSettings
 from lorachain.records import LETTERS, ExamQuestion, Term
 
 DICTIONARY = [
@@ -79,18 +80,23 @@ def scorer(support: Callable[[str | None], bool]) -> Callable[..., list[tuple[fl
     return score
 
 
+SETTINGS = WritingSettings(
+    samples=4, temperature=0.8, max_new_tokens=256, per_question=2, easy_share=1.0, rationalize=False, seed=0
+)
+
+
+def writer(engine: ScriptedEngine, settings: WritingSettings = SETTINGS) -> Writer:
+    return Writer(engine, engine.request, settings)
+
+
 def verifier(engine: ScriptedEngine, support: Callable[[str | None], bool] | None = None) -> Verifier:
-    terms = TermCheck(DICTIONARY)
     return Verifier(
-        engine=engine,
+        writer=writer(engine),
         score_options=scorer(support or (lambda text: text is not None and "혈색소" in text)),
-        request=engine.request,
         screen=ExamScreen([HELD_OUT]),
-        terms=terms,
-        limits=TextLimits(0.7, terms.names_in),
-        max_new_tokens=256,
+        terms=TermCheck(DICTIONARY),
+        min_hangul=0.7,
         orders=2,
-        seed=0,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from reasoning_making import GOOD, QUESTION, ScriptedEngine, named, right, verifier
+from reasoning_making import GOOD, QUESTION, SETTINGS, ScriptedEngine, named, right, verifier, writer
 
 from lorachain.artifacts.reasoning import ReasoningInputs, ReasoningReport, WriterIdentity
 from lorachain.data.exam import load_exam
@@ -18,12 +18,10 @@ from lorachain.reasoning.journal import ReasoningJournal
 from lorachain.reasoning.orders import in_order, sample_order
 from lorachain.reasoning.publish import publish_reasoning
 from lorachain.reasoning.sample import Sample, question_key
-from lorachain.reasoning.write import Writer, WritingSettings, kept_questions, write_reasoning
+from lorachain.reasoning.write import kept_questions, write_reasoning
+from lorachain.reasoning.writer import WritingSettings
 from lorachain.records import ExamQuestion
 
-SETTINGS = WritingSettings(
-    samples=4, temperature=0.8, max_new_tokens=256, per_question=2, easy_share=1.0, rationalize=False, seed=0
-)
 INPUTS = ReasoningInputs(
     writer=WriterIdentity(engine="scripted", version="1", model="test", weights_sha256=None),
     scorer_sha256="s", questions="q", held_out="h", examples="e", dictionary="d", settings={}, answer_style="options",
@@ -94,7 +92,7 @@ def run(
     assert finished is not None
     return write_reasoning(
         asked,
-        Writer(engine, engine.request, settings),
+        writer(engine, settings),
         verifier(engine),
         journal,
         finished,
@@ -204,7 +202,7 @@ def test_rationalization_hints_only_where_no_sample_passed(tmp_path: Path) -> No
     journal = ReasoningJournal(tmp_path / "journal", {})
     samples = write_reasoning(
         asked,
-        Writer(engine, engine.request, replace(SETTINGS, rationalize=True)),
+        writer(engine, replace(SETTINGS, rationalize=True)),
         verifier(engine),
         journal,
         [],
@@ -229,7 +227,7 @@ def test_reasoning_follows_the_question_to_its_own_order(number: int) -> None:
         return f" {text}\n정답： {question.answer_text} ({question.answer_letter})"
 
     engine = ScriptedEngine(answer)
-    draws = Writer(engine, engine.request, SETTINGS).draw([QUESTION], range(number, number + 1), hinted=False)
+    draws = writer(engine).draw([QUESTION], range(number, number + 1), hinted=False)
     (sample,) = verifier(engine).check({question_key(QUESTION): QUESTION}, draws)
     sample.failed = []
     (kept,) = kept_questions([sample], {question_key(QUESTION): QUESTION})
@@ -243,7 +241,7 @@ def test_reasoning_follows_the_question_to_its_own_order(number: int) -> None:
 
 def test_reasoning_that_counts_options_keeps_the_order_it_was_written_in() -> None:
     engine = ScriptedEngine(lambda question: right(question, f"정답은 {question.answer + 1}번이다. 혈색소가 낮다."))
-    draws = Writer(engine, engine.request, SETTINGS).draw([QUESTION], range(1), hinted=False)
+    draws = writer(engine).draw([QUESTION], range(1), hinted=False)
     (sample,) = verifier(engine).check({question_key(QUESTION): QUESTION}, draws)
     sample.failed = []
     (kept,) = kept_questions([sample], {question_key(QUESTION): QUESTION})

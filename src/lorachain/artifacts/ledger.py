@@ -17,7 +17,7 @@ class StepModel(Record):
     base_sha256: str
     adapter_sha256: str | None
     """None: the base alone. A new LoRA changes no logit, so `base` and `merge` are measured without theirs."""
-    quantization: str
+    quantization: Literal["none", "nf4", "int8"]
     dtype: str
 
 

@@ -1,6 +1,7 @@
 """`lorachain dial`: a stage's adapter at several scales, and the largest that passes the gates applied."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from lorachain.artifacts import DialReport, Ledger
 from lorachain.atomic import move_folder
@@ -65,6 +66,6 @@ def _open(context: ChainContext, runtime: Runtime, stage: Stage, variant: Varian
     own = next(step for step in steps if step.name == step_name(stage))
     for step in steps:
         if step.name in (BASE, own.parent, own.name):
-            measure_step(context, step, data, lambda step=step: load_step(runtime, step, encoder))  # type: ignore[misc]
+            measure_step(context, step, data, partial(load_step, runtime, step, encoder))
             release()
     return open_dial(context, stage, variant, data, lambda step: load_step(runtime, step, encoder))

@@ -1,14 +1,13 @@
 """`lorachain known`: the dictionary entries that a model already knows, as a dictionary to replay."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lorachain.atomic import unwritable_as_error
 from lorachain.chain.context import ChainContext
 from lorachain.chain.runtime import Runtime
 from lorachain.chain.scored_model import find_scored_model
 from lorachain.data.dictionary import load_dictionary
+from lorachain.data.exam_writer import write_json_lines
 from lorachain.errors import ConfigError, DataError, WorkspaceError
 from lorachain.evaluation.exact_match import SHORT_ANSWERS, exact_match
 from lorachain.prompts import directions
@@ -53,9 +52,7 @@ def write_known_entries(context: ChainContext, runtime: Runtime, what: str, out:
             f"{what} knows none of {asked} entries of {', '.join(context.sources.dictionary)}; name a dictionary of "
             "more common terms with --dictionary"
         )
-    lines = (json.dumps({k: v for k, v in asdict(e).items() if v is not None}, ensure_ascii=False) for e in known)
-    with unwritable_as_error(out), out.open("x", encoding="utf-8") as file:
-        file.write("".join(f"{line}\n" for line in lines))
+    write_json_lines(out, [{k: v for k, v in asdict(entry).items() if v is not None} for entry in known])
     return KnownEntries(len(known), asked)
 
 

@@ -6,6 +6,7 @@ times, and each job is computed from its items alone, so that a ledger that was 
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -17,7 +18,6 @@ from lorachain.chain.ledger_data import LedgerData, load_ledger_data
 from lorachain.chain.ledger_jobs import Job, Subject, jobs
 from lorachain.chain.ledger_steps import BASE, Step, find_steps, step_names
 from lorachain.chain.runtime import Runtime
-from lorachain.config import Quantization
 from lorachain.errors import WorkspaceError
 from lorachain.evaluation.ledger_statistics import changes, measured_noise
 from lorachain.memory import release
@@ -57,15 +57,14 @@ def measure_chain(context: ChainContext, runtime: Runtime) -> Ledger:
     encoder = TokenEncoder(load_tokenizer(steps[0].base))
     data = load_ledger_data(context, steps[0].base, encoder)
     for step in steps:
-        measure_step(context, step, data, lambda step=step: load_step(runtime, step, encoder))  # type: ignore[misc]
+        measure_step(context, step, data, partial(load_step, runtime, step, encoder))
         release()
     return read_ledger(context)
 
 
 def load_step(runtime: Runtime, step: Step, encoder: TokenEncoder) -> LoadedModel:
     """A step's model, held as it was trained. Every step of a chain has the same tokenizer."""
-    quantization: Quantization = step.model.quantization  # type: ignore[assignment]
-    model = load_model(step.base, runtime.device, runtime.dtype, quantization)
+    model = load_model(step.base, runtime.device, runtime.dtype, step.model.quantization)
     return (load_adapter(model, step.adapter, trainable=False) if step.adapter else model), encoder
 
 

@@ -33,9 +33,13 @@ def why_not_written(context: ChainContext, step: Stage) -> str:
     return f"reasoning.enabled is {str(context.config.reasoning.enabled).lower()}"
 
 
-def scorer_sha256(folder: Path) -> str:
-    """The identity of a stage's adapter on its base, as a reasoning report records it."""
-    return sha256_json([read_stage_info(folder).base_sha256, adapter_sha256(folder)])
+def scorer_sha256(base_sha256: str | None, adapter_sha256: str | None) -> str:
+    """The identity of an adapter on its base, as a reasoning report records it."""
+    return sha256_json([base_sha256, adapter_sha256])
+
+
+def _scorer_of(folder: Path) -> str:
+    return scorer_sha256(read_stage_info(folder).base_sha256, adapter_sha256(folder))
 
 
 def why_reasoning_is_stale(context: ChainContext, step: Stage, *, as_configured: bool) -> str:
@@ -48,7 +52,7 @@ def why_reasoning_is_stale(context: ChainContext, step: Stage, *, as_configured:
         report = ReasoningReport.read(context.output(step) / REASONING_REPORT)
         parent = context.output(parent_of(step))
         if report.by_parent and (parent / TRAINING_INFO).is_file():
-            if report.depends_on.scorer_sha256 != scorer_sha256(parent):
+            if report.depends_on.scorer_sha256 != _scorer_of(parent):
                 return f"{parent_of(step).output} changed"
             if as_configured:
                 return _changed_settings(context, report)

@@ -59,7 +59,7 @@ class StageLedger:
         wanted = {BASE, parent} - ({parent} if self.stage.kind == "training" else set())
         for step in self._steps():
             if step.name in wanted:
-                self._measure(step, lambda step=step: load_step(self.runtime, step, self.encoder))  # type: ignore[misc]
+                self._measure(step, self._loading(step))
                 release()
 
     def measure_parent(self, model: nn.Module | None, stored: Stored) -> None:
@@ -76,9 +76,7 @@ class StageLedger:
             return
         step.stored.measures |= stored.measures
         step.stored.validation = stored.validation or step.stored.validation
-        self._measure(
-            step, lambda: (model, self.encoder) if model is not None else load_step(self.runtime, step, self.encoder)
-        )
+        self._measure(step, self._loading(step, model))
 
     def exam_answers(self, data_sha256: str) -> dict[str, str] | None:
         """The letters that the stage's parent chose by each protocol; None where the ledger lacks these questions."""
@@ -105,9 +103,7 @@ class StageLedger:
             return
         steps = self._steps({self.stage.name: unpublished})
         step = next(step for step in steps if step.name == self.stage.name)
-        row = self._measure(
-            step, lambda: (model, self.encoder) if model is not None else load_step(self.runtime, step, self.encoder)
-        )
+        row = self._measure(step, self._loading(step, model))
         results = self.decide(row, read_ledger(self.context), kept)
         if failures(results, "dial"):
             self._dial(model)
@@ -132,17 +128,17 @@ class StageLedger:
     def _dial(self, model: nn.Module | None) -> None:
         """Scales the result by the largest scale that passes the gates. Raises GateError where none does."""
         context = self._recorded()
-
-        def load(step: Step) -> LoadedModel:
-            return (model, self.encoder) if model is not None else load_step(self.runtime, step, self.encoder)
-
-        dial = open_dial(context, self.stage, "uniform", self._data(), load)
+        dial = open_dial(context, self.stage, "uniform", self._data(), lambda step: self._loading(step, model)())
         point = largest_passing(dial, gated_only=True)
         apply_scale(dial, point.scale)
         context.reporter.message(
             f"stage {self.stage.name} is scaled by {point.scale:g}, the largest scale that passes the gates; what each "
             f"scale scores: {dial.path}"
         )
+
+    def _loading(self, step: Step, model: nn.Module | None = None) -> Callable[[], LoadedModel]:
+        """Gives a step's model: the one in memory, or else loaded when it is called."""
+        return lambda: (model, self.encoder) if model is not None else load_step(self.runtime, step, self.encoder)
 
     def _steps(self, unpublished: Mapping[str, Path] | None = None) -> list[Step]:
         return find_steps(self._recorded(), unpublished)

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from torch import nn
@@ -12,7 +12,7 @@ from lorachain.artifacts.reasoning import ReasoningInputs, ReasoningReport, Writ
 from lorachain.atomic import atomic_folder
 from lorachain.chain.context import ChainContext
 from lorachain.chain.exams import load_exam_questions
-from lorachain.chain.reasoning_state import journal_path
+from lorachain.chain.reasoning_state import journal_path, scorer_sha256
 from lorachain.chain.runtime import Runtime
 from lorachain.chain.scored_model import ScoredModel
 from lorachain.chain.source_records import source_records, sources_hash
@@ -21,7 +21,7 @@ from lorachain.data.dictionary import load_dictionary
 from lorachain.data.exam import load_exam, load_fewshot, spread
 from lorachain.data.sources import SourceInfo
 from lorachain.errors import DataError
-from lorachain.inference.engines.base import EngineIdentity, Sampling, TextEngine, TextRequest
+from lorachain.inference.engines.base import EngineIdentity, TextEngine, TextRequest
 from lorachain.licences import writer_licence
 from lorachain.prompts import options_depend_on_order
 from lorachain.provenance import sha256_json
@@ -33,8 +33,9 @@ from lorachain.reasoning.requests import writing_request
 from lorachain.reasoning.sample import Sample, question_key
 from lorachain.reasoning.support import ModelScorer
 from lorachain.reasoning.term_check import TermCheck
-from lorachain.reasoning.verifier import TextLimits, Verifier, complete_all
-from lorachain.reasoning.write import Writer, WritingSettings, write_reasoning
+from lorachain.reasoning.verifier import Verifier
+from lorachain.reasoning.write import write_reasoning
+from lorachain.reasoning.writer import Writer, WritingSettings
 from lorachain.records import ExamQuestion, Term
 from lorachain.tokens import TokenEncoder
 from lorachain.weights.load import load_tokenizer
@@ -122,7 +123,7 @@ def write_to(
         DataError: no question to write for. EngineError: the writer fails; what is finished is kept.
         WorkspaceError: `out` cannot be written.
     """
-    config, seed = context.config.reasoning, context.config.seed
+    config = context.config.reasoning
     if not data.questions and not data.skipped["have reasoning"]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in data.skipped.items() if count)
         raise DataError(f"no training question to write reasoning for ({reasons or 'the train split is empty'})")
@@ -136,20 +137,15 @@ def write_to(
         count_tokens=lambda text: len(tokenizer.text_ids(text)),
     )
     inputs = ReasoningInputs(
-        writer=WriterIdentity(
-            engine=choice.identity.engine,
-            version=choice.identity.version,
-            model=choice.identity.model,
-            weights_sha256=choice.identity.weights_sha256,
-        ),
-        scorer_sha256=sha256_json([identity.base_sha256, identity.adapter_sha256]),
+        writer=WriterIdentity(**asdict(choice.identity)),
+        scorer_sha256=scorer_sha256(identity.base_sha256, identity.adapter_sha256),
         questions=sha256_json([*map(question_key, data.questions), sources_hash(data.sources)]),
         held_out=sources_hash(data.exam_sources),
         examples=sha256_json([examples.text(question) for question in _one_per_subject(data.questions)]),
         dictionary=sources_hash(data.dictionary_sources),
         settings=config.deciding(),
         answer_style=context.entry.answer_style,
-        seed=seed,
+        seed=context.config.seed,
     )
     fingerprint = sha256_json(inputs.as_dict())
     journal = ReasoningJournal(journal_path(out), inputs.as_dict())
@@ -190,7 +186,7 @@ def _write(
     journal: ReasoningJournal,
     finished: Sequence[WrittenUnit],
 ) -> list[Sample]:
-    config, seed = context.config.reasoning, context.config.seed
+    config = context.config.reasoning
     weights, encoder = model.load(runtime.device, runtime.dtype)
     engine = choice.open(weights, encoder)
     turns = encoder.turns if choice.chat_turns else None
@@ -198,7 +194,6 @@ def _write(
     def request(question: ExamQuestion, seed: int, hinted: bool) -> TextRequest:
         return writing_request(question, examples.text(question), turns, seed=seed, hinted=hinted)
 
-    terms = TermCheck(data.dictionary)
     writer = Writer(
         engine,
         request,
@@ -209,21 +204,18 @@ def _write(
             per_question=config.per_question,
             easy_share=config.easy_share,
             rationalize=config.rationalize,
-            seed=seed,
+            seed=context.config.seed,
         ),
     )
     verifier = Verifier(
-        engine=engine,
+        writer=writer,
         score_options=ModelScorer(
             weights, encoder, context.entry.answer_style, examples.text, context.config.validation.token_budget
         ),
-        request=lambda question, seed: request(question, seed, False),
         screen=ExamScreen(data.held_out),
-        terms=terms,
-        limits=TextLimits(config.min_hangul, terms.names_in),
-        max_new_tokens=config.max_new_tokens,
+        terms=TermCheck(data.dictionary),
+        min_hangul=config.min_hangul,
         orders=config.orders,
-        seed=seed,
     )
     total = len(data.questions) * config.samples
     if not finished:
@@ -248,7 +240,7 @@ def _announce(context: ChainContext, writer: Writer, questions: Sequence[ExamQue
         for number in range(config.samples)
     ]
     started = time.monotonic()
-    complete_all(writer.engine, first, Sampling(_PROBE_TOKENS, config.temperature))
+    writer.complete(first, config.temperature, _PROBE_TOKENS)
     seconds = (time.monotonic() - started) / len(first) * config.max_new_tokens / _PROBE_TOKENS * total
     who = f"{writer.engine.identity.model} ({writer.engine.identity.engine})"
     context.reporter.message(

@@ -2,12 +2,11 @@
 
 import json
 import os
-import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
+from lorachain.atomic import replaced_file
 from lorachain.data.exam_files import Split
 from lorachain.data.normalization import normalize_name
 from lorachain.errors import DataError
@@ -47,22 +46,16 @@ def write_exam(questions: Mapping[Split, Sequence[ExamQuestion]], out_dir: Path)
 
 
 def write_json_lines(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Writes under another name and renames, so that a file of that name is complete.
+    """Writes rows as lines of JSON; a file of that name is complete.
 
     Raises:
-        DataError: it cannot be written.
+        DataError: it cannot be written. WorkspaceError: the disk is full, or it is a link.
     """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("x", encoding="utf-8", newline="\n") as file:
+        with replaced_file(path) as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        os.replace(partial, path)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error}). Choose another directory with --out.") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 def exam_row(question: ExamQuestion) -> dict[str, object]:

@@ -1,7 +1,6 @@
 """The finished batches of an evaluation in progress, kept so that an interruption costs one batch."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from lorachain.append_file import append_line, drop_cut_off_line, read_complete_lines
 from lorachain.artifacts.schema import Record, first_problem
-from lorachain.atomic import open_regular, unwritable_as_error
 from lorachain.errors import DataError
 from lorachain.evaluation.protocols.base import QuestionResult
 from lorachain.records import ExamQuestion
@@ -44,40 +43,26 @@ class Journal:
             DataError: the file belongs to another evaluation, or is damaged.
             WorkspaceError: it is a link or not a regular file.
         """
-        if not os.path.lexists(self.path):
-            return []
         try:
-            with os.fdopen(open_regular(self.path, os.O_RDONLY), "rb") as file:
-                content = file.read()
-            *lines, cut_off = content.split(b"\n")  # bytes: it may be cut off within a character
-            complete = [line for line in lines if line]
-            header = json.loads(complete[0]) if complete else self.identity
+            complete = read_complete_lines(self.path)
+            header = json.loads(complete.lines[0]) if complete.lines else self.identity
         except (OSError, ValueError, RecursionError) as error:
             raise self._damaged(1, str(error)) from error
         if header != self.identity:
             self._refuse_other(header)
-        if len(complete) > len(batches) + 1:
-            raise self._damaged(len(complete), "there are more batches than in the evaluation")
-        finished = [self._batch(number, line) for number, line in enumerate(complete[1:], start=2)]
+        if len(complete.lines) > len(batches) + 1:
+            raise self._damaged(len(complete.lines), "there are more batches than in the evaluation")
+        finished = [self._batch(number, line) for number, line in enumerate(complete.lines[1:], start=2)]
         for number, (batch, questions) in enumerate(zip(finished, batches, strict=False), start=2):
             if list(map(_question_of, batch.rows)) != [(q.exam, q.id, q.subject, q.answer) for q in questions]:
                 raise self._damaged(number, "its questions are not those of the batch")
-        if cut_off:
-            os.truncate(self.path, len(content) - len(cut_off))
+        drop_cut_off_line(self.path, complete)
         return finished
 
     def append(self, rows: Sequence[QuestionResult], seconds: float) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            unwritable_as_error(self.path),
-            os.fdopen(open_regular(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a", encoding="utf-8") as file,
-        ):
-            if file.tell() == 0:
-                file.write(json.dumps(self.identity, ensure_ascii=False) + "\n")
-            batch = {"seconds": seconds, "rows": [asdict(row) for row in rows]}
-            file.write(json.dumps(batch, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        batch = {"seconds": seconds, "rows": [asdict(row) for row in rows]}
+        header = json.dumps(self.identity, ensure_ascii=False)
+        append_line(self.path, json.dumps(batch, ensure_ascii=False), header=header)
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)

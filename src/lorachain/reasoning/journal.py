@@ -4,15 +4,14 @@ A JSONL file: a header that identifies the run, then one line per unit. More sam
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any, cast
 
 from pydantic import ValidationError
 
+from lorachain.append_file import append_line, drop_cut_off_line, read_complete_lines
 from lorachain.artifacts.reasoning import WrittenSample, WrittenUnit
 from lorachain.artifacts.schema import first_problem
-from lorachain.atomic import open_regular, unwritable_as_error
 from lorachain.errors import DataError
 from lorachain.reasoning.orders import in_order
 from lorachain.reasoning.requests import split_sample
@@ -36,38 +35,28 @@ class ReasoningJournal:
         Raises:
             DataError: the file is damaged. WorkspaceError: it is a link or not a regular file.
         """
-        if not os.path.lexists(self.path):
-            return []
-        with os.fdopen(open_regular(self.path, os.O_RDONLY), "rb") as file:
-            content = file.read()
-        *lines, cut_off = content.split(b"\n")  # bytes: it may be cut off within a character
-        if cut_off:
-            os.truncate(self.path, len(content) - len(cut_off))
-        if not lines:
+        complete = read_complete_lines(self.path)
+        if not complete.lines:
+            drop_cut_off_line(self.path, complete)
             return []
         try:
-            header = json.loads(lines[0])
+            header = json.loads(complete.lines[0])
         except (ValueError, RecursionError) as error:
             raise self._damaged(1, str(error)) from error
         if header != self.header:
             return None
         units = []
-        for number, line in enumerate(lines[1:], start=2):
+        for number, line in enumerate(complete.lines[1:], start=2):
             try:
                 units.append(WrittenUnit.model_validate_json(line, strict=True))
             except ValidationError as error:
                 raise self._damaged(number, first_problem(error)) from error
+        drop_cut_off_line(self.path, complete)
         return units
 
     def append(self, unit: WrittenUnit) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = open_regular(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        with unwritable_as_error(self.path), os.fdopen(descriptor, "a", encoding="utf-8") as file:
-            if file.tell() == 0:
-                file.write(json.dumps(self.header, ensure_ascii=False, sort_keys=True) + "\n")
-            file.write(json.dumps(unit.as_dict(), ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        header = json.dumps(self.header, ensure_ascii=False, sort_keys=True)
+        append_line(self.path, json.dumps(unit.as_dict(), ensure_ascii=False), header=header)
 
     def _damaged(self, number: int, reason: str) -> DataError:
         return DataError(

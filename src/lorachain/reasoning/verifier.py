@@ -1,18 +1,17 @@
 """Checks a written sample: first its text, then by asking the question again in further orders of its options."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from lorachain.data.decontamination import ExamScreen
-from lorachain.evaluation.answer_line import answer_line_complete
 from lorachain.evaluation.reasoning_text import hangul_share
-from lorachain.inference.engines.base import Completion, Sampling, TextEngine, TextRequest
 from lorachain.reasoning import text_checks
 from lorachain.reasoning.orders import Order, check_letters, check_order, in_order
 from lorachain.reasoning.requests import split_sample
 from lorachain.reasoning.sample import Check, Sample, Written
 from lorachain.reasoning.term_check import TermCheck
+from lorachain.reasoning.writer import Writer
 from lorachain.records import ExamQuestion
 
 
@@ -26,30 +25,18 @@ class OptionScorer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class TextLimits:
-    """What a sample's text must be like."""
-
-    min_hangul: float
-    allowed_terms: Callable[[str], Iterable[str]] = lambda text: ()
-    """The dictionary's Latin terms in a text."""
-
-
-@dataclass(slots=True)
 class Verifier:
     """The checks of samples, with what they need. Answers in further orders are cached: samples share them."""
 
-    engine: TextEngine
-    """The writer: it is asked again."""
+    writer: Writer
+    """It answers again."""
     score_options: OptionScorer
-    request: Callable[[ExamQuestion, int], TextRequest]
-    """The writer's prompt for a question as shown, without a hint, and a seed."""
     screen: ExamScreen
     terms: TermCheck
-    limits: TextLimits
-    max_new_tokens: int
+    min_hangul: float
+    """Share of the letters of a sample."""
     orders: int
     """Further orders in which a question is asked again."""
-    seed: int
 
     def check(self, questions: Mapping[str, ExamQuestion], written: Sequence[Written]) -> list[Sample]:
         """The samples with every check that each fails, apart from those that compare samples (`selection`).
@@ -89,15 +76,15 @@ class Verifier:
         return sample
 
     def _is_korean(self, text: str, question: ExamQuestion) -> bool:
-        return hangul_share(text, self._known_text(text, question)) >= self.limits.min_hangul
+        return hangul_share(text, self._known_text(text, question)) >= self.min_hangul
 
     def _known_text(self, text: str, question: ExamQuestion) -> list[str]:
         """The question with its options, and the dictionary's terms that the text names."""
-        return [question.question, *question.options, *self.limits.allowed_terms(text)]
+        return [question.question, *question.options, *self.terms.names_in(text)]
 
     def _further_orders(self, question: ExamQuestion, sample: Sample) -> list[Order]:
         letter = sample.written.order.index(question.answer)
-        return [check_order(question, other, self.seed) for other in check_letters(letter, self.orders)]
+        return [check_order(question, other, self.writer.settings.seed) for other in check_letters(letter, self.orders)]
 
     def _check_shuffles(self, questions: Mapping[str, ExamQuestion], samples: Sequence[Sample]) -> None:
         asked: dict[tuple[str, Order], int | None] = {}
@@ -106,7 +93,7 @@ class Verifier:
                 asked[sample.written.question, order] = None
         keys = list(asked)
         shown = [in_order(questions[name], order) for name, order in keys]
-        for (name, order), question, completion in zip(keys, shown, self._answers(shown), strict=True):
+        for (name, order), question, completion in zip(keys, shown, self.writer.answer(shown), strict=True):
             choice = split_sample(
                 Written(name, 0, order, False, completion.text, completion.tokens, completion.finish), question
             ).chosen
@@ -117,11 +104,6 @@ class Verifier:
             sample.shuffled_choices = tuple(asked[sample.written.question, order] for order in orders)
             if any(choice != question.answer for choice in sample.shuffled_choices):
                 sample.failed.append("shuffle")
-
-    def _answers(self, questions: Sequence[ExamQuestion]) -> list[Completion]:
-        """Greedy answers, from scratch."""
-        requests = [self.request(question, 0) for question in questions]
-        return complete_all(self.engine, requests, Sampling(self.max_new_tokens))
 
     def _check_support(self, questions: Mapping[str, ExamQuestion], samples: Sequence[Sample]) -> None:
         shown: list[ExamQuestion] = []
@@ -156,11 +138,3 @@ class Verifier:
             sample.support_gain = min((after - first for after, first in zip(right, before, strict=True)), default=0.0)
             if not (likely and sample.support_gain > 0):
                 sample.failed.append("support")
-
-
-def complete_all(engine: TextEngine, requests: Sequence[TextRequest], sampling: Sampling) -> list[Completion]:
-    """The completion of every request, in their order, each up to its answer line."""
-    completions: dict[int, Completion] = {}
-    if requests:
-        engine.complete(requests, sampling, stop=answer_line_complete, on_completion=completions.__setitem__)
-    return [completions[i] for i in range(len(requests))]

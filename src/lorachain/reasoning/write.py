@@ -2,58 +2,20 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from lorachain.artifacts.reasoning import WrittenUnit
-from lorachain.inference.engines.base import Sampling, TextEngine, TextRequest
 from lorachain.prompts import options_depend_on_order
 from lorachain.reasoning.journal import ReasoningJournal, restored_sample, stored_sample
-from lorachain.reasoning.orders import in_order, inverse, sample_order, sample_seed
-from lorachain.reasoning.sample import Sample, Written, question_key
+from lorachain.reasoning.orders import in_order, inverse
+from lorachain.reasoning.sample import Sample, question_key
 from lorachain.reasoning.selection import select
-from lorachain.reasoning.verifier import Verifier, complete_all
+from lorachain.reasoning.verifier import Verifier
+from lorachain.reasoning.writer import Writer
 from lorachain.records import ExamQuestion
 
 QUESTIONS_PER_UNIT = 16
 """Written, checked and stored together: what an interruption costs at most, and always the same batches of a model."""
-
-
-@dataclass(frozen=True, slots=True)
-class WritingSettings:
-    """How many samples are drawn and kept."""
-
-    samples: int
-    temperature: float
-    max_new_tokens: int
-    per_question: int
-    easy_share: float
-    rationalize: bool
-    """Write again, with the right answer as a hint, for questions that no sample passed for."""
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Writer:
-    """Draws samples."""
-
-    engine: TextEngine
-    request: Callable[[ExamQuestion, int, bool], TextRequest]
-    """The prompt for a question as shown, a seed, and whether the right answer is given as a hint."""
-    settings: WritingSettings
-
-    def draw(self, questions: Sequence[ExamQuestion], numbers: range, *, hinted: bool) -> list[Written]:
-        """Samples `numbers` of each question, each in its own order of the options, by question and number."""
-        settings = self.settings
-        drawn = [(q, n, sample_order(q, n, settings.seed)) for q in questions for n in numbers]
-        requests = [
-            self.request(in_order(q, order), sample_seed(q, n, settings.seed, hinted=hinted), hinted)
-            for q, n, order in drawn
-        ]
-        completions = complete_all(self.engine, requests, Sampling(settings.max_new_tokens, settings.temperature))
-        return [
-            Written(question_key(q), n, order, hinted, done.text, done.tokens, done.finish)
-            for (q, n, order), done in zip(drawn, completions, strict=True)
-        ]
 
 
 def write_reasoning(

@@ -3,7 +3,6 @@
 from rich.table import Table
 
 from lorachain.artifacts.ablation import Ablation, AblationCell
-from lorachain.evaluation.statistics import p_text
 from lorachain.report.tables import NOT_MEASURED, escape
 
 
@@ -59,4 +58,5 @@ def _against_text(cell: AblationCell) -> str:
         return NOT_MEASURED
     scale, digits, unit = (100, 1, " points") if _is_share(cell) else (1, 2, "")
     low, high = (f"{scale * bound:+.{digits}f}" for bound in test.interval95)
-    return f"{scale * test.difference:+.{digits}f}{unit} [{low}, {high}], {test.verdict} ({p_text(test.p_holm)})"
+    p = "p < 0.001" if test.p_holm < 0.001 else f"p = {test.p_holm:.3f}"
+    return f"{scale * test.difference:+.{digits}f}{unit} [{low}, {high}], {test.verdict} ({p})"
