@@ -79,7 +79,7 @@ def slowed(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
 def install(events: Events, slow_step: float) -> None:
     import torch
 
-    from lorachain.chain import train_stage
+    from lorachain.chain import stage_scores
     from lorachain.training import optimizer
     from lorachain.weights import lora, merge
 
@@ -98,7 +98,7 @@ def install(events: Events, slow_step: float) -> None:
     before(optimizer.MasterWeightAdamW, "step", "optimizer step")
     slow: Any = optimizer.MasterWeightAdamW
     slow.step = slowed(slow.step, slow_step)
-    before(train_stage, "validate", "validate")
+    before(stage_scores, "validate", "validate")
     half_written(lora, "save_file", 1)
     half_written(torch, "save", 1)
     half_written(Path, "write_bytes", 0)

@@ -8,7 +8,6 @@ from pathlib import Path
 from torch import Tensor
 
 from lorachain.artifacts import (
-    Cell,
     DialPoint,
     DialRecord,
     DialReport,
@@ -20,10 +19,10 @@ from lorachain.artifacts import (
 from lorachain.atomic import atomic_folder
 from lorachain.chain.context import ChainContext
 from lorachain.chain.exams import load_exam_questions
-from lorachain.chain.gates import evaluate_gates
+from lorachain.chain.gates import evaluate_gates, is_measure_of
 from lorachain.chain.hidden_states import HiddenStates
 from lorachain.chain.history import read_history, score_epoch, write_history
-from lorachain.chain.ledger import LoadedModel, compared, put_row, read_ledger
+from lorachain.chain.ledger import LoadedModel, compared, put_row, read_ledger, with_cells
 from lorachain.chain.ledger_data import LedgerData, load_stage_task
 from lorachain.chain.ledger_jobs import Job, Subject, jobs
 from lorachain.chain.ledger_steps import Step, Stored, find_steps
@@ -135,9 +134,9 @@ def measure_scale(dial: Dial, scale: float, *, gated_only: bool = False, stored:
     row = row or LedgerStep(name=dial.step.name, parent=dial.step.parent, model=dial.step.model)
     with context.reporter.bar(f"dial {dial.stage.name} at {scale:g}", len(planned)) as bar:
         for number, job in enumerate(planned, start=1):
-            if any(not _has(row, job, measure) for measure in job.measures):
+            if not job.is_scored_in(row):
                 copied = job.reuse(stored) if stored is not None else None
-                row = _with(row, copied or job.score(_subject(dial, scale, states)))
+                row = with_cells(row, copied or job.score(_subject(dial, scale, states)))
                 _put(dial, DialPoint(scale=scale, row=row, passes=False))
             bar(number, job.measures[0])
     row = compared(row, ledger)
@@ -227,18 +226,7 @@ def _subject(dial: Dial, scale: float, states: HiddenStates) -> Subject:
 
 
 def _is_gated(context: ChainContext, job: Job) -> bool:
-    names: list[str] = list(context.config.gates)
-    return any(measure == name or measure.startswith(f"{name}_") for measure in job.measures for name in names)
-
-
-def _has(row: LedgerStep, job: Job, measure: str) -> bool:
-    cell = row.cell(measure)
-    return cell is not None and (cell.version, cell.data_sha256) == (job.version, job.data_sha256)
-
-
-def _with(row: LedgerStep, cells: Sequence[Cell]) -> LedgerStep:
-    by_measure = {cell.measure: cell for cell in (*row.cells, *cells)}
-    return row.model_copy(update={"cells": tuple(by_measure.values())})
+    return any(is_measure_of(name, measure) for measure in job.measures for name in context.config.gates)
 
 
 def _put(dial: Dial, point: DialPoint) -> None:

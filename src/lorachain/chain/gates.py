@@ -80,15 +80,18 @@ def _measures_of(name: str, row: LedgerStep, answer_style: AnswerStyle) -> Itera
     if name in _BY_PROTOCOL:
         yield f"{name}_{answer_style}"
         return
-    matching = [cell.measure for cell in row.cells if cell.measure == name or cell.measure.startswith(f"{name}_")]
-    matching = [measure for measure in matching if measure not in ("intruder_dimensions",)]
-    yield from matching or [name]
+    yield from [cell.measure for cell in row.cells if is_measure_of(name, cell.measure)] or [name]
+
+
+def is_measure_of(name: str, measure: str) -> bool:
+    """Whether a gate of this name is for the measure: its own name, or the beginning of the names of several."""
+    return measure == name or measure.startswith(f"{name}_")
 
 
 def _gate_name(measure: str, context: ChainContext) -> str:
     """The configured gate that a measure belongs to."""
     names: list[str] = sorted(context.config.gates, key=len, reverse=True)
-    return next((name for name in names if measure == name or measure.startswith(f"{name}_")), measure)
+    return next((name for name in names if is_measure_of(name, measure)), measure)
 
 
 def _result(

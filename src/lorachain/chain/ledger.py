@@ -7,6 +7,7 @@ times, and each job is computed from its items alone, so that a ledger that was 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -86,11 +87,11 @@ def measure_step(
     if step.adapter is None:
         planned = [job for job in planned if not job.of_adapters_only]
     states = HiddenStates(context, step, base_model=_base_model(context, step))
-    writer = _Writer(context, step)
-    pending = [job for job in planned if not writer.has(job) or not states.ready(job)]
+    written = _open_row(context, step)
+    pending = [job for job in planned if not job.is_scored_in(written.row) or not states.ready(job)]
     # A row that has every cell: the first items of each are scored again.
     noise = jobs(data.first(context.config.ledger.noise_items), intruder_layers=0) if step.name == BASE else ()
-    pending_noise = [job for job in noise if job.has_noise and not writer.has_noise(job)]
+    pending_noise = [job for job in noise if job.has_noise and not written.has_noise(job)]
     if only_stored:
         pending, pending_noise = [job for job in pending if job.reuse(step.stored)], []
     lazy = _Lazy(load)
@@ -113,12 +114,12 @@ def measure_step(
                     f"measure it with: {context.command('ledger --measure')}"
                 )
                 continue
-            writer.put(job.reuse(step.stored) or job.score(subject(budget)), planned)
+            written.put(job.reuse(step.stored) or job.score(subject(budget)), planned)
             bar(number, job.measures[0])
         for number, job in enumerate(pending_noise, start=len(pending) + 1):
-            writer.put_noise(job.score(subject(OTHER_TOKEN_BUDGET)))
+            written.put_noise(job.score(subject(OTHER_TOKEN_BUDGET)))
             bar(number, f"noise of {job.measures[0]}")
-    return writer.finish()
+    return written.finish()
 
 
 @dataclass(slots=True)
@@ -144,73 +145,79 @@ def record_gates(context: ChainContext, step: str, results: tuple[GateResult, ..
 
 def put_row(context: ChainContext, row: LedgerStep) -> None:
     """Replaces a step's row, and compares every row again that is compared with it."""
-    ledger = read_ledger(context)
+    ledger = with_row(read_ledger(context), row)
+    compared_again(ledger, row.name).write(context.workspace.ledger(context.model))
+
+
+def with_row(ledger: Ledger, row: LedgerStep) -> Ledger:
+    """The ledger with this row, in the order of the steps."""
     rows = {other.name: other for other in ledger.steps} | {row.name: row}
-    ledger = ledger.model_copy(update={"steps": tuple(rows[name] for name in step_names() if name in rows)})
-    again = tuple(
-        compared(other, ledger) if row.name in (other.name, other.parent) else other for other in ledger.steps
-    )
-    ledger.model_copy(update={"steps": again}).write(context.workspace.ledger(context.model))
+    return ledger.model_copy(update={"steps": tuple(rows[name] for name in step_names() if name in rows)})
 
 
-class _Writer:
-    """The ledger on disk, replaced as a whole after each change of one step's row."""
+def compared_again(ledger: Ledger, name: str) -> Ledger:
+    """The ledger with the row `name`, and every row that is compared with it, compared anew."""
+    for row in ledger.steps:
+        if name in (row.name, row.parent, BASE):
+            ledger = with_row(ledger, compared(row, ledger))
+    return ledger
 
-    def __init__(self, context: ChainContext, step: Step) -> None:
-        self._path = context.workspace.ledger(context.model)
-        stored = read_ledger(context)
-        row = stored.step(step.name)
-        if row is None or row.model != step.model or row.parent != step.parent:
-            row = LedgerStep(name=step.name, parent=step.parent, model=step.model)
-        self._row = row
-        settings = context.config.ledger.model_dump(mode="json")
-        self._ledger = stored.model_copy(update={"settings": settings})
-        self._changed = False
 
-    def has(self, job: Job) -> bool:
-        cells = [self._row.cell(measure) for measure in job.measures]
-        return all(cell and (cell.version, cell.data_sha256) == (job.version, job.data_sha256) for cell in cells)
+def with_cells(row: LedgerStep, cells: Iterable[Cell]) -> LedgerStep:
+    """The row with these cells in place of older ones of the same measures."""
+    by_measure = {cell.measure: cell for cell in (*row.cells, *cells)}
+    return row.model_copy(update={"cells": tuple(by_measure.values())})
+
+
+@dataclass(slots=True)
+class _RowOnDisk:
+    """One step's row in the ledger on disk, which is replaced as a whole after each change."""
+
+    path: Path
+    ledger: Ledger
+    row: LedgerStep
 
     def has_noise(self, job: Job) -> bool:
-        noise = [self._ledger.noise.get(measure) for measure in job.measures]
+        noise = [self.ledger.noise.get(measure) for measure in job.measures]
         return all(one and (one.version, one.data_sha256) == (job.version, job.data_sha256) for one in noise)
 
     def put(self, cells: Iterable[Cell], planned: Sequence[Job]) -> None:
         """Adds cells in place of older ones of the same measures; the row's comparisons are made in the end."""
-        by_measure = {cell.measure: cell for cell in self._row.cells} | {cell.measure: cell for cell in cells}
         order = {measure: i for i, measure in enumerate(measure for job in planned for measure in job.measures)}
-        ordered = sorted(by_measure.values(), key=lambda cell: (order.get(cell.measure, len(order)), cell.measure))
-        self._row = self._row.model_copy(
-            update={"cells": tuple(cell.model_copy(update={"against": {}}) for cell in ordered)}
+        ordered = sorted(
+            with_cells(self.row, cells).cells, key=lambda cell: (order.get(cell.measure, len(order)), cell.measure)
         )
+        uncompared = tuple(cell.model_copy(update={"against": {}}) for cell in ordered)
+        self.row = self.row.model_copy(update={"cells": uncompared})
         self._write()
 
     def put_noise(self, again: Iterable[Cell]) -> None:
         """Adds the noise from a second scoring of the first items of this row's cells."""
-        cells = {cell.measure: cell for cell in self._row.cells}
+        cells = {cell.measure: cell for cell in self.row.cells}
         noise = {one.measure: measured_noise(cells[one.measure], one) for one in again}
-        merged = dict(sorted({**self._ledger.noise, **noise}.items()))
-        self._ledger = self._ledger.model_copy(update={"noise": merged})
+        merged = dict(sorted({**self.ledger.noise, **noise}.items()))
+        self.ledger = self.ledger.model_copy(update={"noise": merged})
         self._write()
 
     def finish(self) -> LedgerStep:
         """Compares the row with its parent and the base, and again every row that is compared with it."""
-        self._store(self._row)
-        for row in self._ledger.steps:
-            if self._row.name in (row.name, row.parent, BASE):
-                self._store(compared(row, self._ledger))
-        current = self._ledger.step(self._row.name)
-        self._ledger.write(self._path)
-        return current or self._row
-
-    def _store(self, row: LedgerStep) -> None:
-        rows = {other.name: other for other in self._ledger.steps} | {row.name: row}
-        ordered = tuple(rows[name] for name in step_names() if name in rows)
-        self._ledger = self._ledger.model_copy(update={"steps": ordered})
+        self.ledger = compared_again(with_row(self.ledger, self.row), self.row.name)
+        self.ledger.write(self.path)
+        return self.ledger.step(self.row.name) or self.row
 
     def _write(self) -> None:
-        self._store(self._row)
-        self._ledger.write(self._path)
+        self.ledger = with_row(self.ledger, self.row)
+        self.ledger.write(self.path)
+
+
+def _open_row(context: ChainContext, step: Step) -> _RowOnDisk:
+    """The step's row with what is measured of this very model."""
+    stored = read_ledger(context)
+    row = stored.step(step.name)
+    if row is None or row.model != step.model or row.parent != step.parent:
+        row = LedgerStep(name=step.name, parent=step.parent, model=step.model)
+    settings = context.config.ledger.model_dump(mode="json")
+    return _RowOnDisk(context.workspace.ledger(context.model), stored.model_copy(update={"settings": settings}), row)
 
 
 def compared(row: LedgerStep, ledger: Ledger) -> LedgerStep:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from lorachain.artifacts import Cell, Measure
+from lorachain.artifacts import Cell, LedgerStep, Measure
 from lorachain.chain.ledger_data import AskedTerm, LedgerData, exam_prompt_ids
 from lorachain.chain.ledger_steps import Stored
 from lorachain.evaluation import answer_form, divergence
@@ -55,6 +55,11 @@ class Job:
     """The cells from what a stage scored already of the same model and items."""
     of_adapters_only: bool = False
     has_noise: bool = True
+
+    def is_scored_in(self, row: LedgerStep) -> bool:
+        """Whether a step's row has all of its cells, of these items and this version."""
+        cells = [row.cell(measure) for measure in self.measures]
+        return all(cell and (cell.version, cell.data_sha256) == (self.version, self.data_sha256) for cell in cells)
 
 
 def jobs(data: LedgerData, *, intruder_layers: int) -> Iterator[Job]:
