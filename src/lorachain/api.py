@@ -23,7 +23,7 @@ from lorachain.chain.ledger import measure_chain
 from lorachain.chain.ledger_view import measuring_context
 from lorachain.chain.merge_adapter import base_by_name, merge_and_verify
 from lorachain.chain.pipeline import run_stages
-from lorachain.chain.plan import check_sources, replayed_sources, stages_to_run
+from lorachain.chain.plan import check_sources, stages_to_run
 from lorachain.chain.runtime import start_runtime
 from lorachain.chain.stages import Stage, chain_steps, find_training_stage, from_base, stages_of_command
 from lorachain.chain.state import StageState
@@ -265,13 +265,7 @@ def export_chain(
 
 def _run(chain: ChainContext, stages: Iterable[Stage]) -> list[StageState]:
     chosen = list(stages)
-    pending = stages_to_run(chain, chosen)
-    check_sources(
-        chain.sources,
-        pending,
-        skip_bad_rows=chain.skip_bad_rows,
-        replayed=replayed_sources(chain, pending),
-    )
+    check_sources(chain, stages_to_run(chain, chosen))
     quiet_libraries()
     return run_stages(chain, start_runtime(chain.config), chosen)
 

@@ -167,3 +167,74 @@ def test_bad_input_is_one_message(
     assert code == 2
     assert message in err
     assert "Traceback" not in err
+
+
+@pytest.fixture
+def half(tmp_path: Path) -> str:
+    """The embedded exam, where only every other training question has its reasoning."""
+    target = tmp_path / "half"
+    for split in ("train", "dev"):
+        questions = load_exam(["sample"], split).questions
+        for subject in {question.subject for question in questions}:
+            rows = [exam_row(question) for question in questions if question.subject == subject]
+            kept = [{**row, "cot": row["cot"] if number % 2 else ""} for number, row in enumerate(rows)]
+            write_json_lines(target / subject / f"{split}.jsonl", kept if split == "train" else rows)
+    return str(target)
+
+
+def test_rounds_train_on_each_others_reasoning_and_keep_what_is_finished(
+    finished_copy: Path, lorachain: Command, half: str
+) -> None:
+    """Round 0 is trained on the reasoning of the sources alone; its model, not the parent, writes round 1."""
+    write = ("write-reasoning", *options_of(finished_copy), *WRITE, "--exam", half, "--rounds", "2")
+    code, _, err = lorachain(*write)
+    assert code == 0, err
+    rounds = [folder(finished_copy).with_name(f"reasoning-round-{number}") for number in range(3)]
+    assert [path.is_dir() for path in rounds] == [True, True, False]
+    assert "round 1: " in err
+    assert "; stopping" in err
+    first = json.loads((rounds[0] / "training_info.json").read_text(encoding="utf-8"))
+    assert [Path(source["name"]).name for source in first["sources"]] == ["half"]
+    assert first["counts"]["questions_with_reasoning"] > 0
+    assert not (rounds[0] / "reasoning_report.json").exists()
+    report = ReasoningReport.read(rounds[1] / "reasoning_report.json")
+    assert report.depends_on.writer.model == "reasoning-round-0"
+    assert info_of_02(finished_copy) == json.loads((rounds[1] / "training_info.json").read_text(encoding="utf-8"))
+
+    before = {path: path.read_bytes() for path in rounds[1].rglob("*") if path.is_file()}
+    code, _, err = lorachain(*write)
+    assert code == 0, err
+    assert "samples passed" not in err
+    assert "stage 02" not in err
+    assert before == {path: path.read_bytes() for path in rounds[1].rglob("*") if path.is_file()}
+
+
+def test_another_writer_replaces_reasoning_only_with_consent(
+    finished_copy: Path, lorachain: Command, answers: str
+) -> None:
+    write = ("write-reasoning", *options_of(finished_copy), *WRITE, "--exam", answers)
+    assert lorachain(*write)[0] == 0
+    before = (folder(finished_copy) / "reasoning_report.json").read_bytes()
+    code, _, err = lorachain(*write, "--from", "base")
+    assert code == 2
+    assert "nothing was changed" in err
+    assert (folder(finished_copy) / "reasoning_report.json").read_bytes() == before
+    code, _, err = lorachain(*write, "--from", "base", "--yes")
+    assert code == 0, err
+    report = ReasoningReport.read(folder(finished_copy) / "reasoning_report.json")
+    assert report.depends_on.writer.model == "tiny"
+
+
+@pytest.mark.parametrize("more", [(), ("--from", "01"), ("--rounds", "2"), ("--subjects", "nurse")])
+def test_a_dry_run_writes_nothing(finished_copy: Path, lorachain: Command, answers: str, more: tuple[str, ...]) -> None:
+    files = {path: path.stat().st_mtime_ns for path in finished_copy.rglob("*")}
+    code, out, err = lorachain(
+        "write-reasoning", *options_of(finished_copy), *WRITE, "--exam", answers, *more, "--dry-run"
+    )
+    assert code == 0, err
+    planned = json.loads(out)
+    if more:
+        assert planned["questions"] == 4
+        assert planned["samples"] == 8
+        assert planned["writes"].endswith("reasoning")
+    assert files == {path: path.stat().st_mtime_ns for path in finished_copy.rglob("*")}

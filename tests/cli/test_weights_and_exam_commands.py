@@ -152,3 +152,20 @@ def test_make_exam_writes_both_splits(lorachain: Run, tmp_path: Path) -> None:
     folder = tmp_path / "probe" / "dictionary"
     counts = [len((folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()) for split in ("train", "dev")]
     assert sum(counts) == 30
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--two-hop", "--subject", "wards"), "--subject has no effect with --two-hop"),
+        (("--written", "8"), "--written has no effect without --two-hop"),
+        (("--two-hop", "--limit", "0"), "limit: 0 entries"),
+    ],
+)
+def test_make_exam_refuses_options_without_effect(
+    lorachain: Run, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    code, _, err = lorachain("make-exam", "--dictionary", "sample", "--out", tmp_path / "probe", *options)
+    assert code == 2
+    assert message in err
+    assert not (tmp_path / "probe").exists()

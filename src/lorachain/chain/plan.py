@@ -1,13 +1,12 @@
 """What a run would read and write, without loading weights (`--dry-run`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from lorachain.chain.context import ChainContext, stage_sources, training_sources
 from lorachain.chain.stages import Stage
 from lorachain.chain.state import READINGS, stage_state
-from lorachain.config import Sources
 from lorachain.data.preview import preview_source
 from lorachain.data.staleness import Reading
 
@@ -43,17 +42,8 @@ def replayed_sources(context: ChainContext, stages: Sequence[Stage]) -> dict[str
     return {kind: names for kind, names in own.items() if kind in kinds}
 
 
-def check_sources(
-    sources: Sources,
-    stages: Sequence[Stage],
-    *,
-    skip_bad_rows: bool,
-    replayed: Mapping[str, Sequence[str]] | None = None,
-) -> list[dict[str, Any]]:
+def check_sources(context: ChainContext, stages: Sequence[Stage]) -> list[dict[str, Any]]:
     """Opens every source that `stages` read and parses its first rows, before any weights are touched.
-
-    Args:
-        replayed: more sources by kind (`replayed_sources`).
 
     Returns:
         One entry per source: how it is read, and an estimate of its records.
@@ -61,6 +51,7 @@ def check_sources(
     Raises:
         DataError: a source does not exist or cannot be read as what it is meant to be.
     """
+    sources = context.sources
     readings: dict[tuple[Reading, str], None] = {}
     for stage in stages:
         if stage.kind == "training":
@@ -70,9 +61,9 @@ def check_sources(
             readings |= dict.fromkeys(("dictionary", name) for name in sources.dictionary)
         if stage.kind in ("training", "reasoning"):
             readings |= dict.fromkeys(("exam for validation", name) for name in sources.exam)
-    for kind, names in (replayed or {}).items():
+    for kind, names in replayed_sources(context, stages).items():
         readings |= dict.fromkeys((READINGS[kind], name) for name in names)
-    return [asdict(preview_source(name, kind, skip_bad_rows=skip_bad_rows)) for kind, name in readings]
+    return [asdict(preview_source(name, kind, skip_bad_rows=context.skip_bad_rows)) for kind, name in readings]
 
 
 def stages_to_run(context: ChainContext, stages: Sequence[Stage]) -> list[Stage]:

@@ -9,13 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lorachain.artifacts import Measure, TrainingInfo, read_training_info
+from lorachain.artifacts import Measure, read_training_info
+from lorachain.artifacts.reasoning import ReasoningReport
 from lorachain.atomic import atomic_folder
 from lorachain.chain.context import ChainContext
 from lorachain.chain.pipeline import run_stages
-from lorachain.chain.reasoning_stage import write_with, writing_summary
+from lorachain.chain.reasoning_stage import choose_writer, write_with, writing_summary
 from lorachain.chain.runtime import Runtime
-from lorachain.chain.stages import Stage, find_reasoning_step, find_training_stage
+from lorachain.chain.scored_model import find_scored_model
+from lorachain.chain.stages import Stage, find_reasoning_step, trained_on_reasoning
+from lorachain.chain.state import why_stale, why_start_differs
+from lorachain.chain.written_reasoning import load_writing_data, writing_fingerprint
 from lorachain.evaluation.explained import explained_correct
 from lorachain.evaluation.statistics import SIGNIFICANCE, comparison_summary, discordant, mcnemar_exact
 from lorachain.inference.engines.select import EngineOptions
@@ -24,7 +28,7 @@ from lorachain.workspace import REASONING_REPORT, TRAINING_INFO
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round: what it wrote and trained is in `folder`."""
+    """One round: what it trained, and the report of what it wrote, are in `folder`."""
 
     number: int
     folder: Path
@@ -43,49 +47,82 @@ def write_in_rounds(
     """Writes and trains up to `rounds` times; stops where a round is not significantly better on dev than the last.
 
     Where the training questions have some reasoning already, round 0 trains on that alone, so that its model writes the
-    first round. The chain's stage 02 ends as the last round.
+    first round. The chain's stage 02 ends as the last round. Called again, finished rounds are used as they are.
 
     Raises:
         LorachainError: what writing or training raises; finished rounds are kept.
     """
+    context = replace(context, confirm=lambda question: True)
     step = find_reasoning_step()
-    stage = find_training_stage(step.output.removesuffix("_training"))
-    replacing = replace(context, confirm=lambda question: True)
+    stage = trained_on_reasoning(step)
     done: list[Round] = []
-    if _begins_with_reasoning(context, stage):
-        done.append(_finished_round(context, step, stage, 0))
+    if load_writing_data(context, subjects=subjects).skipped["have reasoning"]:
+        done.append(_first_round(context, runtime, step, stage))
     for number in range(1, rounds + 1):
-        writer = stage.name if done or number > 1 else str(stage.parent)
-        report = write_with(replacing, runtime, writer, None, engine=engine, subjects=subjects)
-        context.reporter.message(f"round {number}: {writing_summary(report)}")
-        run_stages(replacing, runtime, [stage])
-        done.append(_finished_round(context, step, stage, number))
+        writer = str(done[-1].folder) if done else str(stage.parent)
+        folder = _folder(context, step, number)
+        if not _is_finished(context, runtime, stage, folder, writer, engine, subjects):
+            report = write_with(context, runtime, writer, None, engine=engine, subjects=subjects)
+            context.reporter.message(f"round {number}: {writing_summary(report)}")
+            run_stages(context, runtime, [stage])
+            _keep(context, step, stage, folder)
+        done.append(_round(number, folder))
         if len(done) > 1 and (reason := _why_stop(done[-2], done[-1])):
             context.reporter.message(f"round {number}: {reason}; stopping")
             break
     return done
 
 
-def _begins_with_reasoning(context: ChainContext, stage: Stage) -> bool:
-    """Whether the stage's model was trained on reasoning that its sources have."""
-    folder = context.output(stage)
-    if not (folder / TRAINING_INFO).is_file():
+def _folder(context: ChainContext, step: Stage, number: int) -> Path:
+    return context.output(step).with_name(f"reasoning-round-{number}")
+
+
+def _first_round(context: ChainContext, runtime: Runtime, step: Stage, stage: Stage) -> Round:
+    """Trains on the reasoning that the sources have."""
+    folder = _folder(context, step, 0)
+    config = context.config
+    sources_alone = config.model_copy(update={"reasoning": config.reasoning.model_copy(update={"enabled": False})})
+    context = replace(context, config=sources_alone)
+    if not (folder / TRAINING_INFO).is_file() or why_stale(context, stage, folder, read_training_info(folder)):
+        run_stages(context, runtime, [stage])
+        _keep(context, step, stage, folder)
+    return _round(0, folder)
+
+
+def _is_finished(
+    context: ChainContext,
+    runtime: Runtime,
+    stage: Stage,
+    folder: Path,
+    what: str,
+    engine: EngineOptions,
+    subjects: Sequence[str] | None,
+) -> bool:
+    """Whether the round in `folder` was written by the model `what` from the same data and settings, and trained."""
+    path = folder / REASONING_REPORT
+    if not path.is_file() or why_start_differs(context, stage, read_training_info(folder)):
         return False
-    return read_training_info(folder).counts.get("questions_with_reasoning", 0) > 0
+    writer = find_scored_model(context, what)
+    choice = choose_writer(runtime, writer, engine)
+    data = load_writing_data(context, subjects=subjects)
+    report = ReasoningReport.read(path)
+    return (
+        report.depends_on_sha256 == writing_fingerprint(context, data, writer, choice)
+        and report.samples_per_question >= context.config.reasoning.samples
+    )
 
 
-def _finished_round(context: ChainContext, step: Stage, stage: Stage, number: int) -> Round:
+def _keep(context: ChainContext, step: Stage, stage: Stage, folder: Path) -> None:
     """Keeps a round's adapter, scores and report beside the chain's written reasoning."""
-    written = context.output(step)
-    folder = written.with_name(f"reasoning-round-{number}")
-    trained = context.output(stage)
+    report = context.output(step) / REASONING_REPORT
     with atomic_folder(folder) as staging:
-        shutil.copytree(trained, staging / "adapter")
-        shutil.copy2(trained / TRAINING_INFO, staging / TRAINING_INFO)
-        if number and (written / REASONING_REPORT).is_file():
-            shutil.copy2(written / REASONING_REPORT, staging / REASONING_REPORT)
-    info: TrainingInfo = read_training_info(trained)
-    return Round(number, folder, info.measures.after.get("explained"))
+        shutil.copytree(context.output(stage), staging, dirs_exist_ok=True)
+        if report.is_file():
+            shutil.copy2(report, staging / REASONING_REPORT)
+
+
+def _round(number: int, folder: Path) -> Round:
+    return Round(number, folder, read_training_info(folder).measures.after.get("explained"))
 
 
 def _why_stop(before: Round, after: Round) -> str:

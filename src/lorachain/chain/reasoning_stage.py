@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lorachain.artifacts import TrainingInfo, read_stage_info
 from lorachain.artifacts.reasoning import ReasoningReport
@@ -12,12 +13,13 @@ from lorachain.chain.parents import find_parent
 from lorachain.chain.runtime import Runtime
 from lorachain.chain.scored_model import ScoredModel, find_scored_model
 from lorachain.chain.stages import Stage, find_reasoning_step
-from lorachain.chain.written_reasoning import WriterChoice, load_writing_data, write_to
+from lorachain.chain.written_reasoning import WriterChoice, load_writing_data, write_to, writing_fingerprint
+from lorachain.errors import WorkspaceError
 from lorachain.inference.engines.base import EngineIdentity
 from lorachain.inference.engines.local import LocalEngine
 from lorachain.inference.engines.select import EngineOptions, check_engine_options, open_engine
 from lorachain.version import __version__
-from lorachain.workspace import TRAINING_INFO
+from lorachain.workspace import REASONING_REPORT, TRAINING_INFO
 
 
 def write_chain_reasoning(context: ChainContext, runtime: Runtime, stage: Stage) -> None:
@@ -52,6 +54,8 @@ def write_with(
 ) -> ReasoningReport:
     """Writes reasoning with the model `what` (see `find_scored_model`), to `out` or, for None, for the chain.
 
+    Reasoning from other inputs is replaced only after `context.confirm` agreed.
+
     Args:
         engine: with another one than `local`, `what` only scores how much reasoning supports its answer.
 
@@ -67,14 +71,49 @@ def write_with(
         lock.working_on(step.name)
         model = find_scored_model(context, what)
         data = load_writing_data(context, subjects=subjects)
-        return write_to(
-            context,
-            runtime,
-            data,
-            model,
-            choose_writer(runtime, model, engine),
-            out or context.output(step),
-            by_parent=False,
+        choice = choose_writer(runtime, model, engine)
+        target = out or context.output(step)
+        _confirm_replacement(context, target, writing_fingerprint(context, data, model, choice))
+        return write_to(context, runtime, data, model, choice, target, by_parent=False)
+
+
+def plan_writing(
+    context: ChainContext,
+    what: str,
+    out: Path | None,
+    *,
+    engine: EngineOptions,
+    subjects: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """What `write_with` would read and write, without loading weights or connecting to a server.
+
+    Raises:
+        ConfigError, DataError, ModelError, AdapterError, WorkspaceError: for what they name.
+    """
+    check_engine_options(engine)
+    model = find_scored_model(context, what)
+    data = load_writing_data(context, subjects=subjects)
+    samples = context.config.reasoning.samples
+    return {
+        "writer": engine.server_model or engine.base_url if engine.engine == "openai" else model.name,
+        "engine": engine.engine,
+        "scored by": model.name,
+        "reads": [*context.sources.exam, *context.sources.dictionary],
+        "writes": str(out or context.output(find_reasoning_step())),
+        "questions": len(data.questions),
+        "samples": len(data.questions) * samples,
+        "skipped": {reason: count for reason, count in data.skipped.items() if count},
+    }
+
+
+def _confirm_replacement(context: ChainContext, folder: Path, fingerprint: str) -> None:
+    path = folder / REASONING_REPORT
+    if not path.is_file() or ReasoningReport.read(path).depends_on_sha256 == fingerprint:
+        return
+    if not context.confirm(f"Replace the reasoning in {folder}, which had another writer, other data or settings?"):
+        raise WorkspaceError(
+            f"{folder} has reasoning from another writer, other data or other settings; nothing was changed. "
+            "Run again with --yes to replace it, or write to another directory with --out"
         )
 
 

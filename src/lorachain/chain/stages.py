@@ -234,6 +234,15 @@ def reasoning_for(stage: Stage) -> Stage | None:
     return steps[0] if steps else None
 
 
+def trained_on_reasoning(step: Stage) -> Stage:
+    """The stage that trains on what `step` writes; see `reasoning_for`.
+
+    Raises:
+        ConfigError: the chain has none.
+    """
+    return find_training_stage(step.output.removesuffix("_training"))
+
+
 def stages_after(stage: Stage) -> tuple[Stage, ...]:
     """The stages behind `stage` in the chain."""
     return STAGES[[other.name for other in STAGES].index(stage.name) + 1 :]

@@ -72,7 +72,7 @@ def stage_state(
     info = None
     try:
         info = read_stage_info(folder)
-        reason = _why_stale(context, stage, folder, info, as_configured, ask_hub)
+        reason = why_stale(context, stage, folder, info, as_configured=as_configured, ask_hub=ask_hub)
     except LorachainError as error:
         reason = str(error)
     return StageState(stage, "stale" if reason else "fresh", folder, info, reason)
@@ -104,16 +104,25 @@ def _changed_written_sources(context: ChainContext, folder: Path, as_configured:
     return next(filter(None, differences), "")
 
 
-def _why_stale(
-    context: ChainContext, stage: Stage, folder: Path, info: StageInfo, as_configured: bool, ask_hub: bool
+def why_stale(
+    context: ChainContext,
+    stage: Stage,
+    folder: Path,
+    info: StageInfo,
+    *,
+    as_configured: bool = True,
+    ask_hub: bool = False,
 ) -> str:
+    """What differs from when `stage` wrote `folder` (see `stage_state`); empty where nothing does.
+
+    Raises:
+        LorachainError: something it was made from cannot be read.
+    """
     if adapter_sha256(folder) != info.adapter_sha256:
         return "its adapter was changed after it was written"
     if isinstance(info, TrainingInfo):
-        return (
-            _changed_parent(context, stage, info, as_configured)
-            or (_changed_settings(context, stage, info) if as_configured else "")
-            or _changed_sources(context, stage, info, as_configured, ask_hub)
+        return why_start_differs(context, stage, info, as_configured=as_configured) or _changed_sources(
+            context, stage, info, as_configured, ask_hub
         )
     return _changed_inputs(context, stage, info, as_configured)
 
@@ -128,6 +137,13 @@ def _changed_inputs(context: ChainContext, stage: Stage, info: InitInfo | MergeI
     if not as_configured:
         now |= {key: made_from[key] for key in ("lora", "seed")}
     return _difference(made_from, now)
+
+
+def why_start_differs(context: ChainContext, stage: Stage, info: TrainingInfo, *, as_configured: bool = True) -> str:
+    """What differs in the parent and the settings from when `stage` was trained; empty where nothing does."""
+    return _changed_parent(context, stage, info, as_configured) or (
+        _changed_settings(context, stage, info) if as_configured else ""
+    )
 
 
 def _changed_parent(context: ChainContext, stage: Stage, info: TrainingInfo, as_configured: bool) -> str:

@@ -127,27 +127,8 @@ def write_to(
     if not data.questions and not data.skipped["have reasoning"]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in data.skipped.items() if count)
         raise DataError(f"no training question to write reasoning for ({reasons or 'the train split is empty'})")
-    identity = model.identity()
-    tokenizer = TokenEncoder(load_tokenizer(model.base))
-    examples = WorkedExamples(
-        data.fewshot,
-        shots=0 if config.shots == "auto" and not choice.needs_examples else config.shots,
-        style=context.entry.answer_style,
-        max_tokens=config.max_prompt_tokens,
-        count_tokens=lambda text: len(tokenizer.text_ids(text)),
-    )
-    inputs = ReasoningInputs(
-        writer=WriterIdentity(**asdict(choice.identity)),
-        scorer_sha256=scorer_sha256(identity.base_sha256, identity.adapter_sha256),
-        questions=sha256_json([*map(question_key, data.questions), sources_hash(data.sources)]),
-        held_out=sources_hash(data.exam_sources),
-        examples=sha256_json([examples.text(question) for question in _one_per_subject(data.questions)]),
-        dictionary=sources_hash(data.dictionary_sources),
-        settings=config.deciding(),
-        answer_style=context.entry.answer_style,
-        seed=context.config.seed,
-    )
-    fingerprint = sha256_json(inputs.as_dict())
+    examples = _worked_examples(context, data, model, choice)
+    inputs = _inputs(context, data, model, choice, examples)
     journal = ReasoningJournal(journal_path(out), inputs.as_dict())
     finished = journal.read()
     if finished is None:
@@ -165,7 +146,7 @@ def write_to(
             samples,
             {question_key(question): question for question in data.questions},
             inputs=inputs,
-            fingerprint=fingerprint,
+            fingerprint=sha256_json(inputs.as_dict()),
             by_parent=by_parent,
             samples_per_question=config.samples,
             skipped=data.skipped,
@@ -174,6 +155,45 @@ def write_to(
             exam_sources=source_records(data.exam_sources),
             dictionary_sources=source_records(data.dictionary_sources),
         )
+
+
+def _worked_examples(
+    context: ChainContext, data: WritingData, model: ScoredModel, choice: WriterChoice
+) -> WorkedExamples:
+    """The few-shot examples that the writer is shown; none for a writer that was trained on reasoning."""
+    config = context.config.reasoning
+    tokenizer = TokenEncoder(load_tokenizer(model.base))
+    return WorkedExamples(
+        data.fewshot,
+        shots=0 if config.shots == "auto" and not choice.needs_examples else config.shots,
+        style=context.entry.answer_style,
+        max_tokens=config.max_prompt_tokens,
+        count_tokens=lambda text: len(tokenizer.text_ids(text)),
+    )
+
+
+def writing_fingerprint(context: ChainContext, data: WritingData, model: ScoredModel, choice: WriterChoice) -> str:
+    """Of all that what is written depends on, as its report records it."""
+    examples = _worked_examples(context, data, model, choice)
+    return sha256_json(_inputs(context, data, model, choice, examples).as_dict())
+
+
+def _inputs(
+    context: ChainContext, data: WritingData, model: ScoredModel, choice: WriterChoice, examples: WorkedExamples
+) -> ReasoningInputs:
+    """All that what is written depends on, but for how many samples are drawn: more samples only add."""
+    identity = model.identity()
+    return ReasoningInputs(
+        writer=WriterIdentity(**asdict(choice.identity)),
+        scorer_sha256=scorer_sha256(identity.base_sha256, identity.adapter_sha256),
+        questions=sha256_json([*map(question_key, data.questions), sources_hash(data.sources)]),
+        held_out=sources_hash(data.exam_sources),
+        examples=sha256_json([examples.text(question) for question in _one_per_subject(data.questions)]),
+        dictionary=sources_hash(data.dictionary_sources),
+        settings=context.config.reasoning.deciding(),
+        answer_style=context.entry.answer_style,
+        seed=context.config.seed,
+    )
 
 
 def _write(

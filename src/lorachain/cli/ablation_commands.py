@@ -1,12 +1,12 @@
 """ablate."""
 
-import sys
 from typing import Annotated
 
 import typer
 
 from lorachain.cli import options as o
 from lorachain.cli.app import app
+from lorachain.cli.chain_commands import stoppable
 from lorachain.errors import ConfigError
 
 
@@ -44,21 +44,16 @@ def ablate(
     from lorachain.chain.ablation import RESULT
     from lorachain.chain.ablation import ablate as run_ablation
     from lorachain.chain.debug_log import quiet_libraries
-    from lorachain.chain.plan import check_sources, replayed_sources
+    from lorachain.chain.plan import check_sources
     from lorachain.chain.runtime import start_runtime
     from lorachain.report.ablation_table import ablation_table
     from lorachain.report.console import ConsoleReporter
-    from lorachain.training.interrupts import TrainingInterrupted
 
-    replayed = replayed_sources(context, chain_stages())
-    check_sources(context.sources, chain_stages(), skip_bad_rows=skip_bad_rows, replayed=replayed)
+    check_sources(context, chain_stages())
     quiet_libraries()
     runtime = start_runtime(context.config)
-    try:
+    with stoppable(context, "ablate"):
         result = run_ablation(context, runtime, chosen, seeds=numbers, budget=budget, keep_models=keep_models)
-    except TrainingInterrupted as interrupted:
-        context.reporter.message(f"{interrupted}; the same command resumes the ablation")
-        sys.exit(interrupted.exit_code)
     ConsoleReporter().table(ablation_table(result))
     context.reporter.message(f"written to {context.workspace.ablation(context.model) / RESULT}")
 

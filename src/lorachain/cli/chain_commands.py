@@ -143,19 +143,13 @@ def history(
 def run_command(common: o.Common, command: str, dry_run: bool) -> None:
     """Plans or runs a command's stages, then prints what they changed."""
     from lorachain.chain import stages as table
-    from lorachain.chain.plan import check_sources, plan, replayed_sources, stages_to_run
+    from lorachain.chain.plan import check_sources, plan, stages_to_run
 
     stages = list(table.stages_of_command(command))
     if common.from_base:
         stages = [table.from_base(stage) for stage in stages]
     context = o.build_context(common, command, stages)
-    pending = stages_to_run(context, stages)
-    sources = check_sources(
-        context.sources,
-        pending,
-        skip_bad_rows=context.skip_bad_rows,
-        replayed=replayed_sources(context, pending),
-    )
+    sources = check_sources(context, stages_to_run(context, stages))
     if dry_run:
         planned = {
             "plan": plan(context, stages),

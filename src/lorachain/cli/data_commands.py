@@ -7,19 +7,22 @@ import typer
 
 from lorachain.cli import options as o
 from lorachain.cli.app import app
+from lorachain.errors import ConfigError
 
 
 @app.command("make-exam", epilog="Example: lorachain make-exam --dictionary terms.csv --out my-exam --limit 500")
 def make_exam_command(
     dictionary: Annotated[list[str], typer.Option("--dictionary", help="Path, hub id or `sample`; repeatable.")],
     out: Annotated[Path, typer.Option("--out", help="Directory for SUBJECT/train.jsonl and SUBJECT/dev.jsonl.")],
-    subject: Annotated[str, typer.Option("--subject", help="The questions' subject.")] = "dictionary",
+    subject: Annotated[str | None, typer.Option("--subject", help="The questions' subject (dictionary).")] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="At most so many questions.")] = None,
     dev_fraction: Annotated[float, typer.Option("--dev-fraction", help="Share of the entries in dev.")] = 0.3,
     two_hop: Annotated[
         bool, typer.Option("--two-hop", help="Questions that need two facts, with the text that teaches them.")
     ] = False,
-    written: Annotated[int, typer.Option("--written", help="Of --two-hop: so many with a written rationale.")] = 32,
+    written: Annotated[
+        int | None, typer.Option("--written", help="Of --two-hop: so many with a written rationale (32).")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     skip_bad_rows: o.SkipBadRows = False,
 ) -> None:
@@ -30,11 +33,21 @@ def make_exam_command(
     from lorachain.data.two_hop import SUBJECT, make_two_hop_exam, write_two_hop_exam
     from lorachain.report.console import ConsoleReporter
 
+    if two_hop and subject is not None:
+        raise ConfigError(f"--subject has no effect with --two-hop, whose subject is {SUBJECT}; leave one out")
+    if written is not None and not two_hop:
+        raise ConfigError("--written has no effect without --two-hop; add it, or leave --written out")
     console = ConsoleReporter()
     if two_hop:
         refuse_existing_exam(out / "exam", SUBJECT, ["train"])
         entries = load_dictionary(dictionary, skip_bad_rows=skip_bad_rows).entries
-        exam = make_two_hop_exam(entries, seed=seed, limit=limit or 400, dev_fraction=dev_fraction, written=written)
+        exam = make_two_hop_exam(
+            entries,
+            seed=seed,
+            limit=400 if limit is None else limit,
+            dev_fraction=dev_fraction,
+            written=32 if written is None else written,
+        )
         for path in write_two_hop_exam(exam, out):
             console.message(f"wrote {path}")
         console.message(
@@ -42,6 +55,7 @@ def make_exam_command(
             f"--exam {out / 'exam'}"
         )
         return
+    subject = "dictionary" if subject is None else subject
     refuse_existing_exam(out, subject, ["train", "dev"])
     loaded = load_dictionary(dictionary, skip_bad_rows=skip_bad_rows)
     made = make_exam(loaded.entries, seed=seed, dev_fraction=dev_fraction, limit=limit, subject=subject)

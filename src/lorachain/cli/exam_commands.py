@@ -1,7 +1,7 @@
 """eval and compare."""
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -50,7 +50,6 @@ def evaluate(
     from lorachain.chain.debug_log import quiet_libraries
     from lorachain.chain.evaluate import evaluate_model
     from lorachain.chain.runtime import start_runtime
-    from lorachain.inference.engines.select import EngineName, EngineOptions
     from lorachain.report.console import ConsoleReporter
     from lorachain.report.tables import result_table
 
@@ -64,10 +63,10 @@ def evaluate(
         split=split,
         subjects=subjects,
         limit=limit,
-        engine=EngineOptions(
-            cast(EngineName, engine),
-            base_url,
-            interface="completions" if completions else "chat",
+        engine=o.engine_options(
+            engine,
+            base_url=base_url,
+            completions=completions,
             concurrency=concurrency,
             timeout=timeout,
             token_budget=token_budget,

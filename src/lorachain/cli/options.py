@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lorachain.chain.context import ChainContext
     from lorachain.chain.stages import Stage
     from lorachain.config import SourceSet
+    from lorachain.inference.engines.select import EngineOptions
 
 DEFAULT_MODEL = "gemma-3-270m"
 HERE = Path(".")
@@ -248,6 +249,30 @@ def _is_main_process() -> bool:
 
 def _ask(question: str) -> bool:
     return sys.stdin.isatty() and typer.confirm(printable(question))
+
+
+def engine_options(
+    engine: str,
+    *,
+    base_url: str | None,
+    completions: bool,
+    concurrency: int,
+    timeout: float,
+    token_budget: int,
+    server_model: str | None = None,
+) -> "EngineOptions":
+    """The options of the engine that generates text; `check_engine_options` refuses what does not fit together."""
+    from lorachain.inference.engines.select import EngineName, EngineOptions
+
+    return EngineOptions(
+        cast(EngineName, engine),
+        base_url,
+        server_model,
+        interface="completions" if completions else "chat",
+        concurrency=concurrency,
+        timeout=timeout,
+        token_budget=token_budget,
+    )
 
 
 def make_room(out: Path) -> None:

@@ -1,7 +1,8 @@
 """write-reasoning and export-rewards."""
 
+import json
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -68,23 +69,26 @@ def write_reasoning(
 
     from lorachain.chain.debug_log import quiet_libraries
     from lorachain.chain.reasoning_rounds import write_in_rounds
-    from lorachain.chain.reasoning_stage import write_with, writing_summary
+    from lorachain.chain.reasoning_stage import plan_writing, write_with, writing_summary
     from lorachain.chain.runtime import start_runtime
     from lorachain.chain.stages import stages_of_command
-    from lorachain.inference.engines.select import EngineName, EngineOptions
 
     context = o.build_context(common, "write-reasoning", stages_of_command("write-reasoning"))
-    quiet_libraries()
-    runtime = start_runtime(context.config)
-    options = EngineOptions(
-        cast(EngineName, engine),
-        base_url,
-        server_model,
-        interface="completions" if completions else "chat",
+    options = o.engine_options(
+        engine,
+        base_url=base_url,
+        server_model=server_model,
+        completions=completions,
         concurrency=concurrency,
         timeout=timeout,
         token_budget=context.config.validation.token_budget,
     )
+    if dry_run:
+        planned = plan_writing(context, writer or "merge", out, engine=options, subjects=subjects)
+        print(json.dumps({**planned, "rounds": rounds or None}, ensure_ascii=False, indent=2))
+        return
+    quiet_libraries()
+    runtime = start_runtime(context.config)
     with stoppable(context, "write-reasoning"):
         if rounds:
             for done in write_in_rounds(context, runtime, rounds, engine=options, subjects=subjects):
