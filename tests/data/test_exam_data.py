@@ -12,6 +12,8 @@ import pytest
 
 from lorachain.data.decontamination import without_held_out
 from lorachain.data.exam import load_exam, load_fewshot, spread
+from lorachain.data.preview import preview_sources
+from lorachain.data.staleness import changed_since
 from lorachain.errors import DataError
 
 LETTERS = "ABCDE"
@@ -143,6 +145,28 @@ def test_a_file_that_names_no_split_is_training_data(tmp_path: Path) -> None:
     assert len(load_exam([str(path)], "train").questions) == 1
     with pytest.raises(DataError, match="no dev split; found: train"):
         load_exam([str(path)], "dev")
+
+
+@pytest.mark.parametrize("name", ["", "doctor/train.jsonl"])
+def test_of_several_sources_one_may_lack_the_split(tmp_path: Path, name: str) -> None:
+    """As written reasoning does, which has train questions only."""
+    save(tmp_path / "exam" / "doctor" / "train.jsonl", row("doctor", 1))
+    save(tmp_path / "exam" / "doctor" / "dev.jsonl", row("doctor", 2))
+    save(tmp_path / "written" / "doctor" / "train.jsonl", row("doctor", 1, cot="풀이"))
+    sources = [str(tmp_path / "exam"), str(tmp_path / "written" / name)]
+    loaded = load_exam(sources, "dev")
+    assert [question.id for question in loaded.questions] == ["doctor-2021-1-2"]
+    assert [info.rows for info in loaded.sources] == [1, 0]
+    for info in loaded.sources:
+        assert changed_since(info.as_dict(), info.name, "exam for validation") == ""
+    assert [preview.records for preview in preview_sources(sources, "exam for validation")] == [1, 0]
+    assert len(load_exam(sources, "train").questions) == 2
+    for read in (
+        lambda: load_exam([sources[1]] * 2, "dev"),
+        lambda: preview_sources([sources[1]] * 2, "exam for validation"),
+    ):
+        with pytest.raises(DataError, match="no dev split; found: train"):
+            read()
 
 
 def test_ids_are_unique_and_independent_of_the_order(tmp_path: Path) -> None:

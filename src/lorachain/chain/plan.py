@@ -1,13 +1,13 @@
 """What a run would read and write, without loading weights (`--dry-run`)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from lorachain.chain.context import ChainContext, stage_sources, training_sources
 from lorachain.chain.stages import Stage
 from lorachain.chain.state import READINGS, stage_state
-from lorachain.data.preview import preview_source
+from lorachain.data.preview import preview_sources
 from lorachain.data.staleness import Reading
 
 
@@ -52,18 +52,26 @@ def check_sources(context: ChainContext, stages: Sequence[Stage]) -> list[dict[s
         DataError: a source does not exist or cannot be read as what it is meant to be.
     """
     sources = context.sources
-    readings: dict[tuple[Reading, str], None] = {}
+    readings: dict[Reading, dict[str, None]] = {}
+
+    def read(names: Iterable[str], reading: Reading) -> None:
+        readings.setdefault(reading, {}).update(dict.fromkeys(names))
+
     for stage in stages:
         if stage.kind == "training":
-            readings |= dict.fromkeys((READINGS[str(stage.source)], name) for name in stage_sources(sources, stage))
+            read(stage_sources(sources, stage), READINGS[str(stage.source)])
         if stage.kind == "reasoning":
-            readings |= dict.fromkeys(("exam for training", name) for name in sources.exam)
-            readings |= dict.fromkeys(("dictionary", name) for name in sources.dictionary)
+            read(sources.exam, "exam for training")
+            read(sources.dictionary, "dictionary")
         if stage.kind in ("training", "reasoning"):
-            readings |= dict.fromkeys(("exam for validation", name) for name in sources.exam)
+            read(sources.exam, "exam for validation")
     for kind, names in replayed_sources(context, stages).items():
-        readings |= dict.fromkeys((READINGS[kind], name) for name in names)
-    return [asdict(preview_source(name, kind, skip_bad_rows=context.skip_bad_rows)) for kind, name in readings]
+        read(names, READINGS[kind])
+    return [
+        asdict(preview)
+        for reading, names in readings.items()
+        for preview in preview_sources(list(names), reading, skip_bad_rows=context.skip_bad_rows)
+    ]
 
 
 def stages_to_run(context: ChainContext, stages: Sequence[Stage]) -> list[Stage]:

@@ -37,7 +37,8 @@ def load_exam(
     max_samples: int | None = None,
     allow_test: bool = False,
 ) -> LoadedExam:
-    """The questions of one split, in the order of the sources.
+    """The questions of one split, in the order of the sources. Of several sources some may lack the split: written
+    reasoning has train questions only.
 
     Ids are `subject-year-period-q_number` (or `subject-` and a hash of the content, where a number is missing). Where
     two questions of an exam differ and share an id, each gets a suffix from its content, whatever their order; so do
@@ -52,8 +53,9 @@ def load_exam(
         allow_test: only `lorachain eval --split test` may pass True.
 
     Raises:
-        DataError: the test split without `allow_test`; a source that does not exist, cannot be read or lacks the
-            split (the splits it has are named) or one of `subjects`; a row without question, option or right answer.
+        DataError: the test split without `allow_test`; a source that does not exist, cannot be read or has no split
+            at all; no source has the split (the splits it has are named) or one of `subjects`; a row without question,
+            option or right answer.
     """
     if split == "test" and not allow_test:
         raise DataError(
@@ -64,10 +66,15 @@ def load_exam(
     fewshot: list[ExamQuestion] = []
     infos: list[SourceInfo] = []
     present: set[str] = set()
+    lacking: list[DataError] = []
     for reader in _readers(sources, skip_bad_rows):
         parts, splits = _parts(reader, split, selected)
         if not parts:
-            raise no_split_error(reader.source, split, splits)
+            lacking.append(no_split_error(reader.source, split, splits))
+            if not splits or len(lacking) == len(sources):
+                raise lacking[0 if splits else -1]
+            infos.append(reader.info())
+            continue
         in_source = list(_questions(reader, parts))
         reader.require_rows(f"{split} question")
         present.update(question.subject for question in in_source)

@@ -1,6 +1,6 @@
 """A first look at a source before any weights are touched: is it what it is said to be, and about how large?"""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -58,16 +58,36 @@ class SourcePreview:
     """Whether `records` was counted."""
 
 
-def preview_source(name: str, reading: Reading, *, skip_bad_rows: bool = False) -> SourcePreview:
+def preview_sources(names: Sequence[str], reading: Reading, *, skip_bad_rows: bool = False) -> list[SourcePreview]:
+    """Previews of all sources of one reading. Of several exams some may lack the split, as in `load_exam`.
+
+    Raises:
+        DataError: as `preview_source`; no source has the split.
+    """
+    optional = reading in _SPLITS and len(names) > 1
+    previews = [preview_source(name, reading, skip_bad_rows=skip_bad_rows, optional=optional) for name in names]
+    if optional and not any(preview.parts for preview in previews):
+        preview_source(names[0], reading, skip_bad_rows=skip_bad_rows)  # raises: no split
+    return previews
+
+
+def preview_source(
+    name: str, reading: Reading, *, skip_bad_rows: bool = False, optional: bool = False
+) -> SourcePreview:
     """Opens every file of a source that `reading` uses and parses its header and first rows as the reader would.
 
     Of a hub data set only commit, configurations and splits are resolved; offline they are taken from the cache.
+
+    Args:
+        optional: an exam that has other splits than the one it is read for counts as one of no parts.
 
     Raises:
         DataError: what the reader would raise on these rows: the source does not exist or lacks the split, a file
             cannot be opened or decoded, its header or a row is not as expected, or the source has no record.
     """
     source = resolve(name, sample=SAMPLE_PARTS[reading])
+    if optional and (splits := _splits_of(source)) and _SPLITS[reading][0] not in splits:
+        return SourcePreview(name, reading, 0, 0, exact=True)
     if source.path is None:
         return _preview_hub(source, reading)
     tally = _PreviewTally(skip_bad_rows)
@@ -75,6 +95,12 @@ def preview_source(name: str, reading: Reading, *, skip_bad_rows: bool = False) 
     if all(count.exact for count in counts):
         SourceReader(source, tally).require_rows(_RECORDS[reading])
     return SourcePreview(name, reading, len(counts), sum(c.records for c in counts), all(c.exact for c in counts))
+
+
+def _splits_of(source: Source) -> set[str]:
+    if source.path is not None:
+        return {str(file.split) for file in exam_files(source.path)}
+    return {str(canonical_split(name)) for _, name in hub_splits(SourceReader(source, Tally()))}
 
 
 @dataclass(frozen=True, slots=True)
