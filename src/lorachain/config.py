@@ -103,7 +103,7 @@ class ReplayConfig(_Strict):
         return self
 
 
-_OPTIONAL = ("supervised_tokens", "forms", "replay", "keep")
+_OPTIONAL = ("supervised_tokens", "forms", "json_share", "replay", "keep")
 
 
 class LedgerConfig(_Strict):
@@ -153,6 +153,9 @@ class StageConfig(_Strict):
     """Where it is set, the stage ends with the step that has trained so many, instead of after `epochs`."""
     forms: Annotated[int, Field(ge=0, le=16)] | None = None
     """Of a dictionary: forms in which each entry is trained per epoch, 0 for its own only. None: not a dictionary."""
+    json_share: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Of an exam: the share of its questions that an epoch also asks for as a JSON object, the form that the protocol
+    `kormedeval` reads. None: not an exam."""
     replay: ReplayConfig | None = None
     """None: nothing is replayed, as where every share is zero."""
 
@@ -247,12 +250,13 @@ def read_config(
     except ValidationError as error:
         raise ConfigError(_explain(error, user_file)) from error
     for name, settings in config.stages.items():
-        if settings.forms is not None and stages[name].forms is None:
-            allowed = ", ".join(stage for stage, default in stages.items() if default.forms is not None)
-            raise ConfigError(
-                f"stages.{name}.forms is {settings.forms}, but stage {name} trains no dictionary; "
-                f"it is a setting of: {allowed}"
-            )
+        for key, data in (("forms", "dictionary"), ("json_share", "exam")):
+            if getattr(settings, key) is not None and getattr(stages[name], key) is None:
+                allowed = ", ".join(stage for stage, default in stages.items() if getattr(default, key) is not None)
+                raise ConfigError(
+                    f"stages.{name}.{key} is {getattr(settings, key)}, but stage {name} trains no {data}; "
+                    f"it is a setting of: {allowed}"
+                )
     return config
 
 

@@ -20,6 +20,13 @@ REASONING_INSTRUCTION = (
     f'"{REASONING_CUE}" 다음에 풀이를 한국어로 쓰고, 마지막 줄에 "{ANSWER_CUE}" 다음에 정답의 글자와 보기를 쓰시오.'
 )
 """For servers with a chat interface, where the cue cannot open the answer."""
+JSON_INSTRUCTION = (
+    "각 문제에서 가장 적절한 답을 하나만 고르시오.\n"
+    "정답은 A, B, C, D, E 중 하나입니다.\n"
+    "출력은 반드시 JSON 객체 1개만 반환하고, JSON 밖의 다른 텍스트(설명/마크다운 등)는 쓰지 마세요.\n"
+    '출력 형식: {"정답": "A"}'
+)
+"""Of the benchmark authors' zero-shot protocol (github.com/baeseongsu/kormedmcqa_v)."""
 AnswerStyle = Literal["letters", "options"]
 """What an answer names first. `letters`: ` B. text`, `options`: ` text (B)`. A 270M model trained on the letter first
 stays at chance, trained on the text first it learns in one epoch; larger models answer by letter, which is what the
@@ -128,6 +135,17 @@ def answer_prompt(question: ExamQuestion) -> Prompt:
 def reasoning_prompt(question: ExamQuestion) -> Prompt:
     """Asks for reasoning and then the answer; only the cue differs from the direct prompt."""
     return Prompt(question_block(question), REASONING_CUE)
+
+
+def json_prompt(question: ExamQuestion) -> Prompt:
+    """Asks for a JSON object with the letter, in the user message of the benchmark's authors; there is no cue."""
+    options = "".join(f"{letter}. {text}\n" for letter, text in zip(LETTERS, question.options, strict=True))
+    return Prompt(f"질문: {question.question}\n\n{options}\n{JSON_INSTRUCTION}", "")
+
+
+def json_example(question: ExamQuestion) -> Example:
+    """The answer as the protocol `kormedeval` reads it."""
+    return Example(json_prompt(question), f'{{"정답": "{question.answer_letter}"}}', "json")
 
 
 def answer_text(question: ExamQuestion, style: AnswerStyle) -> str:

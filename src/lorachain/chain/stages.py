@@ -142,7 +142,7 @@ STAGES: tuple[Stage, ...] = (
         task=_exam,
         source="exam",
         keeps="best",
-        settings=StageConfig(epochs=5, learning_rate=2e-4, batch_size=8, max_length=2048),
+        settings=StageConfig(epochs=5, learning_rate=2e-4, batch_size=8, max_length=2048, json_share=0.1),
         restart_from="init",
     ),
 )

@@ -10,9 +10,10 @@ import torch
 
 from conftest import make_multimodal_model, make_text_model, make_tokenizer
 from lorachain.errors import ConfigError, DataError, NonFiniteError
+from lorachain.evaluation.extraction import kormedeval_choice
 from lorachain.evaluation.protocols import kormedeval, lm_eval
 from lorachain.evaluation.protocols.base import QuestionResult, batches
-from lorachain.evaluation.protocols.kormedeval import KorMedEval, kormedeval_prompt
+from lorachain.evaluation.protocols.kormedeval import KorMedEval
 from lorachain.evaluation.protocols.letters import Letters
 from lorachain.evaluation.protocols.lm_eval import LmEval, lm_eval_prompt
 from lorachain.evaluation.protocols.options import Cloze, Options
@@ -22,7 +23,16 @@ from lorachain.evaluation.scoring import letter_tokens, score_questions
 from lorachain.inference.engines.base import Completion, EngineIdentity, Sampling, TextRequest
 from lorachain.inference.engines.local import LocalEngine
 from lorachain.inference.generate import Generation
-from lorachain.prompts import REASONING_INSTRUCTION, Prompt, answer_prompt, question_block, rotations
+from lorachain.prompts import (
+    JSON_INSTRUCTION,
+    REASONING_INSTRUCTION,
+    Prompt,
+    answer_prompt,
+    json_example,
+    json_prompt,
+    question_block,
+    rotations,
+)
 from lorachain.records import LETTERS, ExamQuestion
 from lorachain.tokens import TokenEncoder
 
@@ -181,7 +191,14 @@ def test_kormedeval(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls[0]["prompts"][1].startswith(  # type: ignore[index]
         "질문:  증상 1은 무엇인가?  증상 1은 무엇인가? \n\nA. 마른 기침\nB. 두통이 심함\n"
     )
-    assert kormedeval_prompt(QUESTIONS[0]).user.endswith("E. 발진 또는 가려움\n\n" + kormedeval.INSTRUCTION)
+    assert json_prompt(QUESTIONS[0]).user.endswith("E. 발진 또는 가려움\n\n" + JSON_INSTRUCTION)
+
+
+def test_kormedeval_reads_the_form_that_stage_02_trains() -> None:
+    for question in QUESTIONS:
+        example = json_example(question)
+        assert example.prompt == json_prompt(question)
+        assert kormedeval_choice(example.completion) == question.answer
 
 
 def test_reasoning_votes() -> None:

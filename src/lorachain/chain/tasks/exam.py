@@ -1,7 +1,7 @@
 """Stage 02: exam questions with options in a new order each epoch, loss on the completion only."""
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -13,7 +13,7 @@ from lorachain.data.decontamination import content_key, without_held_out
 from lorachain.data.exam import load_exam, spread
 from lorachain.data.sources import SourceInfo
 from lorachain.evaluation.explained import explain, explained_measures
-from lorachain.prompts import AnswerStyle, exam_examples, shuffled
+from lorachain.prompts import AnswerStyle, exam_examples, json_example, shuffled
 from lorachain.records import ExamQuestion
 from lorachain.token_store import StoredPacks
 from lorachain.tokens import TokenEncoder, TokenRow
@@ -32,6 +32,8 @@ class ExamTask:
     answer_style: AnswerStyle
     cache: TokenCache
     seed: int
+    json_share: float
+    """Of the questions, those that an epoch also asks for as a JSON object."""
     explained: list[ExamQuestion]
     """Dev questions that are answered directly and after an explanation; none where no reasoning is trained."""
     max_new_tokens: int
@@ -39,11 +41,16 @@ class ExamTask:
     token_budget: int
 
     def packs_of_epoch(self, epoch: int) -> StoredPacks:
-        """Every question once per form, its options in the epoch's order."""
+        """Every question once per form, its options in the epoch's order; a share of them, drawn for each epoch, as a
+        JSON object too."""
         rng = random.Random(f"options:{self.seed}:{epoch}")
+        count = len(self.questions)
+        as_json = set(random.Random(f"json:{self.seed}:{epoch}").sample(range(count), round(self.json_share * count)))
         store = self.cache.rows(
             f"epoch-{epoch}",
-            lambda: _rows((shuffled(q, rng) for q in self.questions), self.encoder, self.answer_style, self.direct),
+            lambda: _rows(
+                (shuffled(q, rng) for q in self.questions), self.encoder, self.answer_style, self.direct, as_json
+            ),
         )
         return single_row_packs(store, range(len(store)))
 
@@ -73,9 +80,15 @@ def load_exam_task(inputs: TaskInputs) -> ExamTask:
     training, dropped = without_held_out(loaded.questions, inputs.held_out)
     questions, direct = _once_direct(training)
     longest = inputs.stage.max_length
-    settings = {"style": inputs.answer_style, "seed": inputs.seed, "max_length": longest, "forms_version": 2}
+    json_share = inputs.stage.json_share or 0.0
+    settings = {"style": inputs.answer_style, "seed": inputs.seed, "max_length": longest, "json_share": json_share}
     cache = inputs.token_cache({"questions": records_sha256(questions), **settings})
-    store = cache.rows("questions", lambda: _rows(questions, inputs.encoder, inputs.answer_style, direct))
+    store = cache.rows(
+        "questions",
+        lambda: _rows(
+            questions, inputs.encoder, inputs.answer_style, direct, range(len(questions)) if json_share else ()
+        ),
+    )
     too_long = {int(record) for record, n in zip(store.records, store.lengths, strict=True) if n > longest}
     fitting = [number for number in range(len(questions)) if number not in too_long]
     left_out = require_fitting(len(questions), len(fitting), inputs, "--exam")
@@ -99,6 +112,7 @@ def load_exam_task(inputs: TaskInputs) -> ExamTask:
         answer_style=inputs.answer_style,
         cache=cache,
         seed=inputs.seed,
+        json_share=json_share,
         explained=spread(inputs.dev, inputs.validation.explained_questions) if with_reasoning else [],
         max_new_tokens=min(longest, _LONGEST_EXPLANATION),
         token_budget=inputs.validation.token_budget,
@@ -126,12 +140,17 @@ def _once_direct(questions: Sequence[ExamQuestion]) -> tuple[list[ExamQuestion],
 
 
 def _rows(
-    questions: Iterable[ExamQuestion], encoder: TokenEncoder, style: AnswerStyle, direct: Sequence[bool]
+    questions: Iterable[ExamQuestion],
+    encoder: TokenEncoder,
+    style: AnswerStyle,
+    direct: Sequence[bool],
+    as_json: Container[int],
 ) -> Iterator[TokenRow]:
     """The rows of each question's forms."""
     for record, question in enumerate(questions):
-        for example in exam_examples(question, style):
-            if example.form == "direct" and not direct[record]:
-                continue
+        examples = [e for e in exam_examples(question, style) if e.form != "direct" or direct[record]]
+        if record in as_json:
+            examples.append(json_example(question))
+        for example in examples:
             form = example.prompt.cue if example.prompt is not None else ""
             yield replace(encoder.encode(example), record=record, form=form)

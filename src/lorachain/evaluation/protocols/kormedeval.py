@@ -11,22 +11,9 @@ from lorachain.evaluation.extraction import kormedeval_choice
 from lorachain.evaluation.protocols.base import QuestionResult
 from lorachain.evaluation.protocols.generated import WrittenDetail, written_report, written_row
 from lorachain.inference.generate import generate
-from lorachain.prompts import Prompt
-from lorachain.records import LETTERS, ExamQuestion
+from lorachain.prompts import json_prompt
+from lorachain.records import ExamQuestion
 from lorachain.tokens import TokenEncoder
-
-INSTRUCTION = (
-    "각 문제에서 가장 적절한 답을 하나만 고르시오.\n"
-    "정답은 A, B, C, D, E 중 하나입니다.\n"
-    "출력은 반드시 JSON 객체 1개만 반환하고, JSON 밖의 다른 텍스트(설명/마크다운 등)는 쓰지 마세요.\n"
-    '출력 형식: {"정답": "A"}'
-)
-
-
-def kormedeval_prompt(question: ExamQuestion) -> Prompt:
-    """The authors' user message; the answer has no cue."""
-    options = "".join(f"{letter}. {text}\n" for letter, text in zip(LETTERS, question.options, strict=True))
-    return Prompt(f"질문: {question.question}\n\n{options}\n{INSTRUCTION}", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +36,7 @@ class KorMedEval:
         return {"max_new_tokens": self.max_new_tokens}
 
     def score(self, model: nn.Module, encoder: TokenEncoder, questions: Sequence[ExamQuestion]) -> list[QuestionResult]:
-        prompts = [encoder.prompt_ids(kormedeval_prompt(question)) for question in questions]
+        prompts = [encoder.prompt_ids(json_prompt(question)) for question in questions]
         generations = generate(
             model,
             encoder,
