@@ -71,6 +71,7 @@ def evaluate_model(
     for question in load_fewshot(sources, skip_bad_rows=context.skip_bad_rows).questions:
         examples.setdefault(question.subject, []).append(question)
     # Made once without the engine, so that a wrong setting is reported before a model is loaded.
+    settings["style"] = context.entry.answer_style
     exam_protocol = make_protocol(protocol, examples=examples, **settings)
     weights: nn.Module | None = None
     encoder: TokenEncoder | None = None

@@ -60,7 +60,7 @@ def explain(
     Raises:
         NonFiniteError: logits are NaN or infinite.
     """
-    scores = score_questions(model, encoder, questions, token_budget=token_budget, with_options=style == "options")
+    direct = direct_choices(model, encoder, questions, style, token_budget=token_budget)
     generations = generate(
         model,
         encoder,
@@ -71,9 +71,22 @@ def explain(
         on_progress=on_progress,
     )
     return [
-        _explanation(question, score.chosen_option if style == "options" else score.chosen_letter, generation)
-        for question, score, generation in zip(questions, scores, generations, strict=True)
+        _explanation(question, chosen, generation)
+        for question, chosen, generation in zip(questions, direct, generations, strict=True)
     ]
+
+
+def direct_choices(
+    model: nn.Module, encoder: TokenEncoder, questions: Sequence[ExamQuestion], style: AnswerStyle, *, token_budget: int
+) -> list[int]:
+    """The option that the model chooses at once, by what `style` trains: the letter, or the option's text.
+
+    Raises:
+        NonFiniteError: logits are NaN or infinite.
+    """
+    with_options = style == "options"
+    scores = score_questions(model, encoder, questions, token_budget=token_budget, with_options=with_options)
+    return [score.chosen_option if with_options else score.chosen_letter for score in scores]
 
 
 def _explanation(question: ExamQuestion, direct: int, generation: Generation) -> Explanation:
@@ -119,10 +132,10 @@ def _accuracy(kind: MeasureKind, correct: Sequence[bool], detail: dict[str, Any]
     }
 
 
-def _detail(explanations: Sequence[Explanation], direct: Sequence[bool], explained: Sequence[bool]) -> dict[str, Any]:
-    """The paired test of explained against direct answers, and what the explanations are like. The difference is
+def tax_of_explaining(direct: Sequence[bool], explained: Sequence[bool]) -> dict[str, Any]:
+    """The paired test of explained against direct answers to the same questions, at least one. The difference is
     explained minus direct: below zero it is the tax of explaining."""
-    n = len(explanations)
+    n = len(direct)
     lost, gained = discordant(direct, explained)
     return {
         "n": n,
@@ -134,6 +147,14 @@ def _detail(explanations: Sequence[Explanation], direct: Sequence[bool], explain
         "lost": lost,
         "mcnemar_p": mcnemar_exact(lost, gained),
         "summary": comparison_summary(lost, gained, "answering directly"),
+    }
+
+
+def _detail(explanations: Sequence[Explanation], direct: Sequence[bool], explained: Sequence[bool]) -> dict[str, Any]:
+    """The paired test of explained against direct answers, and what the explanations are like."""
+    n = len(explanations)
+    return {
+        **tax_of_explaining(direct, explained),
         "not_parsed": sum(one.explained is None for one in explanations),
         "cut_at_limit": sum(not one.generation.ended for one in explanations),
         "contradictions": sum(one.contradicts for one in explanations),

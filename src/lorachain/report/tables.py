@@ -159,6 +159,12 @@ def result_table(result: EvalResult, title: str) -> Table:
         table.add_row(escape(subject), accuracy_text(score), "")
     table.add_row("baseline: always majority letter", accuracy_text(result.baselines.always_majority_letter), "")
     table.add_row("baseline: always longest option", accuracy_text(result.baselines.always_longest_option), "")
+    if against_direct := result.report.get("against_direct"):
+        table.add_row(
+            "the same questions answered directly",
+            accuracy_text(Proportion(**against_direct["direct"])),
+            f"explained: {against_direct['summary']}",
+        )
     tokens, seconds = result.tokens, result.seconds
     table.caption = escape(
         f"{settings}\n{seconds:.0f} s, {result.data.n / max(seconds, 1e-9):.1f} questions/s, "

@@ -26,6 +26,7 @@ from lorachain.inference.generate import Generation
 from lorachain.prompts import (
     JSON_INSTRUCTION,
     REASONING_INSTRUCTION,
+    AnswerStyle,
     Prompt,
     answer_prompt,
     json_example,
@@ -215,6 +216,31 @@ def test_reasoning_votes() -> None:
     assert len({request.seed for request in engine.requests}) == 15
     assert all(request.text.endswith("풀이：") for request in engine.requests)
     assert all(request.messages[0].content.endswith(REASONING_INSTRUCTION) for request in engine.requests)
+
+
+@pytest.mark.parametrize("style", ["letters", "options"])
+def test_reasoning_reports_direct_answers_beside_the_explained(style: AnswerStyle) -> None:
+    """On the same questions, with the paired test; the direct answers are those of the protocols of these names."""
+    model, encoder = make_text_model(), TokenEncoder(make_tokenizer())
+    texts = [f"마른 기침은 아니다.\n정답： {'ABCDE'[question.answer]}" for question in QUESTIONS]
+    protocol = make_protocol("reasoning", style=style, engine=Scripted(texts))
+    results = protocol.score(model, encoder, QUESTIONS)
+    direct = make_protocol(style).score(model, encoder, QUESTIONS)
+    assert [result.detail["direct"] for result in results] == [result.chosen for result in direct]
+    report = protocol.report(results)
+    right = sum(result.correct for result in direct)
+    against = report["against_direct"]
+    assert (against["direct"]["correct"], against["explained"]["correct"]) == (right, 5)
+    assert (against["gained"], against["lost"]) == (5 - right, 0)
+    assert report["mean_hangul_share"] == 1.0
+    named = sum(question.options[question.answer] != "마른 기침" for question in QUESTIONS)
+    assert report["contradictions"] == {"n": 5, "count": named}
+
+
+def test_without_log_probabilities_there_are_no_direct_answers() -> None:
+    protocol = Reasoning(engine=Scripted(["정답： A"] * 5))
+    results = protocol.score(None, None, QUESTIONS)  # type: ignore[arg-type]  # as with a server
+    assert protocol.report(results)["against_direct"] is None
 
 
 def test_reasoning_is_greedy_with_one_sample() -> None:

@@ -12,11 +12,13 @@ from torch import nn
 from lorachain.artifacts.schema import Record
 from lorachain.errors import ConfigError
 from lorachain.evaluation.answer_line import answer_line_complete, reasoned_choice
+from lorachain.evaluation.explained import direct_choices, tax_of_explaining
 from lorachain.evaluation.protocols.base import Option, QuestionResult
 from lorachain.evaluation.protocols.generated import WrittenDetail, written_report, written_row
+from lorachain.evaluation.reasoning_text import hangul_share, last_named, reasoning_of
 from lorachain.inference.engines.base import Completion, EngineIdentity, Message, Sampling, TextEngine, TextRequest
 from lorachain.inference.engines.local import LocalEngine
-from lorachain.prompts import REASONING_INSTRUCTION, ChatTurns, reasoning_prompt, render
+from lorachain.prompts import REASONING_INSTRUCTION, AnswerStyle, ChatTurns, reasoning_prompt, render
 from lorachain.records import ExamQuestion
 from lorachain.tokens import TokenEncoder
 from lorachain.version import __version__
@@ -28,6 +30,12 @@ _IN_MEMORY = EngineIdentity("local", __version__, "in memory", None)
 class _Detail(WrittenDetail):
     votes: Annotated[list[Option | None], Field(min_length=1)]
     """The option that each sample names."""
+    direct: Option | None = None
+    """The option chosen at once; None where a server generated, which shows no log-probabilities."""
+    hangul_share: float | None = None
+    """Of the reasoning, mean over the samples."""
+    contradictions: int = 0
+    """Samples whose reasoning names another option last than the one answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,8 @@ class Reasoning:
     token_budget: int = 8192
     engine: TextEngine | None = None
     """What generates the texts; None: the model in memory."""
+    style: AnswerStyle = "letters"
+    """What a direct answer, which is reported beside the explained one, names first."""
     detail_type: type[Record] = _Detail
     name: str = "reasoning"
     version: str = "3"
@@ -77,6 +87,9 @@ class Reasoning:
             stop=answer_line_complete,
             on_completion=completions.__setitem__,
         )
+        direct: list[int] | list[None] = [None] * len(questions)
+        if model is not None and encoder is not None:
+            direct = direct_choices(model, encoder, questions, self.style, token_budget=self.token_budget)
         rows = []
         for number, question in enumerate(questions):
             samples = [completions[number * self.samples + sample] for sample in range(self.samples)]
@@ -90,6 +103,8 @@ class Reasoning:
                     generated_tokens=sum(completion.tokens for completion in samples),
                     ended=all(completion.finish == "stop" for completion in samples),
                     votes=votes,
+                    direct=direct[number],
+                    **_texts(question, [completion.text for completion in samples], votes),
                 )
             )
         return rows
@@ -100,7 +115,30 @@ class Reasoning:
         return {
             **written_report(rows),
             "unparsed_samples": {"n": len(votes), "count": unparsed, "rate": unparsed / len(votes)},
+            "contradictions": {"n": len(votes), "count": sum(row.detail.get("contradictions", 0) for row in rows)},
+            "mean_hangul_share": sum(row.detail.get("hangul_share") or 0.0 for row in rows) / len(rows),
+            "against_direct": _against_direct(rows),
         }
+
+
+def _texts(question: ExamQuestion, texts: Sequence[str], votes: Sequence[int | None]) -> dict[str, Any]:
+    """What the reasoning of a question's samples is like."""
+    reasoning = [reasoning_of(text) for text in texts]
+    named = [last_named(text, question) for text in reasoning]
+    return {
+        "hangul_share": sum(hangul_share(text, [question.question, *question.options]) for text in reasoning)
+        / len(reasoning),
+        "contradictions": sum(
+            vote is not None and last is not None and vote != last for vote, last in zip(votes, named, strict=True)
+        ),
+    }
+
+
+def _against_direct(rows: Sequence[QuestionResult]) -> dict[str, Any] | None:
+    """Explained against direct accuracy on the same questions, with the paired test; None without direct answers."""
+    if any(row.detail.get("direct") is None for row in rows):
+        return None
+    return tax_of_explaining([row.detail["direct"] == row.gold for row in rows], [row.correct for row in rows])
 
 
 def _request(question: ExamQuestion, turns: ChatTurns | None, seed: int) -> TextRequest:

@@ -11,6 +11,7 @@ from lorachain.evaluation.protocols.lm_eval import LmEval
 from lorachain.evaluation.protocols.options import Cloze, Options
 from lorachain.evaluation.protocols.reasoning import Reasoning
 from lorachain.inference.engines.base import TextEngine
+from lorachain.prompts import AnswerStyle
 
 PROTOCOLS = ("letters", "options", "cloze", "lm-eval-3.0", "kormedeval", "reasoning")
 
@@ -27,17 +28,19 @@ def make_protocol(
     seed: int | None = None,
     token_budget: int = 8192,
     engine: TextEngine | None = None,
+    style: AnswerStyle | None = None,
 ) -> ExamProtocol:
     """The protocol `name`; a setting that is None has the protocol's own default.
 
-    `engine` generates the texts in place of the model in memory.
+    `engine` generates the texts in place of the model in memory; `style` is what the model's direct answers name first.
+    A protocol without texts ignores `style`.
 
     Raises:
         ConfigError: the name is unknown, or the protocol has no such setting.
     """
     settings: dict[str, Any] = {
         "shots": shots, "rotations": rotations, "samples": samples, "temperature": temperature,
-        "max_new_tokens": max_new_tokens, "seed": seed, "engine": engine,
+        "max_new_tokens": max_new_tokens, "seed": seed, "engine": engine, "style": style,
     }  # fmt: skip
     protocols: dict[str, tuple[Callable[..., ExamProtocol], tuple[str, ...]]] = {
         "letters": (Letters, ("shots", "rotations")),
@@ -45,18 +48,17 @@ def make_protocol(
         "cloze": (Cloze, ()),
         "lm-eval-3.0": (LmEval, ("shots",)),
         "kormedeval": (KorMedEval, ("max_new_tokens",)),
-        "reasoning": (Reasoning, ("samples", "temperature", "max_new_tokens", "seed", "engine")),
+        "reasoning": (Reasoning, ("samples", "temperature", "max_new_tokens", "seed", "engine", "style")),
     }
     if name not in protocols:
         raise ConfigError(f"protocol {name!r} is unknown; allowed: {', '.join(PROTOCOLS)}")
     protocol, known = protocols[name]
     given = {key: value for key, value in settings.items() if value is not None}
-    # Every evaluation has a seed; a protocol that draws nothing ignores it.
-    unknown = sorted(given.keys() - set(known) - {"seed"})
+    # Every evaluation has a seed and a style; a protocol that draws or answers nothing ignores them.
+    unknown = sorted(given.keys() - set(known) - {"seed", "style"})
     if unknown:
-        raise ConfigError(
-            f"protocol {name!r} has no setting {', '.join(unknown)}; it has: {', '.join(known) or 'none'}"
-        )
+        allowed = ", ".join(key for key in known if key != "style") or "none"
+        raise ConfigError(f"protocol {name!r} has no setting {', '.join(unknown)}; it has: {allowed}")
     arguments = {("orders" if key == "rotations" else key): given[key] for key in known if key in given}
     if "shots" in known:
         arguments["examples"] = examples or {}
