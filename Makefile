@@ -19,8 +19,9 @@ $(VENV)/.complete: pyproject.toml constraints.txt
 run: setup
 	$(BIN)/lorachain run --model gemma-3-270m --config quick_look --workspace $(WORKSPACE)
 
+# A process per core, at most four: each needs up to 3 GB. A file's tests share a process and what it set up.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: setup
 	$(BIN)/ruff check --no-cache .
