@@ -1,8 +1,8 @@
 """AdamW, number by number: Algorithm 2 of Loshchilov and Hutter 2019 (arXiv 1711.05101), with the learning rate as the
 schedule multiplier of the decay, as in PyTorch. Masters are float32 numbers, moments Python floats (float64).
 
-Mixed precision as in Micikevicius et al. 2018 (arXiv 1710.03740): the model computes with rounded copies of the masters.
-Nothing here imports lorachain.
+Mixed precision as in Micikevicius et al. 2018 (arXiv 1710.03740): the model computes with rounded copies of the
+masters. Nothing here imports lorachain.
 """
 
 import math

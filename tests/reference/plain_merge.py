@@ -50,7 +50,7 @@ def exact_update(a: Tensor, b: Tensor, scale: float) -> list[list[Fraction]]:
 
 
 def half_ulp(value: float, dtype: torch.dtype) -> Fraction:
-    """Half the distance from a number of the type to the next larger magnitude: half of 2^(exponent - mantissa bits)."""
+    """Half the distance from a number of the type to the next larger magnitude: 2^(exponent - mantissa bits) / 2."""
     exponent = SMALLEST_EXPONENT[dtype]
     if value:
         exponent = max(exponent, math.frexp(value)[1] - 1)

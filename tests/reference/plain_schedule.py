@@ -1,8 +1,8 @@
 """Which packs a step trains on, as docs and docstrings define it, with plain lists. Nothing here imports lorachain.
 
 An epoch's packs are shuffled with the generator of "seed:epoch", cut into buckets of 16 steps, sorted by length within
-each bucket, cut into steps, and the steps are shuffled by the same generator. Replayed packs are spread evenly: the i-th
-of R is in the first step that has at least i/R of the epoch's steps before it.
+each bucket, cut into steps, and the steps are shuffled by the same generator. Replayed packs are spread evenly: pack i
+of R is in the step i/R of the way through the epoch.
 """
 
 import random

@@ -152,8 +152,12 @@ def test_the_composed_adapter_is_the_sum_of_both_updates(tmp_path: Path, kind: s
 
 @TINY
 @given(
-    out=st.integers(1, 9), width=st.integers(1, 9), exact=st.integers(1, 12), rank=st.integers(1, 12), seed=st.integers(0, 10**6)
-)  # fmt: skip
+    out=st.integers(1, 9),
+    width=st.integers(1, 9),
+    exact=st.integers(1, 12),
+    rank=st.integers(1, 12),
+    seed=st.integers(0, 10**6),
+)
 def test_truncation_is_the_best_approximation(out: int, width: int, exact: int, rank: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     a, b = torch.randn(exact, width, generator=generator), torch.randn(out, exact, generator=generator)

@@ -48,7 +48,7 @@ def test_blocks_are_the_rows_of_the_tensor(
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_results_come_in_the_order_of_the_jobs_and_few_jobs_are_pending(count: int) -> None:
-    """Every job but the last ends after its successor, as far as there are threads; one more job than threads is read."""
+    """Most jobs end after their successor, as far as there are threads. One more job than threads is read."""
     jobs, drawn, largest = 12, 0, 0
     done = [threading.Event() for _ in range(jobs)]
 
