@@ -42,9 +42,9 @@ def stored(folder: Path) -> dict[str, Tensor]:
 
 
 def round_factors(adapter: Path) -> None:
-    """Rounds the factors to quarters, so that B @ A is exact and its bits depend on no order of summation."""
+    """Rounds the factors to 1/512, so that B @ A is exact in float32 and its bits depend on no order of summation."""
     file = adapter / "adapter_model.safetensors"
-    save_file({name: (t * 8).round() / 4 for name, t in load_file(file).items()}, file, metadata={"format": "pt"})
+    save_file({name: (t * 512).round() / 512 for name, t in load_file(file).items()}, file, metadata={"format": "pt"})
 
 
 def make_merge(folder: Path, kind: str, dtype: torch.dtype) -> tuple[Path, Path, MergeReport]:
