@@ -46,6 +46,18 @@ def test_a_stem_as_short_as_the_anchor_at_the_very_end() -> None:
     assert not ExamScreen([ask(stem)]).contains(stem[1:])
 
 
+@pytest.mark.parametrize("length", range(SHORT_ANCHOR - 1, ANCHOR + 2))
+def test_what_a_stem_of_each_length_needs(length: int) -> None:
+    """Below 10 characters nothing, from 10 all its options beside it, from 20 itself."""
+    stem = "가나다라마바사아자차카타파하거너더러머버서어저처"[:length]
+    assert len(normalized(stem)) == length
+    screen = ExamScreen([ask(stem)])
+    options = " / ".join(ask(stem).options)
+    assert screen.contains(f"앞 {stem} 뒤") == (length >= ANCHOR)
+    assert screen.contains(f"앞 {stem} 뒤 {options}") == (length >= SHORT_ANCHOR)
+    assert not screen.contains(f"앞 {stem[:-1]} 뒤 {options}")
+
+
 def test_same_question() -> None:
     screen = ExamScreen([ask(LONG), ask(TINY)])
     options = list(ask(TINY).options)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from lorachain.atomic import STAGING_SUFFIX
 from lorachain.errors import WorkspaceError
 from lorachain.training.checkpoints import (
     MANIFEST,
@@ -141,6 +142,25 @@ def test_saving_a_step_again_replaces_it(run: Path) -> None:
     manifest = json.loads((checkpoint_directory(run, 10) / MANIFEST).read_text())
     assert manifest["files"].keys() == {"only"}
     assert newest_complete(run, "mine").directory == checkpoint_directory(run, 10)
+
+
+def test_keep_only_removes_what_interrupted_writes_left(run: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Staging directories of checkpoints, whatever is in them; nobody else's, and nothing behind a link."""
+    outside = tmp_path_factory.mktemp("outside")
+    write(outside)
+    leftover = run / f".checkpoint-7.abc{STAGING_SUFFIX}"
+    leftover.mkdir()
+    write(leftover)
+    kept = [run / f".other.abc{STAGING_SUFFIX}", run / ".checkpoint-8.partial"]
+    for directory in kept:
+        directory.mkdir()
+    link = run / f".checkpoint-9.abc{STAGING_SUFFIX}"
+    link.symlink_to(outside)
+    keep_only(run, [10])
+    assert not leftover.exists()
+    assert all(directory.exists() for directory in (*kept, link))
+    assert sorted(path.name for path in outside.iterdir())
+    assert checkpoint_steps(run) == [10]
 
 
 def test_keep_only_removes_the_rest(run: Path) -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from lora_making import edit_tensors, load_plain, save_adapter_for, save_base
 from lorachain.errors import AdapterError, LorachainError, ModelError
+from lorachain.weights import blockwise
 from lorachain.weights.merge import merge_adapter
 from lorachain.weights.safetensors_io import INDEX_FILE, weights_sha256
 
@@ -223,3 +224,23 @@ def test_a_quantized_base(pair: tuple[Path, Path]) -> None:
 def test_a_base_without_weights(tmp_path: Path) -> None:
     (tmp_path / "base").mkdir()
     refused(tmp_path / "base", tmp_path, ModelError, "contains no weights")
+
+
+def test_a_tensor_that_keeps_no_update_is_allowed_where_another_one_does(tmp_path: Path) -> None:
+    """Only an adapter that changes nothing at all is refused; what one tensor loses is in the report."""
+    base = save_base(tmp_path / "base", "text")
+    adapter = save_adapter_for(base, tmp_path / "adapter", "text")
+    edit_tensors(adapter / FACTORS, **{f"{Q0}.lora_B": lambda t: t * 1e-12})
+    report = merge_adapter(base, adapter, tmp_path / "merged")
+    lost = {target.module for target in report.targets if target.lost_to_rounding == target.updates}
+    assert lost == {f"model.{Q0}"}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_machine_that_rounds_wrongly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """One per cent more than one rounding step is an error: the ruler is made one per cent shorter here."""
+    base = save_base(tmp_path / "base", "text", dtype=dtype)
+    adapter = save_adapter_for(base, tmp_path / "adapter", "text")
+    measure = blockwise.half_ulp
+    monkeypatch.setattr(blockwise, "half_ulp", lambda values: 0.99 * measure(values))
+    refused(base, adapter, ModelError, r"is 1\.0\d\d half-ulps from base \+ delta, more than one rounding")

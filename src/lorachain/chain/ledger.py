@@ -18,7 +18,7 @@ from lorachain.chain.hidden_states import HiddenStates
 from lorachain.chain.ledger_data import LedgerData, load_ledger_data
 from lorachain.chain.ledger_jobs import Job, Subject, jobs
 from lorachain.chain.ledger_steps import BASE, Step, find_steps, step_names
-from lorachain.chain.runtime import Runtime
+from lorachain.chain.runtime import DTYPES, Runtime
 from lorachain.errors import WorkspaceError
 from lorachain.evaluation.ledger_statistics import changes, measured_noise
 from lorachain.memory import release
@@ -65,7 +65,8 @@ def measure_chain(context: ChainContext, runtime: Runtime) -> Ledger:
 
 def load_step(runtime: Runtime, step: Step, encoder: TokenEncoder) -> LoadedModel:
     """A step's model, held as it was trained. Every step of a chain has the same tokenizer."""
-    model = load_model(step.base, runtime.device, runtime.dtype, step.model.quantization)
+    dtype = DTYPES.get(step.model.dtype, runtime.dtype)
+    model = load_model(step.base, runtime.device, dtype, step.model.quantization)
     return (load_adapter(model, step.adapter, trainable=False) if step.adapter else model), encoder
 
 

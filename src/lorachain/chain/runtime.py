@@ -8,7 +8,8 @@ from lorachain.config import ChainConfig
 from lorachain.training.distributed import Processes, join_processes
 from lorachain.weights.load import resolve_device
 
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+"""By the names that settings and files have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,4 +27,4 @@ def start_runtime(config: ChainConfig) -> Runtime:
     """
     device = resolve_device(config.device)
     processes, device = join_processes(device, quantized=config.quantization != "none")
-    return Runtime(device, _DTYPES[config.dtype], processes)
+    return Runtime(device, DTYPES[config.dtype], processes)

@@ -74,6 +74,9 @@ class StageLedger:
         step = next((step for step in self._steps() if step.name == name), None)
         if step is None:
             return
+        if not self._held_alike(step):  # in another type than when the parent was trained: another model
+            self._measure(step, self._loading(step))
+            return
         step.stored.measures |= stored.measures
         step.stored.validation = stored.validation or step.stored.validation
         self._measure(step, self._loading(step, model))
@@ -82,7 +85,7 @@ class StageLedger:
         """The letters that the stage's parent chose by each protocol; None where the ledger lacks these questions."""
         step = next((step for step in self._steps() if step.name == step_name(parent_of(self.stage))), None)
         row = read_ledger(self.context).step(step.name) if step else None
-        if step is None or row is None or row.model != step.model:
+        if step is None or row is None or row.model != step.model or not self._held_alike(step):
             return None
         cells = {protocol: row.cell(f"exam_{protocol}") for protocol in ("letters", "options")}
         same = {name: cell for name, cell in cells.items() if cell and cell.data_sha256 == data_sha256}
@@ -135,6 +138,11 @@ class StageLedger:
             f"stage {self.stage.name} is scaled by {point.scale:g}, the largest scale that passes the gates; what each "
             f"scale scores: {dial.path}"
         )
+
+    def _held_alike(self, step: Step) -> bool:
+        """Whether this run holds its base in the type that the step's model is held in."""
+        config = self.context.config
+        return (step.model.quantization, step.model.dtype) == (config.quantization, config.dtype)
 
     def _loading(self, step: Step, model: nn.Module | None = None) -> Callable[[], LoadedModel]:
         """Gives a step's model: the one in memory, or else loaded when it is called."""

@@ -1,0 +1,1 @@
+"""Mutation testing of lorachain: `benchmarks/mutants.py`, docs/testing.md."""
