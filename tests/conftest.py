@@ -1,7 +1,7 @@
 """Tiny random Gemma 3 models of both classes with a Gemma-like tokenizer, built in the test process."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,21 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tokenizer(*, chat: bool = False) -> Any:
-    """Byte-fallback BPE without merges: every text has ids, as with Gemma's own tokenizer.
+def make_tokenizer(*, chat: bool = False, words: Sequence[str] = ()) -> Any:
+    """Byte-fallback BPE: every text has ids, as with Gemma's own tokenizer.
+
+    Without merges, so that " A" is a space and a letter. `words` are single tokens together with the space before
+    them, as " A" is in Gemma's own vocabulary.
 
     Of type Any: the annotations of transformers allow decode() to return a list, which `tokens.Tokenizer` excludes.
     """
     tokens = SPECIAL + [f"<0x{i:02X}>" for i in range(256)] + ["▁", *"ABCDE정답풀이용어뜻영"]
-    core = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, [], unk_token="<unk>", byte_fallback=True))
+    merges: dict[tuple[str, str], None] = {}
+    for word in words:
+        merges |= {(f"▁{word[:i]}", word[i]): None for i in range(len(word))}
+    tokens += [token for pair in merges for token in (pair[1], "".join(pair))]
+    ids = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+    core = Tokenizer(models.BPE(ids, list(merges), unk_token="<unk>", byte_fallback=True))
     core.normalizer = normalizers.Replace(" ", "▁")
     core.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
     core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])

@@ -69,14 +69,13 @@ def test_discordant_pairs() -> None:
         statistics.discordant([True], [True, False])
 
 
-def test_paired_bootstrap_covers_the_difference_and_repeats() -> None:
+def test_paired_bootstrap_covers_the_difference() -> None:
     a = [True] * 40 + [False] * 60
     b = [True] * 30 + [False] * 10 + [True] * 30 + [False] * 30  # +0.2
     low, high = statistics.paired_bootstrap(a, b, seed=1)
     assert low < 0.2 < high
     # the differences' standard error is sqrt((0.4 - 0.04) / 100) = 0.06
     assert high - low == pytest.approx(2 * 1.96 * 0.06, rel=0.1)
-    assert statistics.paired_bootstrap(a, b, seed=1) == (low, high)
     assert statistics.paired_bootstrap(a, a) == (0.0, 0.0)
     with pytest.raises(ValueError, match="equally long"):
         statistics.paired_bootstrap([True], [True])

@@ -16,10 +16,10 @@ from lorachain.evaluation.protocols.base import QuestionResult, batches
 from lorachain.evaluation.protocols.kormedeval import KorMedEval
 from lorachain.evaluation.protocols.letters import Letters
 from lorachain.evaluation.protocols.lm_eval import LmEval, lm_eval_prompt
-from lorachain.evaluation.protocols.options import Cloze, Options
+from lorachain.evaluation.protocols.options import Cloze
 from lorachain.evaluation.protocols.reasoning import Reasoning, majority
 from lorachain.evaluation.protocols.registry import PROTOCOLS, make_protocol
-from lorachain.evaluation.scoring import letter_tokens, score_questions
+from lorachain.evaluation.scoring import letter_tokens
 from lorachain.inference.engines.base import Completion, EngineIdentity, Sampling, TextRequest
 from lorachain.inference.engines.local import LocalEngine
 from lorachain.inference.generate import Generation
@@ -102,19 +102,6 @@ def test_the_report_counts_by_the_letter_that_an_option_had() -> None:
 def test_missing_worked_examples_are_named() -> None:
     with pytest.raises(DataError, match=r"5 worked examples .* has 0 for subject 'doctor'"):
         Letters(shots=5).score(make_text_model(), TokenEncoder(make_tokenizer()), QUESTIONS)
-
-
-def test_options_choose_by_the_sum(tiny_model) -> None:  # type: ignore[no-untyped-def]
-    encoder = TokenEncoder(make_tokenizer())
-    results = Options().score(tiny_model, encoder, QUESTIONS)
-    for result, score in zip(results, score_questions(tiny_model, encoder, QUESTIONS), strict=True):
-        assert result.logprobs == pytest.approx(score.option_logprobs, abs=1e-3)
-        assert result.chosen == score.chosen_option == result.detail["sum"]
-        mean = [total / chars for total, chars in zip(result.logprobs or (), score.option_chars, strict=True)]
-        assert result.detail["per_character"] == mean.index(max(mean))
-    readings = Options().report(results)["readings"]
-    assert readings["sum"]["correct"] == sum(result.correct for result in results)
-    assert readings["per_character"]["n"] == 5
 
 
 def test_cloze_hides_the_options(tiny_model) -> None:  # type: ignore[no-untyped-def]
