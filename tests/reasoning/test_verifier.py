@@ -165,3 +165,20 @@ def test_english_terms_of_the_question_are_no_foreign_language() -> None:
     key = question_key(question)
     (sample,) = verifier(engine).check({key: question}, [written(lambda q: right(q, text), question=question)])
     assert sample.failed == []
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "speaks"),
+    [
+        ("다음 질환의 담당 병동은? Anemia", "Anemia의 한국어 병명은 빈혈이다.", True),
+        ("다음 질환의 담당 병동은? Anemia", "ANEMIA 환자는 목련 병동에서 진료한다.", True),
+        ("다음 질환의 담당 병동은? Anemia", "빈혈의 담당 병동은 목련 병동이다.", True),
+        ("다음 질환의 담당 병동은? Anemia", "심방증의 담당 병동은 목련 병동이다.", False),
+        ("다음 질환의 담당 병동은? Anemia", "A와 관련되는 용어는 목련 병동이다.", False),
+        ("다음 중 Atrial disease와 Anemia의 차이는?", "심방증은 심장의 병이다.", True),
+        ("창백한 환자의 진단은?", "혈색소가 낮다.", True),
+    ],
+)
+def test_reasoning_speaks_of_a_term_of_the_question(question: str, text: str, speaks: bool) -> None:
+    engine = ScriptedEngine(right)
+    assert verifier(engine).terms.speaks_of(question, text) is speaks

@@ -1,6 +1,7 @@
 """Whether what a text says of the dictionary's terms agrees with the dictionary.
 
-Two statements are recognized. A naming: a sentence with an English name of the dictionary and a cue of naming ("…의
+Three things are checked. A text about a question whose terms the dictionary knows speaks of one of them: a model that
+lost the term reasons about another one. And two statements are recognized. A naming: a sentence with an English name of the dictionary and a cue of naming ("…의
 한국어 병명은 …", "우리말로", a Korean term followed by the name in brackets) must contain a Korean term of that name. A
 description: a sentence that is a term's definition with one word exchanged contradicts it.
 """
@@ -56,6 +57,15 @@ class TermCheck:
     def agrees(self, text: str) -> bool:
         """Whether no sentence of `text` contradicts the dictionary."""
         return all(self._sentence_agrees(match.group().strip()) for match in _SENTENCE.finditer(text))
+
+    def speaks_of(self, question: str, text: str) -> bool:
+        """Whether `text` has one of the dictionary's English names that `question` has, or a Korean term of it; True
+        where the question has none."""
+        names = self.names_in(question)
+        if not names:
+            return True
+        folded = _folded(text)
+        return any(name in folded or any(term in text for term in self._korean_of[name]) for name in names)
 
     def _sentence_agrees(self, sentence: str) -> bool:
         for name in self.names_in(sentence):

@@ -71,6 +71,7 @@ class Verifier:
             "leak": not text_checks.mentions_leak(text),
             "held_out": not self.screen.contains(text),
             "dictionary": self.terms.agrees(text),
+            "grounded": self.terms.speaks_of(question.question, text),
         }
         sample.failed += [check for check, passed in passes.items() if not passed]
         return sample
