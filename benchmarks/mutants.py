@@ -58,8 +58,8 @@ class Module:
             "killed": self.killed,
             "of these by time": self.timeouts,
             "survivors": [
-                {"line": m.line, "operator": m.operator, **dict(zip(("before", "after"), m.lines(self.source)))}  # noqa: B905
-                for m in self.survivors
+                {"line": mutant.line, "operator": mutant.operator, "lines": mutant.lines(self.source)}
+                for mutant in self.survivors
             ],
         }
 
@@ -126,8 +126,9 @@ def run_all(modules: list[Module], minutes: float) -> None:
 
 def table(modules: list[Module]) -> str:
     lines = ["| module | mutants | equivalent | run | killed | survived |", "|---|---:|---:|---:|---:|---:|"]
-    for m in modules:
-        lines.append(f"| `{m.name}` | {m.total} | {m.equivalent} | {m.run} | {m.killed} | {len(m.survivors)} |")
+    lines += (
+        f"| `{m.name}` | {m.total} | {m.equivalent} | {m.run} | {m.killed} | {len(m.survivors)} |" for m in modules
+    )
     run, killed = sum(m.run for m in modules), sum(m.killed for m in modules)
     share = f" ({100 * killed / run:.1f} %)" if run else ""
     sums = (sum(m.total for m in modules), sum(m.equivalent for m in modules))

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from chain_making import options_of, run_command_line
 from lorachain.artifacts import EpochScore, RunState, ValidationHistory, ValidationResult, read_training_info
 from lorachain.chain import pipeline, stage_scores, train_stage
-from lorachain.chain.run_record import open_run
 from lorachain.chain.tasks.plain_text import PlainTextTask
 from lorachain.data import sources
 from lorachain.evaluation.validation_result import summarize_validation
@@ -255,19 +254,6 @@ def test_a_run_does_not_resume_with_scores_of_another_dev_split(
     assert ("had other settings or data" in err) == edited
     hashes = {score.result.data_sha256 for score in scores_of(started, "00")}
     assert len(hashes) == 1
-
-
-def test_a_record_is_resumed_by_its_own_run_only(tmp_path: Path) -> None:
-    state, superseded = tmp_path / "run" / "run.json", tmp_path / "superseded"
-    record = open_run(state, "mine", superseded)
-    record.before = {}
-    record.write()
-    assert open_run(state, "mine", superseded).before == {}
-    assert not superseded.exists()
-    other = open_run(state, "another", superseded)
-    assert (other.before, other.scores, other.moved_to) == (None, [], superseded)
-    assert RunState.read(superseded / "run.json").fingerprint == "mine"
-    assert RunState.read(state).fingerprint == "another"
 
 
 def test_a_stage_is_stale_when_sources_are_added_removed_or_exchanged(
