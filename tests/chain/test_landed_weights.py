@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from chain_making import options_of, run_command_line
-from lorachain.artifacts import EpochScore, RunState, ValidationHistory, ValidationResult, read_training_info
+from lorachain.artifacts import EpochScore, Ledger, RunState, ValidationHistory, ValidationResult, read_training_info
 from lorachain.chain import pipeline, stage_scores, train_stage
 from lorachain.chain.tasks.plain_text import PlainTextTask
 from lorachain.data import sources
@@ -211,6 +211,12 @@ def test_a_score_of_other_questions_or_of_a_model_held_otherwise_is_not_taken_ov
     assert script.asked[3:] == [asked] * 3
     assert [score.result.n for score in scores] == [asked] * 3
     assert [right(score) for score in scores] == script.right[3:6]
+    # Nor does the ledger take this start for a score of the parent as it was trained.
+    row = Ledger.read(started / "model" / "ledger" / "tiny" / "ledger.json").step("00")
+    cell = row.cell("exam_letters") if row else None
+    assert cell
+    if asked == 10:
+        assert cell.detail["chosen"] == scores_of(started, "00")[-1].result.questions.chosen["letters"]
     assert [score.compared_with.keys() for score in scores][1:] == [
         {"stage start", "base model"} if asked == 10 else {"stage start"}
     ] * 2
