@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 WORKSPACE ?= .
+MINUTES ?= 30
 
-.PHONY: setup run test check format faults bench clean
+.PHONY: setup run test check format faults mutants bench clean
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.complete
@@ -35,6 +36,9 @@ format: setup
 
 faults: setup
 	LORACHAIN_FAULT_POINTS=60 $(BIN)/python -m pytest tests/faults
+
+mutants: setup
+	$(BIN)/python benchmarks/mutants.py --minutes $(MINUTES)
 
 bench: setup
 	$(BIN)/python benchmarks/training.py

@@ -58,8 +58,8 @@ class Module:
             "killed": self.killed,
             "of these by time": self.timeouts,
             "survivors": [
-                {"line": m.line, "operator": m.operator, **dict(zip(("before", "after"), m.lines(self.source)))}  # noqa: B905
-                for m in self.survivors
+                {"line": mutant.line, "operator": mutant.operator, "lines": mutant.lines(self.source)}
+                for mutant in self.survivors
             ],
         }
 
@@ -88,7 +88,7 @@ def open_module(
     return Module(name, tests, source, drawn, len(mutants), len(mutants) - len(drawable))
 
 
-def test_mutant(tree: Tree, module: Module, mutant: Mutant) -> None:
+def try_mutant(tree: Tree, module: Module, mutant: Mutant) -> None:
     """Plants one mutant in the copy, runs the module's tests, and takes it out again."""
     path = tree.module(module.name)
     path.write_bytes(mutant.applied(module.source))
@@ -108,10 +108,10 @@ def test_mutant(tree: Tree, module: Module, mutant: Mutant) -> None:
         module.timeouts += outcome == "timeout"
 
 
-def run_all(modules: list[Module], minutes: float) -> None:
+def run_all(modules: list[Module], minutes: float, root: Path = ROOT) -> None:
     """Runs the drawn mutants of all modules in turns, until all are done or the time is over."""
     deadline = time.monotonic() + 60 * minutes
-    with copied_tree(ROOT) as tree:
+    with copied_tree(root) as tree:
         for module in modules:
             baseline = tree.run(module.tests)
             if baseline.code != 0:
@@ -121,13 +121,14 @@ def run_all(modules: list[Module], minutes: float) -> None:
         for turn in range(max(len(module.drawn) for module in modules)):
             for module in modules:
                 if turn < len(module.drawn) and time.monotonic() < deadline:
-                    test_mutant(tree, module, module.drawn[turn])
+                    try_mutant(tree, module, module.drawn[turn])
 
 
 def table(modules: list[Module]) -> str:
     lines = ["| module | mutants | equivalent | run | killed | survived |", "|---|---:|---:|---:|---:|---:|"]
-    for m in modules:
-        lines.append(f"| `{m.name}` | {m.total} | {m.equivalent} | {m.run} | {m.killed} | {len(m.survivors)} |")
+    lines += (
+        f"| `{m.name}` | {m.total} | {m.equivalent} | {m.run} | {m.killed} | {len(m.survivors)} |" for m in modules
+    )
     run, killed = sum(m.run for m in modules), sum(m.killed for m in modules)
     share = f" ({100 * killed / run:.1f} %)" if run else ""
     sums = (sum(m.total for m in modules), sum(m.equivalent for m in modules))

@@ -117,6 +117,8 @@ def _is_message(node: ast.AST) -> bool:
         return True
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         return _name(node.value.func) in _MESSAGES
+    if isinstance(node, ast.keyword):
+        return node.arg in _KEPT_KEYWORDS
     return isinstance(node, ast.Call) and _name(node.func) in ("TypeVar", "field")
 
 
@@ -168,6 +170,8 @@ def _expression(node: ast.expr) -> Iterator[tuple[str, str]]:
         case ast.BinOp(op=ast.BitOr()):
             yield "operand", f"({ast.unparse(node.left)})"
             yield "operand", f"({ast.unparse(node.right)})"
+        case ast.BinOp(op=ast.Div()) if _is_path(node):
+            return
         case ast.BinOp() if type(node.op) in _ARITHMETIC:
             changed_bin = copy.deepcopy(node)
             changed_bin.op = _ARITHMETIC[type(node.op)]()
@@ -185,6 +189,12 @@ def _expression(node: ast.expr) -> Iterator[tuple[str, str]]:
             yield from _comprehension(node)
         case ast.Call():
             yield from _call(node)
+
+
+def _is_path(node: ast.BinOp) -> bool:
+    """Whether it is a path and a name, as far as can be told: another operator would only be a TypeError."""
+    text = isinstance(node.right, ast.JoinedStr) or isinstance(getattr(node.right, "value", None), str)
+    return text or (isinstance(node.right, ast.Name) and node.right.id.isupper())
 
 
 def _constant(value: object) -> Iterator[tuple[str, str]]:

@@ -17,9 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from chain_making import options_of, run_command_line
-from lorachain.artifacts import EpochScore, RunState, ValidationHistory, ValidationResult, read_training_info
+from lorachain.artifacts import EpochScore, Ledger, RunState, ValidationHistory, ValidationResult, read_training_info
 from lorachain.chain import pipeline, stage_scores, train_stage
-from lorachain.chain.run_record import open_run
 from lorachain.chain.tasks.plain_text import PlainTextTask
 from lorachain.data import sources
 from lorachain.evaluation.validation_result import summarize_validation
@@ -212,6 +211,12 @@ def test_a_score_of_other_questions_or_of_a_model_held_otherwise_is_not_taken_ov
     assert script.asked[3:] == [asked] * 3
     assert [score.result.n for score in scores] == [asked] * 3
     assert [right(score) for score in scores] == script.right[3:6]
+    # Nor does the ledger take this start for a score of the parent as it was trained.
+    row = Ledger.read(started / "model" / "ledger" / "tiny" / "ledger.json").step("00")
+    cell = row.cell("exam_letters") if row else None
+    assert cell
+    if asked == 10:
+        assert cell.detail["chosen"] == scores_of(started, "00")[-1].result.questions.chosen["letters"]
     assert [score.compared_with.keys() for score in scores][1:] == [
         {"stage start", "base model"} if asked == 10 else {"stage start"}
     ] * 2
@@ -255,19 +260,6 @@ def test_a_run_does_not_resume_with_scores_of_another_dev_split(
     assert ("had other settings or data" in err) == edited
     hashes = {score.result.data_sha256 for score in scores_of(started, "00")}
     assert len(hashes) == 1
-
-
-def test_a_record_is_resumed_by_its_own_run_only(tmp_path: Path) -> None:
-    state, superseded = tmp_path / "run" / "run.json", tmp_path / "superseded"
-    record = open_run(state, "mine", superseded)
-    record.before = {}
-    record.write()
-    assert open_run(state, "mine", superseded).before == {}
-    assert not superseded.exists()
-    other = open_run(state, "another", superseded)
-    assert (other.before, other.scores, other.moved_to) == (None, [], superseded)
-    assert RunState.read(superseded / "run.json").fingerprint == "mine"
-    assert RunState.read(state).fingerprint == "another"
 
 
 def test_a_stage_is_stale_when_sources_are_added_removed_or_exchanged(

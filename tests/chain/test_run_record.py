@@ -25,7 +25,7 @@ def score(epoch: int, step: int, right: int, by_options: int = 0) -> EpochScore:
 
 
 def record_of(folder: Path, scores: Sequence[EpochScore]) -> RunRecord:
-    record = open_run(folder / "run" / "run.json", "mine", folder / "superseded")
+    record = open_run(folder / "training" / "run" / "run.json", "mine", folder / "superseded")
     for one in scores:
         record.put(one)
     return record
@@ -78,8 +78,8 @@ def test_the_log_is_dropped_with_the_record(tmp_path: Path) -> None:
 
 
 def test_a_record_is_resumed_by_its_own_run_only(tmp_path: Path) -> None:
-    state, superseded = tmp_path / "run" / "run.json", tmp_path / "superseded"
-    record = record_of(tmp_path, [score(0, 0, 1)])
+    record, superseded = record_of(tmp_path, [score(0, 0, 1)]), tmp_path / "superseded"
+    state = record.path
     record.before = {}
     record.write()
     assert (open_run(state, "mine", superseded).before, epochs(open_run(state, "mine", superseded))) == ({}, [0])
@@ -97,6 +97,22 @@ def test_a_record_is_resumed_by_its_own_run_only(tmp_path: Path) -> None:
     third = open_run(state, "third", superseded)
     assert third.moved_to == superseded
     assert RunState.read(superseded / "run.json").fingerprint == "another"
+
+
+def test_the_record_is_moved_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It marks the directory as ours: a run that is killed in between leaves nothing that is taken for a user's."""
+    state, rename, moved = record_of(tmp_path, []).path, Path.rename, []
+    for name in ("a", "checkpoint-5", "z"):
+        (state.parent / name).mkdir()
+
+    def renamed(self: Path, target: Path) -> Path:
+        moved.append(self.name)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    open_run(state, "another", tmp_path / "superseded")
+    assert moved[0] == "run.json"
+    assert sorted(moved) == ["a", "checkpoint-5", "run.json", "z"]
 
 
 def test_a_users_directory_in_the_place_of_a_superseded_run(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 Real models have many blocks per tensor, the tiny ones fewer rows than one block: the blocks are made smaller here.
 """
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_compose import Factors, best_of_rank, dense_update, frobenius, spectral
 from plain_merge import read_adapter, roundings
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -103,6 +106,7 @@ def test_a_block_is_rounded_once_and_measured_exactly(
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(rows, columns, generator=generator).to(dtype)
     a, b = torch.randn(rank, columns, generator=generator), torch.randn(rows, rank, generator=generator)
+    b[0] = 0.0  # a row that the adapter leaves alone counts as no update, and as none that was lost
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blockwise, "_CACHED_ELEMENTS", cached)
         block = blockwise.merge_block(weight, b, a, scale)
@@ -114,6 +118,15 @@ def test_a_block_is_rounded_once_and_measured_exactly(
     assert block.square_norm == pytest.approx(float((update.double() ** 2).sum()), rel=1e-5)
     assert block.updates == int((update != 0).sum())
     assert block.lost_to_rounding == int(((block.merged == weight) & (update != 0)).sum())
+
+
+def test_a_sum_that_float32_rounds_to_a_tie_is_rounded_as_in_peft() -> None:
+    """PEFT adds in float32, then rounds to the base's type: bits that are equal to PEFT's need both roundings."""
+    weight, b = torch.ones(1, 1, dtype=torch.bfloat16), torch.ones(1, 1)
+    a = torch.tensor([[2.0**-8 + 2.0**-30]])  # just above half of bf16's step at 1, which float32 cannot tell from it
+    block = blockwise.merge_block(weight, b, a, 1.0)
+    assert block.merged.item() == (weight.float() + a).bfloat16().item() == 1.0
+    assert (block.max_error, block.updates, block.lost_to_rounding) == (1.0, 1, 1)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -145,9 +158,53 @@ def test_the_composed_adapter_is_the_sum_of_both_updates(tmp_path: Path, kind: s
         assert layer.norm == pytest.approx(frobenius(expected), rel=1e-5)
         assert layer.frobenius_error == pytest.approx(frobenius(expected - best), rel=1e-4)
         assert layer.spectral_error == pytest.approx(spectral(expected - best), rel=1e-4)
+    assert [layer.module for layer in report.layers] == sorted(kept)
     errors = sum(layer.frobenius_error**2 for layer in report.layers)
     norms = sum(layer.norm**2 for layer in report.layers)
     assert report.relative_error == pytest.approx((errors / norms) ** 0.5)
+
+
+def test_ranks_at_their_bounds(tmp_path: Path) -> None:
+    """One is a rank; the exact rank changes no bit; above a layer's width there is nothing to leave out."""
+    base = save_base(tmp_path / "base", "text")
+    first = save_adapter_for(base, tmp_path / "01", "text", r=12)
+    merge_adapter(base, first, tmp_path / "merged")
+    second = save_adapter_for(
+        tmp_path / "merged", tmp_path / "02", "text", seed=8, r=10, target_modules=LANGUAGE_LINEAR
+    )
+
+    def compose(rank: int | None) -> tuple[ComposeReport, dict[str, Tensor], dict[str, Any]]:
+        folder = tmp_path / f"rank-{rank}"
+        report = compose_adapters(
+            base, first, second, folder, merged_base=tmp_path / "merged", base_name="owner/name", rank=rank
+        )
+        with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+            assert file.metadata() == {"format": "pt"}
+        config = json.loads((folder / "adapter_config.json").read_text())
+        return report, load_file(folder / "adapter_model.safetensors"), config
+
+    report, exact, config = compose(None)
+    assert {layer.rank for layer in report.layers} == {10, 22}
+    assert report.relative_error == 0
+    assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (22, 22, "owner/name")
+    smaller = {layer.module: 10 for layer in report.layers if layer.rank == 10}
+    assert config["rank_pattern"] == config["alpha_pattern"] == smaller
+    assert sorted(config["target_modules"]) == sorted(layer.module for layer in report.layers)
+    assert config["inference_mode"] is True
+
+    report, kept, _ = compose(10)
+    for name in exact:
+        if any(f"{module}.lora_" in name for module in smaller):
+            assert torch.equal(kept[name], exact[name])
+    assert {layer.frobenius_error for layer in report.layers if layer.exact_rank == 10} == {0.0}
+
+    report, kept, _ = compose(20)  # v_proj is 16 wide
+    narrow = [layer for layer in report.layers if layer.module.endswith("v_proj")]
+    assert {(layer.exact_rank, layer.rank, layer.spectral_error) for layer in narrow} == {(22, 16, 0.0)}
+
+    report, kept, _ = compose(1)
+    assert {layer.rank for layer in report.layers} == {1}
+    assert all(1 in tensor.shape and tensor.dtype == torch.float32 for tensor in kept.values())
 
 
 @TINY
@@ -163,6 +220,8 @@ def test_truncation_is_the_best_approximation(out: int, width: int, exact: int, 
     a, b = torch.randn(exact, width, generator=generator), torch.randn(out, exact, generator=generator)
     kept_a, kept_b, s = truncated(a, b, rank)
     dense = dense_update([(a, b, 1.0)])
+    assert kept_a.dtype == kept_b.dtype == torch.float32
+    assert s.dtype == torch.float64
     assert kept_a.shape[0] == kept_b.shape[1] == min(rank, exact, out, width)
     torch.testing.assert_close(dense_update([(kept_a, kept_b, 1.0)]), best_of_rank(dense, rank), rtol=0, atol=1e-5)
     present = torch.linalg.svdvals(dense)[: len(s)]

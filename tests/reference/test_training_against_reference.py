@@ -176,8 +176,10 @@ def test_masters_are_the_parameters_before_they_are_rounded(dtype: torch.dtype) 
     parameter.grad = torch.ones(64, dtype=dtype)
     optimizer.step()
     assert not torch.equal(optimizer.masters[0], start)
-    parameter.data.zero_()
+    trained = optimizer.masters[0].clone()
+    parameter.data.zero_()  # masters are copies
     optimizer.copy_to_model()
+    assert torch.equal(optimizer.masters[0], trained)
     assert torch.equal(parameter, optimizer.masters[0].to(dtype))
 
 

@@ -123,5 +123,6 @@ def test_a_schedule_can_end_after_a_number_of_supervised_tokens(count: int) -> N
     for wanted in (1, 50, 100, sums[-3]):
         steps = schedule.steps_nearest(wanted)
         assert abs(sums[steps] - wanted) == min(abs(total - wanted) for total in sums[1:])
+    assert schedule.steps_nearest(0) == 1  # a run has at least one step
     schedule.steps = 7
     assert len(schedule) == 7

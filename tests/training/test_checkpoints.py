@@ -8,15 +8,19 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from lorachain.artifacts import TrainingProgress
 from lorachain.atomic import STAGING_SUFFIX
 from lorachain.errors import WorkspaceError
 from lorachain.training.checkpoints import (
     MANIFEST,
+    PROGRESS,
+    TRAINER_STATE,
     checkpoint_directory,
     keep_only,
     newest_complete,
     reason_to_skip,
     save_checkpoint,
+    unusable_as_error,
 )
 from lorachain.workspace import checkpoint_steps
 
@@ -154,6 +158,8 @@ def test_keep_only_removes_what_interrupted_writes_left(run: Path, tmp_path_fact
     kept = [run / f".other.abc{STAGING_SUFFIX}", run / ".checkpoint-8.partial"]
     for directory in kept:
         directory.mkdir()
+    kept.append(run / f".checkpoint-9.file{STAGING_SUFFIX}")
+    kept[-1].write_text("x")
     link = run / f".checkpoint-9.abc{STAGING_SUFFIX}"
     link.symlink_to(outside)
     keep_only(run, [10])
@@ -190,3 +196,61 @@ def test_a_checkpoint_whose_weights_cannot_be_read_is_skipped(run: Path) -> None
     save_checkpoint(run, 11, "mine", lambda directory: put(directory / "x.safetensors", b"no"))
     (reason,) = newest_complete(run, "mine").skipped
     assert reason.startswith("checkpoint-11 skipped: x.safetensors cannot be read: ")
+
+
+def progress_of(step: int, losses: int) -> bytes:
+    progress = TrainingProgress(step=step, tokens=1, supervised_tokens=1, seconds=1.0, losses=(1.0,) * losses)
+    return json.dumps(progress.as_dict()).encode()
+
+
+def state_of(step: int, **more: object) -> bytes:
+    return json.dumps({"global_step": step, **more}).encode()
+
+
+@pytest.mark.parametrize(
+    ("progress", "state", "message"),
+    [
+        (progress_of(11, 11), state_of(11), None),
+        (progress_of(11, 11), None, None),
+        (None, state_of(11), None),
+        (progress_of(9, 11), state_of(11), "its progress is that of step 9"),
+        (progress_of(11, 9), state_of(11), "its progress is that of step 9"),
+        (progress_of(11, 11), state_of(10), "its progress is that of step 10"),
+        (b"{}", None, "progress.json"),
+        (None, b"[]", "trainer_state.json"),
+        (None, state_of(11, unknown_key=1), "is not one of this version of transformers"),
+    ],
+)
+def test_progress_and_state_must_be_of_the_checkpoints_step(
+    tmp_path: Path, progress: bytes | None, state: bytes | None, message: str | None
+) -> None:
+    """Whoever edits them can edit the manifest too."""
+
+    def write_states(directory: Path) -> None:
+        for name, content in ((PROGRESS, progress), (TRAINER_STATE, state)):
+            if content is not None:
+                put(directory / name, content)
+
+    save_checkpoint(tmp_path, 11, "mine", write_states)
+    reason = reason_to_skip(checkpoint_directory(tmp_path, 11), "mine")
+    assert reason is None if message is None else message in str(reason)
+
+
+def test_a_checkpoint_under_the_name_of_another_step_is_skipped(run: Path) -> None:
+    checkpoint_directory(run, 10).rename(checkpoint_directory(run, 12))
+    search = newest_complete(run, "mine")
+    assert search.skipped == ["checkpoint-12 skipped: its manifest.json is of step 10"]
+    assert (search.directory, search.step) == (checkpoint_directory(run, 9), 9)
+
+
+@pytest.mark.parametrize(("before", "step"), [(None, 10), (11, 10), (10, 9), (9, 2), (3, 2), (2, 0)])
+def test_the_newest_before_a_step(run: Path, before: int | None, step: int) -> None:
+    assert newest_complete(run, "mine", before=before).step == step
+
+
+def test_what_a_foreign_file_raises_is_one_message(run: Path) -> None:
+    message = r"checkpoint-10 cannot be resumed from \(KeyError: 'x{199}\)"
+    with pytest.raises(WorkspaceError, match=message), unusable_as_error(checkpoint_directory(run, 10)):
+        raise KeyError("x" * 300)
+    with pytest.raises(WorkspaceError, match=r"^as it is$"), unusable_as_error(run):
+        raise WorkspaceError("as it is")

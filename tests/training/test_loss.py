@@ -10,7 +10,8 @@ from lorachain.tokens import TokenRow, collate
 from lorachain.training import loss as loss_module
 from lorachain.training.batch_schedule import BatchSchedule
 from lorachain.training.loss import SupervisedLanguageModel, supervised_cross_entropy
-from lorachain.weights.load import plain_model
+from lorachain.weights.attention import takes_packed_rows
+from lorachain.weights.load import plain_model, text_decoder
 from lorachain.weights.lora import PeftModel, add_new_lora
 
 TARGETS = ["q_proj", "v_proj", "o_proj", "down_proj"]
@@ -168,3 +169,16 @@ def test_a_batch_without_supervised_tokens_has_no_loss() -> None:
     total = supervised_cross_entropy(hidden, torch.randn(50, 8), torch.zeros(0, dtype=torch.int64))
     total.backward()  # type: ignore[no-untyped-call]
     assert total.item() == 0
+
+
+@pytest.mark.parametrize("kind", ["text", "multimodal"])
+def test_training_uses_the_attention_norms_and_mlps_that_keep_little(kind: str) -> None:
+    """They change no result, only memory and time; a model that is not trained keeps its own."""
+    model = lora_model(kind)
+    before = [name for name, module in model.named_modules() if "forward" in vars(module)]
+    assert not takes_packed_rows(text_decoder(model))
+    SupervisedLanguageModel(model)
+    assert takes_packed_rows(text_decoder(model))
+    patched = {name.rpartition(".")[2] for name, module in model.named_modules() if "forward" in vars(module)}
+    assert not before
+    assert {"mlp", "input_layernorm", "q_norm", "norm"} <= patched
