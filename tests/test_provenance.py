@@ -77,7 +77,7 @@ def test_an_adapter_is_its_configuration_and_its_weights(adapter: Path) -> None:
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
 def test_half_an_adapter_has_no_identity(adapter: Path, name: str) -> None:
     (adapter / name).unlink()
-    with pytest.raises(AdapterError, match="is not a complete adapter.*create it again"):
+    with pytest.raises(AdapterError, match=r"is not a complete adapter.*create it again"):
         adapter_sha256(adapter)
 
 

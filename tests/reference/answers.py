@@ -1,4 +1,4 @@
-"""The answer in a generated text: published rules with their published patterns, and answers written by a known rule."""
+"""The answer in a generated text: published rules as they were published, and answers written by a known rule."""
 
 import ast
 import json
