@@ -14,6 +14,7 @@ from lorachain.artifacts import Cell
 from lorachain.chain.ledger_data import AskedTerm, LedgerData
 from lorachain.chain.ledger_jobs import Subject, jobs
 from lorachain.evaluation.divergence import prompt_hidden_states
+from lorachain.inference.generate import Generation
 from lorachain.records import ExamQuestion
 from lorachain.tokens import TokenEncoder, TokenRow
 from lorachain.weights.load import text_decoder
@@ -107,6 +108,44 @@ def test_letters_and_options_of_an_exam(pair: tuple[Any, Any, float], name: str)
         assert cell.value == cell.correct.count("1") / len(gold)
         assert cell.detail["chosen_letters"] == {letter: chosen.count(letter) for letter in "ABCDE"}
         assert cell.detail["right_letters"] == {letter: gold.count(letter) for letter in "ABCDE"}
+
+
+def test_the_first_items_are_scored_again_for_the_noise() -> None:
+    """`measured_noise` compares them with the first items of the cells."""
+    of = data()
+    for count in (0, 1, 2, 3, 99):
+        first = of.first(count)
+        assert first.texts == {"korean": of.texts["korean"][:count]}
+        for name in ("exam", "dictionary_exam", "text_prompts", "term_prompts", "exam_prompts", "terms"):
+            assert getattr(first, name) == getattr(of, name)[:count], name
+        assert first.asked_terms == count
+
+
+def test_a_form_cell_shows_the_first_answers_without_the_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of them, cut: the rest is counted."""
+    answers = [Generation(f" No. {i} {'x' * 90}", 5, True) for i in range(5)]
+    answers[1] = Generation(" 간은 배의 오른쪽에 있다", 5, False)
+    monkeypatch.setattr("lorachain.chain.ledger_jobs.generate", lambda *arguments, **settings: answers)
+    cell = cells_of(None, make_text_model(), {"form_plain_text"})["form_plain_text"]
+    assert cell.correct == "01000"
+    assert cell.detail == {"without_form": [answers[i].text.strip()[:80] for i in (0, 2, 3)]}
+
+
+def test_intruder_dimensions_are_the_mean_over_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {"layers.0.q_proj": 3, "layers.0.v_proj": 0, "layers.1.q_proj": 1}
+    asked: list[dict[str, int]] = []
+
+    def intruder_dimensions(base: Path, adapter: Path, **settings: int) -> dict[str, int]:
+        asked.append(settings)
+        return counts
+
+    monkeypatch.setattr("lorachain.weights.intruders.intruder_dimensions", intruder_dimensions)
+    subject = Subject(None, ENCODER, 64, Path("base"), Path("adapter"), lambda digest, prompts: None)  # type: ignore[arg-type]
+    *_, job = jobs(LedgerData(), intruder_layers=2)
+    (cell,) = job.score(subject)
+    assert (cell.value, cell.n, cell.unit, cell.detail["by_layer"]) == (4 / 3, 3, "layers", counts)
+    assert asked == [{"layers": 2}]
+    assert job.version != next(iter(jobs(LedgerData(), intruder_layers=1))).version
 
 
 @pytest.mark.parametrize("measure", ["kl_plain_text", "kl_dictionary", "kl_exam"])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from conftest import make_text_model, make_tokenizer
 from lorachain.errors import ConfigError
 from lorachain.evaluation.protocols import kormedeval, lm_eval
+from lorachain.evaluation.protocols.base import QuestionResult
 from lorachain.evaluation.protocols.kormedeval import KorMedEval
 from lorachain.evaluation.protocols.lm_eval import LmEval
 from lorachain.evaluation.protocols.reasoning import Reasoning
@@ -148,6 +149,33 @@ def test_lm_eval_stops_where_and_as_late_as_the_harness(monkeypatch: pytest.Monk
         assert arguments["stop"](f"A{stop}"), stop
     for text in ("", "A", "정답: B", "A\nB", "Q", "<eos"):
         assert not arguments["stop"](text), text
+
+
+@pytest.mark.parametrize(
+    ("name", "detail"),
+    [
+        ("letters", {"shown": [0]}),
+        ("options", {"sum": 0, "per_character": 1}),
+        ("cloze", {"sum": 0, "per_character": 1, "pmi": 1}),
+        ("lm-eval-3.0", {"ended": True}),
+        ("kormedeval", {"ended": True}),
+        ("reasoning", {"ended": True, "votes": [0]}),
+    ],
+)
+def test_a_single_question_has_a_report(name: str, detail: dict[str, Any]) -> None:
+    protocol = make_protocol(name, examples={})
+    protocol.detail_type.model_validate(detail, strict=True)
+    report = protocol.report([QuestionResult("q", "x", "doctor", 0, 0, generated_tokens=5, detail=detail)])
+    if name in ("options", "cloze"):
+        assert {reading: one["correct"] for reading, one in report["readings"].items()} == {
+            reading: int(choice == 0) for reading, choice in detail.items()
+        }
+    elif name == "letters":
+        assert report["chosen_letters"]["A"] == report["accuracy_by_gold_letter"]["A"]["correct"] == 1
+        assert "agreement" not in report
+    else:
+        assert report["generated_tokens_per_question"] == 5
+        assert report["cut_at_limit"]["count"] == report["unparsed"]["count"] == 0
 
 
 # ---- settings --------------------------------------------------------------------------------------------------------
