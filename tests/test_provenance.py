@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lorachain.errors import AdapterError
 from lorachain.provenance import (
     adapter_sha256,
     canonical_json,
+    git_commit,
     load_json,
     package_versions,
     sha256_file,
@@ -77,7 +79,7 @@ def test_an_adapter_is_its_configuration_and_its_weights(adapter: Path) -> None:
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
 def test_half_an_adapter_has_no_identity(adapter: Path, name: str) -> None:
     (adapter / name).unlink()
-    with pytest.raises(AdapterError, match="is not a complete adapter.*create it again"):
+    with pytest.raises(AdapterError, match=r"is not a complete adapter.*create it again"):
         adapter_sha256(adapter)
 
 
@@ -118,6 +120,41 @@ def test_json_is_written_for_people_and_never_with_numbers_that_are_not_finite(t
     with pytest.raises(ValueError, match="Out of range float"):
         write_json(tmp_path / "a.json", float("nan"))
     assert load_json(tmp_path / "a.json") == {"이름": [1, 2]}
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=nobody", "-c", "user.email=nobody@example.org")
+    command = ["git", *identity, "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with the package in src, as the module's own."""
+    package = tmp_path / "outer" / "checkout" / "src" / "lorachain"
+    package.mkdir(parents=True)
+    (package / "provenance.py").write_text("", encoding="utf-8")
+    folder = package.parents[1]
+    git(folder.parent, "init", "-q")
+    git(folder.parent, "commit", "-q", "--allow-empty", "-m", "somebody else's")
+    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
+    return folder
+
+
+def test_a_repository_above_the_package_is_somebody_elses(checkout: Path) -> None:
+    assert git_commit() is None
+
+
+def test_a_checkout_has_its_commit_and_says_where_it_was_changed(checkout: Path) -> None:
+    git(checkout, "init", "-q")
+    assert git_commit() is None  # nothing was committed yet
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-q", "-m", "one")
+    commit = git(checkout, "rev-parse", "HEAD")
+    (checkout / "notes.txt").write_text("not tracked", encoding="utf-8")
+    assert git_commit() == commit
+    (checkout / "src" / "lorachain" / "provenance.py").write_text("changed = True", encoding="utf-8")
+    assert git_commit() == f"{commit}+dirty"
 
 
 def test_versions_name_what_computes() -> None:

@@ -1,19 +1,24 @@
 """No dev, few-shot or test question is trained on, and no score lacks what it needs (design, section 3, 10 and 11)."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.table import Table
 
 from chain_making import FinishedChain, make_workspace, options_of, run_command_line
+from lorachain.artifacts import TrainingInfo
 from lorachain.chain.context import load_config
 from lorachain.chain.exams import load_exam_questions
 from lorachain.chain.tasks.base import StageTask, TaskInputs
 from lorachain.chain.tasks.exam import load_exam_task
 from lorachain.chain.tasks.plain_text import load_plain_text_task
+from lorachain.report.tables import chain_table, stage_table
 from lorachain.tokens import TokenEncoder
+from lorachain.workspace import TRAINING_INFO
 
 PLANTED = "다음 중 간에서 만들어져 담낭에 모였다가 십이지장으로 나오는 것은 무엇인가?"
 FEWSHOT = "소량 예시로 나오는 물음이며 이것도 배우면 안 되는 것은?"
@@ -196,6 +201,32 @@ def test_every_score_on_disk_has_n_interval_split_protocol_and_version(
     assert measures == 15
 
 
+ACCURACY = re.compile(r"\d+(?:\.\d+)? %")
+WITH_INTERVAL_AND_N = re.compile(r"\d+\.\d % \[-?\d+\.\d, -?\d+\.\d\] n=\d+")
+
+
+def cells_of(table: Table) -> list[str]:
+    return [str(cell) for column in table.columns for cell in column.cells]
+
+
 def test_every_table_shows_n_and_interval_beside_an_accuracy(finished_chain: Callable[..., FinishedChain]) -> None:
-    output = finished_chain("text").out
-    assert output.count("n=") >= output.count(" % [") > 0
+    """Cell by cell: nothing that looks like an accuracy is without either. Tables of weights show no accuracy."""
+    chain = finished_chain("text")
+    infos = [
+        TrainingInfo.read(chain.model / f"{stage}_trained" / "tiny" / TRAINING_INFO) for stage in ("00", "01", "02")
+    ]
+    tables = [chain_table(infos, None, "chain"), *(stage_table(info, info.stage) for info in infos)]
+    accuracies = 0
+    for table in tables:
+        for cell in cells_of(table):
+            shown = ACCURACY.findall(cell)
+            assert len(shown) == len(WITH_INTERVAL_AND_N.findall(cell)), cell
+            accuracies += len(shown)
+    # Before and after by two protocols in each of three stages; exact match and direct against explained answers.
+    assert accuracies >= 2 * (3 * 2 * 2 + 2)
+    shown_by_run = " ".join(chain.out.split())
+    for info in infos:
+        for score in info.validation.after.values():
+            low, high = score.wilson95
+            numbers = (f"{100 * score.accuracy:.1f} %", f"[{100 * low:.1f},", f"{100 * high:.1f}]", f"n={score.n}")
+            assert all(number in shown_by_run for number in numbers), numbers

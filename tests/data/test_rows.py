@@ -92,6 +92,15 @@ def test_a_bad_row_is_named_or_counted(tmp_path: Path, name: str) -> None:
     assert tally.bad_rows == 1
 
 
+def test_the_first_of_several_bad_rows_is_the_one_that_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n[2]\n{"a": 3}\nfour\n[5]\n', encoding="utf-8")
+    good, tally = read(path, skip=True)
+    assert (len(good), tally.bad_rows) == (2, 3)
+    assert tally.first_bad == f"{path}:2: expected one JSON object per line, found [2]."
+    assert read(write(tmp_path / "b.jsonl", ROWS), skip=True)[1].first_bad is None
+
+
 BAD_FILES = {
     "empty.jsonl": (b"", "empty"),
     "empty.parquet": (b"", "empty"),

@@ -1,4 +1,4 @@
-"""Letters, options and cloze equal the reference, with a tokenizer like Gemma's: " A" and short options are one token."""
+"""Letters, options and cloze equal the reference; as with Gemma's tokenizer, " A" and some options are one token."""
 
 import random
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import make_multimodal_model, make_text_model, make_tokenizer
-from lorachain.evaluation import scoring
 from lorachain.evaluation.protocols.letters import Letters
 from lorachain.evaluation.protocols.options import Cloze, Options
 from lorachain.evaluation.scoring import letter_tokens, score_questions
+from lorachain.inference import forward
 from lorachain.prompts import ANSWER_CUE
 from lorachain.records import LETTERS, ExamQuestion
 from lorachain.tokens import TokenEncoder
@@ -153,13 +153,13 @@ def test_letters_of_a_bf16_model_are_products_in_float32(monkeypatch: pytest.Mon
     """bf16 has 8 bits: two letters that differ by less than a 256th of their logit would count as equal."""
     model, tokenizer = make_text_model(dtype=torch.bfloat16), gemma_like()
     states: list[torch.Tensor] = []
-    original = scoring.hidden_states
+    original = forward.hidden_states
 
     def recorded(*arguments: Any) -> torch.Tensor:
         states.append(original(*arguments))
         return states[-1]
 
-    monkeypatch.setattr(scoring, "hidden_states", recorded)
+    monkeypatch.setattr("lorachain.evaluation.scoring.hidden_states", recorded)
     questions = exam(6)
     scores = score_questions(model, TokenEncoder(tokenizer), questions, with_options=False, token_budget=1)
     assert states[0].dtype == torch.bfloat16

@@ -1,5 +1,6 @@
 """Evaluations on disk: complete, resumable, checked before the work, and only compared where they are comparable."""
 
+import itertools
 import json
 import os
 from collections.abc import Callable
@@ -129,6 +130,22 @@ def test_an_interrupted_evaluation_ends_with_the_same_result(tmp_path: Path, cut
     assert read_results(out)[1] == read_results(tmp_path / "whole.json")[1]
 
 
+def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that goes on by one second each time it is read."""
+    seconds = itertools.count()
+    monkeypatch.setattr("lorachain.evaluation.runner.time.monotonic", lambda: float(next(seconds)))
+
+
+def test_the_time_of_an_evaluation_is_that_of_scoring_its_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every batch of both runs, where one was interrupted: six batches of one subject and at most two questions."""
+    ticking(monkeypatch)
+    assert evaluate(tmp_path / "whole.json", Options(batch_questions=2)).seconds == 6.0
+    unfinished(tmp_path / "cut.json")
+    assert evaluate(tmp_path / "cut.json", small_batches()).seconds == 4.0
+
+
 def test_another_unfinished_evaluation_is_not_continued(tmp_path: Path) -> None:
     def kill(*_: int) -> None:
         raise KilledError
@@ -194,6 +211,7 @@ def test_an_unfinished_evaluation_that_is_not_a_regular_file(tmp_path: Path, mak
         ("logprobs", [[], [1.0] * 4, [1.0] * 6, ["a"] * 5, [float("nan")] * 5], "logprobs"),
         ("prompt_tokens", [-1, 2**31, 2**63, 10**30, 1.5], "prompt_tokens"),
         ("detail", [{}, {"sum": 1}, {"sum": 1, "per_character": 9}, [], None], "sum|detail|per_character"),
+        ("detail", [{"sum": "1", "per_character": 1}, {"sum": 1, "per_character": 1.0}], "sum|per_character"),
         ("detail", [{"sum": 1, "per_character": 1, "pmi": 1}], "unknown key 'pmi'"),
     ],
 )

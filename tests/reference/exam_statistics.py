@@ -35,7 +35,7 @@ def exact_mcnemar(a: Sequence[bool], b: Sequence[bool]) -> float:
     uneven = abs(sum(x for x, _ in differing) - sum(y for _, y in differing))
     n = len(differing)
     ways = itertools.product((0, 1), repeat=n)
-    return sum(abs(n - 2 * sum(way)) >= uneven for way in ways) / 2**n
+    return sum(abs(n - 2 * sum(way)) >= uneven for way in ways) / 2.0**n
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
