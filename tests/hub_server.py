@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
+import huggingface_hub.constants as hub_constants
+import pytest
+
 TOKEN = "hf_" + "Kx7" * 11
 COMMIT = "c0ffee" * 6 + "abcd"
 
@@ -223,3 +226,14 @@ def running_hub() -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A running stand-in, which `huggingface_hub` takes for the hub."""
+    with running_hub() as server:
+        monkeypatch.setattr(hub_constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(hub_constants, "HF_HUB_DISABLE_XET", True)  # files go through LFS
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield server

@@ -1,29 +1,18 @@
 """A push against a stand-in of the hub: nothing twice, nothing public by accident, every fault one message."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants as hub_constants
 import pytest
 
-from hub_server import COMMIT, TOKEN, Fault, Hub, Repository, running_hub
+from hub_server import COMMIT, TOKEN, Fault, Hub, Repository
 from lorachain.errors import ConfigError, HubError
 from lorachain.export.hub import Pushed, Target, check_repository_name, find_target, push_files
 
 NAME = "kim/model"
 NEW = Target(NAME, exists=False, private=False)
 COMMIT_PATH = r"/commit/main$"
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with running_hub() as server:
-        monkeypatch.setattr(hub_constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(hub_constants, "HF_HUB_DISABLE_XET", True)  # files go through LFS
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield server
 
 
 @pytest.fixture

@@ -89,8 +89,8 @@ def paired(a: Comparable, b: Comparable) -> list[tuple[Answered, Answered]]:
         shown = f" {first.question!r}" if first.question else ""
         raise DataError(
             f"{a.path} and {b.path} cannot be compared: {len(only_a):,} of {len(a.rows):,} questions are only in the "
-            f"first, {len(only_b):,} of {len(b.rows):,} only in the second (text, options and answer must be the same); "
-            f"for example {first.exam}/{first.id}{shown}. Evaluate both on the same split, subjects and limit"
+            f"first, {len(only_b):,} of {len(b.rows):,} only in the second (text, options and answer must be the "
+            f"same); for example {first.exam}/{first.id}{shown}. Evaluate both on the same split, subjects and limit"
         )
     return [(row, keys_b[key]) for key, row in keys_a.items()]
 

@@ -48,7 +48,8 @@ def lm_eval_result(path: Path) -> Comparable:
     rows = tuple(row for file, match in samples.items() for row in _rows(file, match["task"]))
     if not rows:
         raise DataError(f"{path} has no samples; run lm_eval again with --log_samples")
-    settings = {"shots": shots} | ({"max_new_tokens": 1024} if protocol == _PARITY[0] else {})
+    tokens = _one(results, tasks, path, _max_new_tokens)
+    settings = {"shots": shots} | ({} if tokens is None else {"max_new_tokens": tokens})
     return Comparable(
         path=path,
         model=ScoredModelIdentity(
@@ -72,14 +73,14 @@ def _samples_files(path: Path) -> dict[Path, re.Match[str]]:
     matches = {file: match for file in files if (match := _NAME.fullmatch(file.name))}
     if not matches:
         raise DataError(
-            f"{path} has no samples_*.jsonl of lm-evaluation-harness; run lm_eval with --log_samples --output_path DIR, "
-            "and name the directory below DIR that it made for the model"
+            f"{path} has no samples_*.jsonl of lm-evaluation-harness; run lm_eval with --log_samples --output_path "
+            "DIR, and name the directory below DIR that it made for the model"
         )
     dates = sorted({match["date"] for match in matches.values()})
     if len(dates) > 1:
         raise DataError(
-            f"{path} has {len(dates)} runs of lm-evaluation-harness ({', '.join(dates)}); move the others away, or name "
-            "one samples_*.jsonl"
+            f"{path} has {len(dates)} runs of lm-evaluation-harness ({', '.join(dates)}); move the others away, or "
+            "name one samples_*.jsonl"
         )
     return matches
 
@@ -112,6 +113,14 @@ def _split(results: dict[str, Any], task: str) -> str:
     return _text(config.get("test_split") or config.get("validation_split"))
 
 
+def _max_new_tokens(results: dict[str, Any], task: str) -> int | None:
+    """Of a task that generates."""
+    config = _of(results, "configs", task)
+    generation = config.get("generation_kwargs") if isinstance(config, dict) else None
+    value = generation.get("max_gen_toks") if isinstance(generation, dict) else None
+    return value if isinstance(value, int) else None
+
+
 def _number(results: dict[str, Any], key: str, task: str) -> int:
     value = _of(results, key, task)
     return value if isinstance(value, int) else 0
@@ -141,9 +150,11 @@ def _one(results: dict[str, Any], tasks: list[str], path: Path, read: Any) -> An
 
 def _rows(path: Path, task: str) -> Iterator[Answered]:
     filters: set[str] = set()
+    number = 0
     with path.open(encoding="utf-8", errors="strict") as file:
         try:
-            for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE), ""), start=1):
+            for line in iter(lambda: file.readline(_MAX_LINE), ""):
+                number += 1
                 sample = json.loads(line)
                 if not isinstance(sample, dict):
                     raise ValueError("not an object")

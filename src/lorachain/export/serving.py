@@ -79,8 +79,8 @@ def _prompts(facts: CardFacts) -> str:
         return (
             "## Prompts\n\n"
             "The model was trained in the turns of the chat template that is beside it. Use `/v1/chat/completions` "
-            "with one user message; the server adds the turns and BOS once, and stops at the end of the turn. Temperature 0 "
-            "is what the chain was validated with."
+            "with one user message; the server adds the turns and BOS once, and stops at the end of the turn. "
+            "Temperature 0 is what the chain was validated with."
         )
     return (
         "## Prompts\n\n"
