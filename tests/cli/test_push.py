@@ -1,7 +1,10 @@
 """`lorachain push` as a user types it, against a stand-in of the hub."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +118,18 @@ def test_an_interrupted_push_resumes(pushed: Run, hub: Hub) -> None:
     code, _, err = pushed("02")
     assert code == 0, err
     assert set(hub.uploads.values()) == {1}
+
+
+def test_a_process_of_its_own_finds_the_hub_by_its_environment(finished_copy: Path, hub: Hub) -> None:
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    command = ["push", "00", "--to", NAME, "--model", "tiny", "--workspace", str(finished_copy), "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lorachain", *command], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert hub.repositories[NAME].private
+    assert "%|" not in done.stderr  # no library's progress bar
+    assert TOKEN not in done.stdout + done.stderr
 
 
 def edit_gates(root: Path, outcome: Any) -> None:
