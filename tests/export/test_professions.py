@@ -90,6 +90,7 @@ def test_in_korean() -> None:
     assert "| 의사 | 10 | 0 | dev | letters 1 | 20.0 % (5.7 % to 51.0 %) | 50.0 %" in text
     assert "무작위 수준보다 높음 (p < 0.001)" in text
     assert "above chance" not in text
+    assert "- 02단계: 옵티마이저 스텝 1,234회, 토큰 5,678,901개; 문항 3,000개.\n" in text
     assert "임상에 사용하지 마십시오" in text
     assert "Gemma is provided under" in text
     assert text.startswith("# kormed\n")  # the hub reads README.md alone

@@ -45,6 +45,11 @@ def test_an_adapter(rank: int, allowed: str) -> None:
     assert "llmcompressor" not in text
 
 
+def test_a_base_that_is_not_on_the_hub_is_a_directory() -> None:
+    words = command(serving_text(facts(base="gemma-3-270m"), rank=8), "vllm serve")
+    assert words[2:5] == ["PATH_OF_THE_BASE", "--served-model-name", "gemma-3-270m"]
+
+
 def test_a_rank_that_vllm_does_not_serve() -> None:
     assert "vLLM serves adapters up to rank 512" in serving_text(facts(), rank=513)
 

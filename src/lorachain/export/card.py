@@ -51,6 +51,15 @@ _COUNTS = (
     *("entries", "questions", "questions_with_reasoning"),
 )
 """What the stages count (`StageTask.counts`), but for what was left out."""
+_COUNTS_KO = {
+    "documents": "문서",
+    "heldout_documents": "평가용 문서",
+    "packs": "팩",
+    "tokens_per_epoch": "에포크당 토큰",
+    "entries": "표제어",
+    "questions": "문항",
+    "questions_with_reasoning": "풀이가 있는 문항",
+}
 _VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){0,2}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _LIBRARY = {"hf": "transformers", "adapter": "peft", "gguf": "llama.cpp"}
@@ -107,7 +116,7 @@ def render_card(facts: CardFacts, form: Form, *, korean: bool = False) -> str:
         scores=[row for row in scores if row is not None],
         left_out=scores.count(None),
         data=[_data_row(info.stage, source) for info in stages for source in info.sources],
-        stages=[_training_row(info) for info in stages],
+        stages=[_training_row(info, korean=korean) for info in stages],
     )
 
 
@@ -230,11 +239,14 @@ def _source_name(source: SourceRecord) -> str:
     return "a local file" if len(source.files) == 1 else f"{len(source.files):,} local files"
 
 
-def _training_row(info: TrainingInfo) -> dict[str, str]:
+def _training_row(info: TrainingInfo, *, korean: bool) -> dict[str, str]:
     used = {name: count for name, count in info.counts.items() if name in _COUNTS}
     return {
         "stage": info.stage,
         "steps": f"{info.training.optimizer_steps:,}",
         "tokens": f"{info.training.tokens:,}",
-        "trained_on": ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in used.items()),
+        "trained_on": ", ".join(
+            f"{_COUNTS_KO[name]} {count:,}개" if korean else f"{count:,} {name.replace('_', ' ')}"
+            for name, count in used.items()
+        ),
     }

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from huggingface_hub import CommitOperationAdd, HfApi, is_offline_mode
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 from huggingface_hub.utils import disable_progress_bars
 
 from lorachain.errors import ConfigError, HubError
@@ -107,8 +113,8 @@ def push_files(
 def _check_account(repository: str, account: dict[str, object]) -> None:
     owner = repository.partition("/")[0]
     organizations = account.get("orgs")
-    names = [str(account.get("name"))]
-    names += [str(one.get("name")) for one in organizations if isinstance(one, dict)] if organizations else []  # type: ignore[attr-defined]
+    members = organizations if isinstance(organizations, list) else []
+    names = [str(one.get("name")) for one in (account, *members) if isinstance(one, dict)]
     if owner.casefold() not in {name.casefold() for name in names}:
         raise HubError(
             f"--to {repository}: you are logged in as {names[0]}, who may push to {', '.join(names)}; name a "
@@ -124,8 +130,6 @@ def _check_account(repository: str, account: dict[str, object]) -> None:
 
 
 def _target(api: HfApi, repository: str) -> Target:
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
     try:
         info = _explained(repository, lambda: api.model_info(repository), passing=(RepositoryNotFoundError,))
     except GatedRepoError:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lorachain.atomic import atomic_write_text
 from lorachain.export.card import CardFacts, Form
+from lorachain.registry import is_hub_id
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """That vLLM's --max-lora-rank allows."""
@@ -57,10 +58,11 @@ def _adapter(facts: CardFacts, rank: int) -> str:
             f"This adapter has rank {rank}; vLLM serves adapters up to rank {_RANKS[-1]}. Export the merged weights "
             "(`lorachain export --format vllm`), or compose with a smaller `--rank`."
         )
+    base = facts.base if is_hub_id(facts.base) else f"PATH_OF_THE_BASE --served-model-name {facts.base}"
     return (
         f"This directory has a LoRA of rank {rank} on {facts.base}. With vLLM:\n\n"
         "```sh\n"
-        f"vllm serve {facts.base} --dtype bfloat16 --max-model-len 8192{_text_only(facts)} \\\n"
+        f"vllm serve {base} --dtype bfloat16 --max-model-len 8192{_text_only(facts)} \\\n"
         f"  --enable-lora --max-lora-rank {allowed} --lora-modules {facts.name}=THIS_DIRECTORY\n"
         "```\n\n"
         f"Ask for the model `{facts.name}`; `{facts.base}` is the base without the adapter. Some versions of vLLM load "
