@@ -22,7 +22,7 @@ _PARITY = ("lm-eval-3.0", "3.0")
 """Our protocol and its version, which is compared with the harness question by question."""
 _METRICS = ("exact_match", "acc")
 _MAX_LINE = 16_000_000
-"""Characters of one line; a sample of KorMedMCQA with five shots has about 20,000."""
+"""Bytes of one line; a sample of KorMedMCQA with five shots has about 30,000."""
 
 
 def is_lm_eval(path: Path) -> bool:
@@ -151,9 +151,9 @@ def _one(results: dict[str, Any], tasks: list[str], path: Path, read: Any) -> An
 def _rows(path: Path, task: str) -> Iterator[Answered]:
     filters: set[str] = set()
     number = 0
-    with path.open(encoding="utf-8", errors="strict") as file:
+    with path.open("rb") as file:
         try:
-            for line in iter(lambda: file.readline(_MAX_LINE), ""):
+            for line in iter(lambda: file.readline(_MAX_LINE), b""):
                 number += 1
                 sample = json.loads(line)
                 if not isinstance(sample, dict):
