@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from huggingface_hub.utils import disable_progress_bars
+from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from lorachain.errors import ConfigError, HubError
 from lorachain.registry import is_hub_id
@@ -131,7 +131,7 @@ def _check_account(repository: str, account: dict[str, object]) -> None:
 
 def _target(api: HfApi, repository: str) -> Target:
     try:
-        info = _explained(repository, lambda: api.model_info(repository), passing=(RepositoryNotFoundError,))
+        info = _explained(repository, lambda: api.model_info(repository), passing=RepositoryNotFoundError)
     except GatedRepoError:
         return Target(repository, exists=True, private=False)
     except RepositoryNotFoundError:
@@ -152,14 +152,14 @@ def _retried(repository: str, call: Callable[[], T], waits: Sequence[float]) -> 
     return _explained(repository, call)
 
 
-def _explained(repository: str, call: Callable[[], T], passing: tuple[type[Exception], ...] = ()) -> T:
+def _explained(repository: str, call: Callable[[], T], passing: type[Exception] = HubError) -> T:
     """Calls the hub; what the library raises becomes one message.
 
     The library's own text is left out: it may quote headers and addresses with signatures.
     """
     try:
         return call()
-    except (HubError, *passing):
+    except (HubError, passing):
         raise
     except Exception as error:  # httpx, hf_xet and the hub's own exceptions have no common base
         raise _hub_error(repository, error) from None
