@@ -6,6 +6,8 @@ from lorachain.artifacts import (
     Ablation,
     ArmScore,
     Cell,
+    EpochScore,
+    EvalResult,
     GateResult,
     Ledger,
     LedgerStep,
@@ -16,6 +18,16 @@ from lorachain.artifacts import (
     TrainingInfo,
 )
 from lorachain.artifacts.ablation import AblationArm, AblationCell, AgainstChain, ArmStage, ItemScores, PairedSeed
+from lorachain.artifacts.evaluation import (
+    Baselines,
+    MacroScore,
+    MajorityLetter,
+    QuestionSet,
+    RowsFile,
+    Score,
+    ScoredModelIdentity,
+    TokenCounts,
+)
 from lorachain.artifacts.reasoning import Funnel, ReasoningInputs, ReasoningReport, WriterIdentity
 from lorachain.artifacts.stages import (
     DataIdentity,
@@ -27,7 +39,8 @@ from lorachain.artifacts.stages import (
     TrainingFacts,
     TrainingInputs,
 )
-from lorachain.artifacts.validation import ProtocolScore
+from lorachain.artifacts.validation import Proportion, ProtocolScore
+from lorachain.evaluation.statistics import proportion
 
 HASH = "ab" * 32
 
@@ -259,3 +272,44 @@ def reasoning_report() -> ReasoningReport:
         samples_sha256=HASH,
         licence="none",
     )
+
+
+def epoch_score(stage: str, epoch: int, correct: dict[str, tuple[int, int]]) -> EpochScore:
+    """A validation by `letters` with so many right answers of n per subject."""
+    from lorachain.evaluation.validation_result import summarize_validation
+    from lorachain.records import ExamQuestion
+
+    questions, chosen = [], ""
+    for subject, (right, n) in correct.items():
+        for number in range(n):
+            text = f"{subject} {number}"
+            questions.append(ExamQuestion(text, subject, text, ("가", "나", "다", "라", "마"), 0, exam="kormedmcqa"))
+            chosen += "A" if number < right else "B"
+    result = summarize_validation(questions, {"letters": chosen}, "dev", 1.0)
+    return EpochScore(stage=stage, epoch=epoch, step=epoch, at="2026-01-01", result=result, compared_with={})
+
+
+def eval_result(correct: dict[str, tuple[int, int]], **changes: Any) -> EvalResult:
+    """A result of `lorachain eval` with so many right answers of n per subject."""
+    n, right = sum(n for _, n in correct.values()), sum(right for right, _ in correct.values())
+    fields: dict[str, Any] = {
+        "model": ScoredModelIdentity(name="02", base_sha256=HASH, adapter_sha256=HASH, quantization="none"),
+        "protocol": "lm-eval-3.0",
+        "protocol_version": "3.0",
+        "settings": {"shots": 5, "max_new_tokens": 1024},
+        "split": "test",
+        "data": QuestionSet(sha256=HASH, n=n, exams=("kormedmcqa",), subjects=tuple(correct), selection={}),
+        "score": Score(**proportion(right, n), chance=0.2, p_chance=0.01, summary="above chance (p = 0.010)"),
+        "per_subject": {subject: Proportion(**proportion(*counts)) for subject, counts in correct.items()},
+        "macro": MacroScore(n=n, subjects=len(correct), accuracy=0.5, bootstrap95=None),
+        "baselines": Baselines(
+            always_majority_letter=MajorityLetter(letter="A", **proportion(right, n)),
+            always_longest_option=Proportion(**proportion(right, n)),
+        ),
+        "report": {},
+        "tokens": TokenCounts(prompt=1, generated=1),
+        "seconds": 1.0,
+        "versions": {},
+        "rows": RowsFile(file="02.parquet", sha256=HASH),
+    }
+    return EvalResult(**{**fields, **changes})

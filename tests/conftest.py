@@ -34,6 +34,7 @@ from chain_making import (  # noqa: F401 - fixtures
     tiny_workspace,
 )
 from fault_making import undisturbed  # noqa: F401 - fixture
+from hub_server import hub  # noqa: F401 - fixture
 
 # No timing assertions: how long an example takes is the machine's affair. No database: a test leaves no files behind.
 hypothesis.settings.register_profile("lorachain", deadline=None, database=None)

@@ -77,6 +77,7 @@ READS_JSON = {
     "data/rows.py": "data of users",
     "evaluation/extraction.py": "answers of models",
     "inference/engines/openai_wire.py": "answers of a server",
+    "evaluation/lm_eval_results.py": "results of lm-evaluation-harness",
     "evaluation/journal.py": "lines of an evaluation in progress, as records",
     "export/gguf.py": "config.json of a model",
     "reasoning/journal.py": "lines of a writing run, as records",

@@ -29,9 +29,9 @@ from lorachain.chain.stages import Stage, chain_steps, find_training_stage, from
 from lorachain.chain.state import StageState
 from lorachain.chain.verify import verify_chain
 from lorachain.config import ChainConfig, Quantization, SourceKind
-from lorachain.errors import ConfigError
+from lorachain.errors import ConfigError, WorkspaceError
 from lorachain.evaluation.compare import compare_results
-from lorachain.export.chain import Form
+from lorachain.export.card import Form
 from lorachain.export.chain import export_chain as _export_chain
 from lorachain.export.gguf import OutType
 from lorachain.registry import find_entry
@@ -240,7 +240,8 @@ def compose(chain: ChainContext, out: Path | str, *, rank: int | None = None) ->
         LorachainError: nothing is written.
     """
     report = export_chain(chain, out, "adapter", rank=rank)
-    assert isinstance(report, ComposeReport)
+    if not isinstance(report, ComposeReport):
+        raise WorkspaceError(f"the chain has a single adapter, so nothing was composed; {out} has a copy of it")
     return report
 
 
@@ -252,8 +253,12 @@ def export_chain(
     rank: int | None = None,
     outtype: OutType = "bf16",
     converter: Path | None = None,
-) -> MergeReport | ComposeReport | GgufReport:
-    """Exports the finished chain (`hf`, `adapter` or `gguf`) with its model card; loaded back and compared.
+) -> MergeReport | ComposeReport | GgufReport | None:
+    """Exports the finished chain (`hf`, `adapter`, `gguf`, `ollama` or `vllm`) with its model card; loaded back and
+    compared.
+
+    Returns:
+        The report; None where the chain has a single adapter, which is copied.
 
     Raises:
         LorachainError: nothing is written.

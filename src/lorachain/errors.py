@@ -43,3 +43,7 @@ class GateError(LorachainError):
 
 class EngineError(LorachainError):
     """A text engine cannot be started, or its server refused a request, retries included."""
+
+
+class HubError(LorachainError):
+    """The hub refuses what is pushed to it, or cannot be reached."""

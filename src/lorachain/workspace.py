@@ -85,6 +85,10 @@ class Workspace:
         """What a stage's adapter scores at several scales."""
         return self.ledger(model).with_name(f"dial-{stage}-{variant}.json")
 
+    def push(self, model: str) -> Path:
+        """What `lorachain push` prepares."""
+        return self.output("push", model)
+
     def lock_file(self, model: str) -> Path:
         return self.model_root / f".lock-{check_model_name(model)}"
 

@@ -30,6 +30,7 @@ from lorachain.artifacts import (
     InitInfo,
     MergeInfo,
     MergeReport,
+    PushManifest,
     RunState,
     TokenCacheManifest,
     TrainingInfo,
@@ -40,6 +41,7 @@ from lorachain.artifacts import (
 )
 from lorachain.artifacts.__main__ import EXPORTED, export_schemas
 from lorachain.artifacts.merging import ComposedLayer, CompositionProbe
+from lorachain.artifacts.pushing import SentTo
 from lorachain.errors import WorkspaceError
 from lorachain.workspace import TRAINING_INFO
 
@@ -79,6 +81,15 @@ def artifacts() -> Iterator[Artifact]:
     row = ledger().steps[-1]
     yield DialReport(stage="00", variant="lines", model=row.model, points=(DialPoint(scale=0.5, row=row, passes=True),))
     yield reasoning_report()
+    yield PushManifest(
+        step="02",
+        form="gguf",
+        outtype="q8_0",
+        made_from={"base": HASH, "last": HASH},
+        lorachain="0",
+        weights={"m.gguf": HASH},
+        sent=(SentTo(repository="kim/model", commit="c0ffee", public=False),),
+    )
     yield CheckpointManifest(step=4, fingerprint=HASH, files={"optimizer.pt": HASH})
     yield TrainingProgress(step=4, tokens=100, supervised_tokens=50, seconds=1.5, losses=(3.0, 2.5))
     yield TokenCacheManifest(identity=HASH, facts={"rows": 1}, rows_sha256=HASH, signature=HASH)

@@ -11,7 +11,7 @@ from refusals import refused
 
 @pytest.mark.parametrize(
     ("option", "value", "allowed"),
-    [("--format", "onnx", "hf, adapter, gguf"), ("--outtype", "q2", "f16, bf16, q8_0")],
+    [("--format", "onnx", "hf, adapter, gguf, ollama, vllm"), ("--outtype", "q2", "f16, bf16, q8_0")],
 )
 def test_an_unknown_form(
     finished_chain: Callable[..., FinishedChain], tmp_path: Path, option: str, value: str, allowed: str

@@ -33,7 +33,8 @@ def test_merged_export_is_the_chains_model_with_card_and_report(chain: dict[str,
     export_hf(chain["merged_base"], chain["second"], out, facts_for(chain["base"]), final=out)
     together = logits(PeftModel.from_pretrained(load_plain(chain["merged_base"], "text"), str(chain["second"])))
     torch.testing.assert_close(logits(load_plain(out, "text")), together, atol=2e-4, rtol=1e-4)
-    assert {"README.md", "NOTICE", "merge_report.json", "tokenizer.json", "chat_template.jinja"} <= {
+    cards = {"README.md", "README.ko.md", "SERVING.md", "NOTICE"}
+    assert cards | {"merge_report.json", "tokenizer.json", "chat_template.jinja"} <= {
         path.name for path in out.iterdir()
     }
     assert not [path for path in out.iterdir() if path.is_dir()]

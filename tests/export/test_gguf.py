@@ -15,6 +15,7 @@ from lorachain.errors import ConfigError, ModelError
 from lorachain.export import gguf
 from lorachain.export.card import CardFacts
 from lorachain.export.gguf import CONVERTER, GGUF_REPORT, check_gguf, export_gguf, modelfile
+from lorachain.prompts import ChatTurns
 from lorachain.provenance import sha256_file
 from lorachain.weights.safetensors_io import weights_sha256
 
@@ -58,7 +59,9 @@ def test_export_has_weights_modelfile_card_notice_and_report(
 
     report = export_gguf(model, out, FACTS, outtype="q8_0", compare=compare, converter=stand_in(tmp_path))
     file = out / "tiny-q8_0.gguf"
-    assert {path.name for path in out.iterdir()} == {file.name, "Modelfile", "README.md", "NOTICE", GGUF_REPORT}
+    assert {path.name for path in out.iterdir()} == {
+        *(file.name, "Modelfile", "README.md", "README.ko.md", "NOTICE", GGUF_REPORT)
+    }
     assert GgufReport.read(out / GGUF_REPORT) == report
     assert (report.file, report.outtype) == (file.name, "q8_0")
     assert report.sha256 == sha256_file(file)
@@ -82,11 +85,20 @@ def not_called(back: object) -> LogitDiff:
     raise AssertionError("nothing was loaded that could be compared")
 
 
-def test_a_model_without_a_chat_template_gets_the_bare_prompt() -> None:
-    text = modelfile("m.gguf", "notice", chat=False)
-    assert 'TEMPLATE """{{ .Prompt }}"""' in text
-    assert "start_of_turn" not in text
-    assert 'PARAMETER stop "<end_of_turn>"' in modelfile("m.gguf", "notice", chat=True)
+GEMMA = ChatTurns("<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n", "<end_of_turn>")
+
+
+def test_a_modelfile_has_the_turns_and_the_stop_token_of_the_model() -> None:
+    bare = modelfile("m.gguf", "notice", None)
+    assert 'TEMPLATE """{{ .Prompt }}"""' in bare
+    assert "PARAMETER stop" not in bare
+    assert 'PARAMETER stop "<end_of_turn>"' in modelfile("m.gguf", "notice", GEMMA)
+    other = modelfile("m.gguf", "notice", ChatTurns("<|user|>", "<|end|>\n<|assistant|>", "<|end|>"))
+    assert "<|user|>{{ .Content }}<|end|>\n<|assistant|>" in other
+    assert 'PARAMETER stop "<|end|>"' in other
+    assert "start_of_turn" not in other
+    with pytest.raises(ConfigError, match="cannot contain"):
+        modelfile("m.gguf", "notice", ChatTurns("{{ bad }}", "", "<|end|>"))
 
 
 def test_without_a_converter_the_message_has_the_command(

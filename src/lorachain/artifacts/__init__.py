@@ -17,6 +17,7 @@ from lorachain.artifacts.ledger import (
     StepModel,
 )
 from lorachain.artifacts.merging import ComposeReport, GgufReport, LogitDiff, MergeReport, MergeWeights, TargetReport
+from lorachain.artifacts.pushing import PushManifest
 from lorachain.artifacts.reasoning import ReasoningReport
 from lorachain.artifacts.runs import (
     CheckpointManifest,
@@ -65,6 +66,7 @@ __all__ = [
     "MergeReport",
     "MergeWeights",
     "Noise",
+    "PushManifest",
     "ReasoningReport",
     "Record",
     "RunState",

@@ -18,6 +18,7 @@ from lorachain.artifacts import (
     Ledger,
     MergeInfo,
     MergeReport,
+    PushManifest,
     ReasoningReport,
     RunState,
     TokenCacheManifest,
@@ -43,6 +44,7 @@ EXPORTED: dict[str, type[Artifact]] = {
     "checkpoint_manifest": CheckpointManifest,
     "checkpoint_progress": TrainingProgress,
     "token_cache": TokenCacheManifest,
+    "push": PushManifest,
     "reasoning_report": ReasoningReport,
     "conversion_record": ConversionRecord,
 }

@@ -13,6 +13,7 @@ from lorachain.cli import (  # noqa: F401
     chain_commands,
     data_commands,
     exam_commands,
+    hub_commands,
     ledger_commands,
     reasoning_commands,
     weights_commands,

@@ -83,12 +83,16 @@ def evaluate(
 
 @app.command(epilog="Example: lorachain compare base.json 02.json")
 def compare(
-    a: Annotated[Path, typer.Argument(help="Result of the one model, such as the base.")],
+    a: Annotated[Path, typer.Argument(help="Result of the one model; also samples_*.jsonl of lm-eval.")],
     b: Annotated[Path, typer.Argument(help="Result of the other.")],
     seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap.")] = 0,
     flips: Annotated[bool, typer.Option("--flips/--no-flips", help="List every question that changed.")] = True,
 ) -> None:
-    """Compare two results question by question with an exact test; both must have the same questions and protocol."""
+    """Compare two results question by question with an exact test; both must have the same questions and protocol.
+
+    A result is a .json of `eval`, or what lm-evaluation-harness writes with --log_samples: samples_*.jsonl, or its
+    directory.
+    """
     from lorachain.evaluation.compare import compare_results
     from lorachain.report.console import ConsoleReporter
     from lorachain.report.tables import comparison_tables

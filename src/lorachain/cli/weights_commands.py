@@ -1,5 +1,6 @@
 """merge, verify, compose, export."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
@@ -100,17 +101,24 @@ def compose(
 @app.command(epilog="Example: lorachain export --model medgemma-4b --format hf --out medgemma-4b-ko")
 def export(
     out: Out,
-    form: Annotated[str, typer.Option("--format", help="hf (merged), adapter (composed) or gguf.")],
+    form: Annotated[
+        str, typer.Option("--format", help="hf (merged), adapter (composed), gguf, ollama (gguf), vllm (hf).")
+    ],
     model: o.Model = o.DEFAULT_MODEL,
     workspace: o.WorkspaceDir = o.HERE,
     device: o.Device = None,
-    outtype: Annotated[str, typer.Option("--outtype", help="Of gguf: f16, bf16 or q8_0.")] = "bf16",
+    outtype: Annotated[str, typer.Option("--outtype", help="Of gguf and ollama: f16, bf16 or q8_0.")] = "bf16",
     converter: Annotated[
         Path | None, typer.Option("--converter", help="llama.cpp's convert_hf_to_gguf.py, if not on the PATH.")
     ] = None,
+    results: Annotated[
+        list[Path] | None,
+        typer.Option("--results", help="Result of `lorachain eval` of 02 or of the base, for the card; repeatable."),
+    ] = None,
 ) -> None:
     """Export the chain with its model card; what was written is loaded back and compared."""
-    _export(o.Common(model, workspace, device=device), out, form, outtype=outtype, converter=converter)
+    common = o.Common(model, workspace, device=device)
+    _export(common, out, form, outtype=outtype, converter=converter, results=results or [])
 
 
 def _export(
@@ -121,33 +129,40 @@ def _export(
     rank: int | None = None,
     outtype: str = "bf16",
     converter: Path | None = None,
+    results: Sequence[Path] = (),
 ) -> None:
-    from lorachain.artifacts import ComposeReport, GgufReport
-    from lorachain.chain.debug_log import quiet_libraries
+    from lorachain.artifacts import ComposeReport, GgufReport, MergeReport
+    from lorachain.chain.debug_log import debug_log, quiet_libraries
     from lorachain.chain.runtime import start_runtime
-    from lorachain.export.chain import Form, export_chain, find_finished_chain
+    from lorachain.chain.stages import training_stages
+    from lorachain.evaluation.results import read_results
+    from lorachain.export.card import Form
+    from lorachain.export.chain import export_chain, find_exported
     from lorachain.export.gguf import OutType
     from lorachain.report.console import ConsoleReporter
     from lorachain.report.tables import compose_table, gguf_table, merge_table
 
     quiet_libraries()
     context = o.build_context(common, "export")
-    find_finished_chain(context)
+    find_exported(context)
     o.make_room(out)
-    report = export_chain(
-        context,
-        start_runtime(context.config),
-        out,
-        cast(Form, form),
-        rank=rank,
-        outtype=cast(OutType, outtype),
-        converter=converter,
-    )
+    scores = [read_results(path)[0] for path in results]
+    with debug_log(context.workspace.debug_log(training_stages()[-1].log)):
+        report = export_chain(
+            context,
+            start_runtime(context.config),
+            out,
+            cast(Form, form),
+            rank=rank,
+            outtype=cast(OutType, outtype),
+            converter=converter,
+            results=scores,
+        )
     console, title = ConsoleReporter(), f"{context.model}: {form} in {out}"
     if isinstance(report, ComposeReport):
         console.table(compose_table(report, title))
     elif isinstance(report, GgufReport):
         console.table(gguf_table(report, title))
-    else:
+    elif isinstance(report, MergeReport):
         console.table(merge_table(report, title))
     console.message(f"{form} -> {out}")

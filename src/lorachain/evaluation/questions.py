@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
+from lorachain.data.normalization import normalize_text
 from lorachain.errors import DataError
 from lorachain.records import ExamQuestion
 
@@ -16,6 +17,12 @@ def question_set_hash(questions: Sequence[ExamQuestion]) -> str:
         digest.update(json.dumps(fields, ensure_ascii=False).encode())
         digest.update(b"\n")
     return digest.hexdigest()
+
+
+def question_content_hash(question: str, options: Sequence[str], answer: int) -> str:
+    """SHA-256 of what a question says, whoever's file it is in: text, options in order and right answer, normalized."""
+    texts = [" ".join(normalize_text(text).split()) for text in (question, *options)]
+    return hashlib.sha256(json.dumps([*texts, answer], ensure_ascii=False).encode()).hexdigest()
 
 
 def check_questions(questions: Sequence[ExamQuestion]) -> None:

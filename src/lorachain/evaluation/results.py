@@ -23,7 +23,7 @@ from lorachain.artifacts.evaluation import (
 from lorachain.artifacts.validation import Proportion
 from lorachain.atomic import replaced_binary_file
 from lorachain.errors import ConfigError, DataError, WorkspaceError
-from lorachain.evaluation.questions import question_set_hash
+from lorachain.evaluation.questions import question_content_hash, question_set_hash
 from lorachain.evaluation.statistics import CHANCE, chance_summary, differs_from_chance, macro_interval, proportion
 from lorachain.provenance import package_versions, sha256_file
 from lorachain.records import LETTERS, ExamQuestion
@@ -35,6 +35,7 @@ _COLUMNS = pa.schema(
     [
         ("exam", pa.string()),
         ("id", pa.string()),
+        ("content_sha256", pa.string()),
         ("subject", pa.string()),
         ("gold", pa.string()),
         ("chosen", pa.string()),
@@ -123,7 +124,7 @@ def summarize(
         ),
         seconds=round(seconds, 3),
         versions=package_versions(),
-        rows=_write_rows(rows_path(out), rows),
+        rows=_write_rows(rows_path(out), questions, rows),
     )
     result.write(out)
     return result
@@ -141,8 +142,10 @@ def baselines(questions: Sequence[ExamQuestion]) -> Baselines:
     )
 
 
-def _write_rows(target: Path, rows: "Sequence[QuestionResult]") -> RowsFile:
-    table = pa.Table.from_pylist([_as_record(row) for row in rows], schema=_COLUMNS)
+def _write_rows(target: Path, questions: Sequence[ExamQuestion], rows: "Sequence[QuestionResult]") -> RowsFile:
+    contents = [question_content_hash(question.question, question.options, question.answer) for question in questions]
+    records = [_as_record(row) | {"content_sha256": content} for row, content in zip(rows, contents, strict=True)]
+    table = pa.Table.from_pylist(records, schema=_COLUMNS)
     with replaced_binary_file(target) as file:
         pq.write_table(table, file)
     return RowsFile(file=target.name, sha256=sha256_file(target))

@@ -5,7 +5,10 @@ carries it, but brings its own copy of the module `gguf`, which would replace th
 is run as a program, from its own environment, and never imported.
 """
 
+import contextlib
+import io
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -19,10 +22,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lorachain.artifacts import GgufReport, LogitDiff
 from lorachain.atomic import atomic_folder
+from lorachain.chat_template import chat_turns
 from lorachain.embedded_model import gguf_loading
 from lorachain.errors import ConfigError, ModelError
-from lorachain.export.card import CardFacts, write_card
+from lorachain.export.card import CardFacts, Form, write_card
 from lorachain.licences import notice_text
+from lorachain.prompts import ChatTurns
 from lorachain.provenance import package_versions, sha256_file
 from lorachain.redaction import without_secrets
 from lorachain.weights.attention import use_blockwise_attention
@@ -47,6 +52,9 @@ _CHAT_TEMPLATE = """{{- range $i, $_ := .Messages }}
 {{- end }}
 {{- end }}"""
 _PLAIN_TEMPLATE = "{{ .Prompt }}"
+_GEMMA_TURNS = ("<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n", "<end_of_turn>")
+"""Before a question, after it, and the end of an answer."""
+_log = logging.getLogger(__name__)
 
 
 Compare = Callable[[PreTrainedModel], LogitDiff]
@@ -54,7 +62,14 @@ Compare = Callable[[PreTrainedModel], LogitDiff]
 
 
 def export_gguf(
-    model: Path, out: Path, facts: CardFacts, *, outtype: OutType, compare: Compare, converter: Path | None = None
+    model: Path,
+    out: Path,
+    facts: CardFacts,
+    *,
+    form: Form = "gguf",
+    outtype: OutType,
+    compare: Compare,
+    converter: Path | None = None,
 ) -> GgufReport:
     """Converts a merged directory; `out` gets the GGUF file, a Modelfile for Ollama, model card, NOTICE and report.
 
@@ -79,13 +94,14 @@ def export_gguf(
             check=False,
             env=without_secrets(os.environ),
         )
+        _log.info("%s\n%s", done.stdout, done.stderr)
         if done.returncode or not file.is_file():
             last = "\n".join(done.stderr.strip().splitlines()[-3:])
             raise ModelError(f"llama.cpp's converter could not convert {model}:\n{last}")
         check_gguf(file, model)
-        chat = bool(load_tokenizer(model).chat_template)
-        (staging / MODELFILE).write_text(modelfile(file_name, notice_text(facts.base), chat=chat), encoding="utf-8")
-        write_card(staging, facts, "gguf")
+        turns = chat_turns(load_tokenizer(model))
+        (staging / MODELFILE).write_text(modelfile(file_name, notice_text(facts.base), turns), encoding="utf-8")
+        write_card(staging, facts, form)
         report = GgufReport(
             file=file_name,
             sha256=sha256_file(file),
@@ -153,26 +169,52 @@ def load_gguf(file: Path) -> PreTrainedModel:
     Raises:
         ModelError: transformers cannot read it.
     """
+    progress = io.StringIO()  # transformers writes a line per tensor into a pipe, whatever its settings
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            file.parent, trust_remote_code=False, **gguf_loading(file.name)
-        )
+        with contextlib.redirect_stderr(progress):
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                file.parent, trust_remote_code=False, **gguf_loading(file.name)
+            )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"{file} cannot be loaded back: {error}") from error
+    finally:
+        _log.info("%s", progress.getvalue())
     use_blockwise_attention(model)
     return model
 
 
-def modelfile(file_name: str, notice: str, *, chat: bool) -> str:
-    """Ollama's Modelfile: the turns as Gemma's chat template writes them, or the bare prompt for a model without one.
+def modelfile(file_name: str, notice: str, turns: ChatTurns | None) -> str:
+    """Ollama's Modelfile: the turns and the stop token of the model's chat template, or the bare prompt without one.
 
     Greedy by default, as the chain's own validation asks.
     """
     lines = [
         f"FROM ./{file_name}",
-        f'TEMPLATE """{_CHAT_TEMPLATE if chat else _PLAIN_TEMPLATE}"""',
-        *(['PARAMETER stop "<end_of_turn>"'] if chat else []),
+        f'TEMPLATE """{_PLAIN_TEMPLATE if turns is None else _ollama_template(turns)}"""',
+        *([] if turns is None else [f"PARAMETER stop {json.dumps(turns.end, ensure_ascii=False)}"]),
         "PARAMETER temperature 0",
         f'LICENSE """{notice}"""',
     ]
     return "\n".join(lines) + "\n"
+
+
+def _ollama_template(turns: ChatTurns) -> str:
+    """The turns in Ollama's language; of other templates than Gemma's without system messages.
+
+    Raises:
+        ConfigError: the turns cannot be written in a Modelfile.
+    """
+    if (turns.before, turns.after, turns.end) == _GEMMA_TURNS:
+        return _CHAT_TEMPLATE
+    if any(mark in part for part in (turns.before, turns.after, turns.end) for mark in ("{{", "}}", '"""')):
+        raise ConfigError(
+            'the model\'s chat template prints {{, }} or """, which an Ollama Modelfile cannot contain; export with '
+            "--format hf, and convert and serve it by other means"
+        )
+    return (
+        '{{- range .Messages }}{{- if eq .Role "user" }}'
+        + f"{turns.before}{{{{ .Content }}}}{turns.after}"
+        + '{{- else if eq .Role "assistant" }}'
+        + f"{{{{ .Content }}}}{turns.end}\n"
+        + "{{- end }}{{- end }}"
+    )

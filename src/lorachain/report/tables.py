@@ -138,6 +138,15 @@ def gguf_table(report: GgufReport, title: str) -> Table:
     return table
 
 
+def files_table(files: Sequence[tuple[str, int, str]], title: str) -> Table:
+    """Files with their sizes in bytes and their SHA-256."""
+    table = Table("file", "bytes", "sha256", title=escape(title))
+    for name, size, sha256 in files:
+        table.add_row(escape(name), f"{size:,}", f"{sha256[:12]}…")
+    table.add_row(f"{len(files)} files", f"{sum(size for _, size, _ in files):,}", "")
+    return table
+
+
 def _add_probe(table: Table, what: str, probe: LogitDiff) -> None:
     table.add_row(f"{what}: {probe.rows} probe rows", _probe_text(probe))
 

@@ -4,16 +4,21 @@ import json
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import lm_eval
 import pytest
 import torch
+from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from tokenizers.processors import TemplateProcessing
 
 from conftest import make_text_model, make_tokenizer
+from lorachain.artifacts.evaluation import ScoredModelIdentity
+from lorachain.evaluation.compare import compare_results
 from lorachain.evaluation.protocols.lm_eval import LmEval, lm_eval_prompt
+from lorachain.evaluation.results import summarize
 from lorachain.records import LETTERS, ExamQuestion
 from lorachain.tokens import TokenEncoder
 
@@ -115,3 +120,23 @@ def test_same_prompts_same_letters_same_score(  # type: ignore[no-untyped-def]
     score = harness["results"]["kormedmcqa_local"]["exact_match,extract_answer"]
     assert score == pytest.approx(sum(result.correct for result in results) / len(results))
     assert len({result.chosen for result in results}) > 2  # so that agreement is no coincidence
+    theirs = written_by_the_harness(harness, tmp_path)
+    ours = tmp_path / "ours.json"
+    identity = ScoredModelIdentity(name="ours", base_sha256=None, adapter_sha256=None, quantization="none")
+    summarize(QUESTIONS, results, protocol, out=ours, model=identity, split="test", selection={}, seconds=1.0)
+    comparison = compare_results(theirs, ours)
+    assert (comparison.n, comparison.gained, comparison.lost) == (len(QUESTIONS), (), ())
+    assert comparison.settings == {"shots": shots, "max_new_tokens": LIMIT}
+    assert "lm-eval 0.4.13" in comparison.a.model.name
+
+
+def written_by_the_harness(harness: dict[str, Any], directory: Path) -> Path:
+    """Writes a run as `lm_eval --log_samples --output_path` does; returns the directory of the model."""
+    samples = harness.pop("samples")
+    tracker = EvaluationTracker(output_path=str(directory / "out"))
+    tracker.general_config_tracker.model_name = "tiny"
+    tracker.general_config_tracker.model_name_sanitized = "tiny"
+    tracker.save_results_aggregated(results=harness, samples=samples)
+    for task, rows in samples.items():
+        tracker.save_results_samples(task_name=task, samples=rows)
+    return directory / "out" / "tiny"
