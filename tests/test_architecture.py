@@ -28,6 +28,7 @@ LAYERS = [
     {"evaluation"},
     {"reasoning"},
     {"chain"},
+    {"doctor"},
     {"report"},
     {"export"},
     {"api"},

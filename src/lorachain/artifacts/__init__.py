@@ -4,6 +4,7 @@ JSON Schemas are exported to docs/schemas with `python -m lorachain.artifacts do
 """
 
 from lorachain.artifacts.ablation import Ablation, ArmScore
+from lorachain.artifacts.doctor import Check, DoctorReport, ShownExample, ShownToken
 from lorachain.artifacts.evaluation import Comparison, EvalResult
 from lorachain.artifacts.ledger import (
     Cell,
@@ -44,6 +45,7 @@ __all__ = [
     "Artifact",
     "Cell",
     "Change",
+    "Check",
     "CheckpointManifest",
     "Comparison",
     "ComposeReport",
@@ -51,6 +53,7 @@ __all__ = [
     "DialPoint",
     "DialRecord",
     "DialReport",
+    "DoctorReport",
     "EpochScore",
     "EvalResult",
     "GateResult",
@@ -68,6 +71,8 @@ __all__ = [
     "ReasoningReport",
     "Record",
     "RunState",
+    "ShownExample",
+    "ShownToken",
     "StageInfo",
     "StepModel",
     "TargetReport",

@@ -18,6 +18,11 @@ class Runtime:
     processes: Processes = field(default_factory=Processes)
 
 
+def dtype_of(config: ChainConfig) -> torch.dtype:
+    """The type that the settings compute in."""
+    return _DTYPES[config.dtype]
+
+
 def start_runtime(config: ChainConfig) -> Runtime:
     """Joins the processes that a launcher started, if any.
 
@@ -26,4 +31,4 @@ def start_runtime(config: ChainConfig) -> Runtime:
     """
     device = resolve_device(config.device)
     processes, device = join_processes(device, quantized=config.quantization != "none")
-    return Runtime(device, _DTYPES[config.dtype], processes)
+    return Runtime(device, dtype_of(config), processes)

@@ -12,6 +12,7 @@ from lorachain.cli import (  # noqa: F401
     ablation_commands,
     chain_commands,
     data_commands,
+    doctor_commands,
     exam_commands,
     ledger_commands,
     reasoning_commands,
