@@ -28,7 +28,7 @@ LAYERS = [
     {"evaluation"},
     {"reasoning"},
     {"chain"},
-    {"doctor"},
+    {"ask", "doctor", "fit"},
     {"report"},
     {"export"},
     {"api"},
@@ -181,8 +181,8 @@ def test_only_training_imports_a_trainer() -> None:
     assert importers(*(f"transformers.{name}" for name in names), "transformers.trainer") == {"training"}
 
 
-def test_only_training_and_chain_know_training() -> None:
-    assert importers("lorachain.training") <= {"training", "chain", "cli"}
+def test_only_training_and_what_trains_know_training() -> None:
+    assert importers("lorachain.training") <= {"training", "chain", "fit", "cli"}
 
 
 def test_artifacts_and_report_import_no_torch() -> None:

@@ -20,17 +20,21 @@ from artifact_making import (
 )
 from lorachain.artifacts import (
     Artifact,
+    Check,
     CheckpointManifest,
     ComposeReport,
     ConversionRecord,
     DialPoint,
     DialReport,
+    DoctorReport,
     EvalResult,
     GgufReport,
     InitInfo,
     MergeInfo,
     MergeReport,
     RunState,
+    ShownExample,
+    ShownToken,
     TokenCacheManifest,
     TrainingInfo,
     TrainingProgress,
@@ -78,6 +82,13 @@ def artifacts() -> Iterator[Artifact]:
     yield ledger()
     row = ledger().steps[-1]
     yield DialReport(stage="00", variant="lines", model=row.model, points=(DialPoint(scale=0.5, row=row, passes=True),))
+    token = ShownToken(id=2, text="<bos>", supervised=False)
+    yield DoctorReport(
+        version="0",
+        subject="m",
+        checks=(Check(name="disk", state="failure", message="1 GB free", fix="free some space"),),
+        examples=(ShownExample(stage="00", tokens=(token,)),),
+    )
     yield reasoning_report()
     yield CheckpointManifest(step=4, fingerprint=HASH, files={"optimizer.pt": HASH})
     yield TrainingProgress(step=4, tokens=100, supervised_tokens=50, seconds=1.5, losses=(3.0, 2.5))

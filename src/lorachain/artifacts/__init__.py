@@ -6,6 +6,7 @@ JSON Schemas are exported to docs/schemas with `python -m lorachain.artifacts do
 from lorachain.artifacts.ablation import Ablation, ArmScore
 from lorachain.artifacts.doctor import Check, DoctorReport, ShownExample, ShownToken
 from lorachain.artifacts.evaluation import Comparison, EvalResult
+from lorachain.artifacts.fit import DiskNeed, FitReport, Measured, Rejected, StageMemory
 from lorachain.artifacts.ledger import (
     Cell,
     Change,
@@ -53,9 +54,11 @@ __all__ = [
     "DialPoint",
     "DialRecord",
     "DialReport",
+    "DiskNeed",
     "DoctorReport",
     "EpochScore",
     "EvalResult",
+    "FitReport",
     "GateResult",
     "GgufReport",
     "InitInfo",
@@ -64,16 +67,19 @@ __all__ = [
     "LockHolder",
     "LogitDiff",
     "Measure",
+    "Measured",
     "MergeInfo",
     "MergeReport",
     "MergeWeights",
     "Noise",
     "ReasoningReport",
     "Record",
+    "Rejected",
     "RunState",
     "ShownExample",
     "ShownToken",
     "StageInfo",
+    "StageMemory",
     "StepModel",
     "TargetReport",
     "TokenCacheManifest",

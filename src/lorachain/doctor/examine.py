@@ -139,4 +139,3 @@ def _of_loaded(model: nn.Module, encoder: TokenEncoder, server: Server | None) -
 def _finite_files(model: ScoredModel) -> Iterator[Finding]:
     check_finite(model.base)
     yield ok("values", "every value of the files is finite")
-

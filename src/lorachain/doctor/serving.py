@@ -1,47 +1,45 @@
-"""Compares what a running server answers with what the directory's own weights say.
+"""Compares what a running server answers with what the directory's own weights answer.
 
-A server that leaves an adapter out answers fluently and gives no error (vLLM issue 34186, verl issue 7285). Its greedy
-answers show it: each token that a server chose should be the most likely one under the directory's own model, up to
-rounding. How much less likely it is than the most likely one, in nats, is its regret.
+A server that leaves an adapter out answers fluently and gives no error (vLLM issue 34186, verl issue 7285). Greedy
+answers of the same weights are equal up to the first place where two tokens are so nearly as likely that rounding
+decides. How much less likely the server's token is there, in nats, is the answer's regret: 0 for an equal answer.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lorachain.artifacts import Check
 from lorachain.doctor.findings import failure, ok, warning
 from lorachain.doctor.model_run import PROBES
-from lorachain.errors import NonFiniteError
 from lorachain.inference.engines.base import Completion, Message, Sampling, TextRequest
 from lorachain.inference.engines.http_json import parse_address
 from lorachain.inference.engines.openai_server import open_openai_engine
 from lorachain.inference.engines.openai_wire import Interface
 from lorachain.inference.engines.select import api_key_for
 from lorachain.inference.eval_mode import eval_mode
-from lorachain.inference.logprobs import token_logprobs
+from lorachain.inference.generate import generate
 from lorachain.prompts import Prompt, render
 from lorachain.tokens import TokenEncoder
-from lorachain.weights.load import head_weight, text_decoder
+from lorachain.weights.logit_diff import probe_logits
 from lorachain.weights.lora import PeftModel
 
 _TOKENS = 16
 """Generated for each prompt."""
-SAME = 0.05
-"""Nats per token: bf16 rounding in another engine changes a choice only where two tokens are nearly as likely."""
-CLOSE = 0.3
+SAME = 0.1
+"""Nats: in another engine bf16 rounding changes a choice only where two tokens are nearly as likely."""
+CLOSE = 0.5
 """A server that holds the weights in 8 or 4 bits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Regret:
-    """Mean over a server's tokens, in nats: under the directory's model, and under its base without the adapter."""
+    """Mean over a server's answers, in nats: under the directory's model, and under its base without the adapter."""
 
     own: float
     base: float | None
-    tokens: int
+    answers: int
 
 
 def check_server(
@@ -65,19 +63,19 @@ def check_server(
     engine.complete(
         requests, Sampling(_TOKENS), stop=lambda text: False, on_completion=lambda i, done: answers.update({i: done})
     )
-    found = regret(model, encoder, prompts, [answers[i].text for i in range(len(prompts))])
-    yield judge(found, str(address), engine.model)
+    texts = [answers[i].text for i in range(len(prompts))]
+    yield judge(regret(model, encoder, prompts, texts), str(address), engine.model)
 
 
 def judge(found: Regret, address: str, name: str) -> Check:
     """What the regret of a server's answers means."""
-    what = f"{name} at {address}: {found.tokens} tokens of greedy answers are"
-    numbers = f"{found.own:.3f} nats per token from the most likely ones of this model"
-    if not found.tokens:
+    if not found.answers:
         return failure("server", f"{name} at {address} answers nothing", "look at the server's log")
+    what = f"{name} at {address}: where {found.answers} greedy answers leave this model's own, they are"
+    numbers = f"{found.own:.2f} nats less likely"
     if found.base is not None:
-        numbers += f", {found.base:.3f} from its base's without the adapter"
-        if found.base <= SAME and found.own > SAME:
+        numbers += f" (its base's without the adapter: {found.base:.2f})"
+        if found.base <= SAME < found.own:
             return failure(
                 "server",
                 f"{what} {numbers}: the server leaves the adapter out",
@@ -104,37 +102,45 @@ def judge(found: Regret, address: str, name: str) -> Check:
 
 
 def regret(model: nn.Module, encoder: TokenEncoder, prompts: Sequence[Prompt], answers: Sequence[str]) -> Regret:
-    """How much less likely the answers' tokens are than the most likely ones.
-
-    Raises:
-        ValueError: there is not one answer for each prompt.
-    """
-    own: list[Tensor] = []
-    base: list[Tensor] = []
-    with eval_mode(model):
-        for prompt, answer in zip(prompts, answers, strict=True):
-            start, ids = encoder.prompt_ids(prompt), encoder.text_ids(answer)
-            if not ids:
-                continue
-            own.append(_regrets(model, start, ids))
-            if isinstance(model, PeftModel):
-                with model.disable_adapter():
-                    base.append(_regrets(model, start, ids))
-    tokens = sum(map(len, own))
-    if not tokens:
+    """The regret of one answer to each prompt; empty answers are left out."""
+    own: list[float] = []
+    base: list[float] = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        if not answer:
+            continue
+        ids = encoder.prompt_ids(prompt)
+        own.append(answer_regret(model, encoder, ids, answer))
+        if isinstance(model, PeftModel):
+            with model.disable_adapter():
+                base.append(answer_regret(model, encoder, ids, answer))
+    if not own:
         return Regret(0.0, None, 0)
-    return Regret(float(torch.cat(own).mean()), float(torch.cat(base).mean()) if base else None, tokens)
+    return Regret(sum(own) / len(own), sum(base) / len(base) if base else None, len(own))
 
 
-def _regrets(model: nn.Module, prompt: list[int], answer: list[int]) -> Tensor:
-    """Per token of the answer, the most likely token's log-probability minus its own: (T,) float32."""
-    decoder, weight = text_decoder(model), head_weight(model)
-    device = next(decoder.parameters()).device
-    ids = torch.tensor([prompt + answer], device=device)
-    hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state[0, len(prompt) - 1 : -1]
-    best = (hidden @ weight.T).argmax(dim=-1)
-    targets = torch.tensor(answer, device=device)
-    values = token_logprobs(hidden, weight, best) - token_logprobs(hidden, weight, targets)
-    if not bool(values.isfinite().all()):
-        raise NonFiniteError("the directory's own log-probabilities are not finite; check its weights")
-    return values.clamp(min=0).float().cpu()
+def answer_regret(model: nn.Module, encoder: TokenEncoder, prompt: list[int], answer: str) -> float:
+    """Log-probability of the model's own next token where its greedy answer and `answer` part, minus that of the token
+    with which `answer` continues; 0 where they do not part.
+
+    Texts are compared, not ids: a server shows no ids, and a text can be tokenized in several ways.
+    """
+    ids: list[int] = []
+    generate(
+        model,
+        encoder,
+        [prompt],
+        stop=lambda text: False,
+        max_new_tokens=_TOKENS,
+        on_token=lambda index, so_far: ids.append(so_far[-1]),
+    )
+    texts = [encoder.tokenizer.decode(ids[:count], skip_special_tokens=True) for count in range(len(ids) + 1)]
+    agreeing = max(count for count, text in enumerate(texts) if answer.startswith(text.removesuffix("\ufffd")))
+    if agreeing == len(ids) or texts[-1] == answer:
+        return 0.0
+    rest = answer[len(texts[agreeing].removesuffix("\ufffd")) :]
+    theirs = encoder.text_ids(rest)[0] if rest else encoder.end_id
+    if theirs == ids[agreeing]:
+        return 0.0
+    with eval_mode(model):
+        logprobs = probe_logits(model, [prompt + ids[:agreeing]])[0].log_softmax(-1)
+    return float(logprobs[ids[agreeing]] - logprobs[theirs])

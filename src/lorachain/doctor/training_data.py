@@ -3,16 +3,16 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from lorachain.artifacts import ShownExample, ShownToken
+from lorachain.artifacts import Check, ShownExample, ShownToken
 from lorachain.chain.context import ChainContext, stage_config, training_sources
 from lorachain.chain.exams import load_exam_questions
 from lorachain.chain.plan import check_sources
 from lorachain.chain.stages import Stage, training_stages
 from lorachain.chain.task_inputs import task_inputs
-from lorachain.doctor.findings import Finding, failure, guarded, ok
-from lorachain.errors import LorachainError
+from lorachain.doctor.findings import Finding, guarded, ok
 from lorachain.tokens import TokenEncoder, TokenRow
 from lorachain.weights.load import load_tokenizer
 
@@ -29,23 +29,29 @@ def check_data(context: ChainContext, base: Path | None, kinds: Sequence[str] | 
         base: whose tokenizer to use; None: no examples are shown.
         kinds: of sources to check; None: all.
     """
+    seen: set[tuple[str, str]] = set()
     for stage in training_stages():
-        if kinds is None or stage.source in kinds:
-            readable = True
-            for finding in guarded(f"data of {stage.name}", lambda stage=stage: _previews(context, stage)):  # type: ignore[misc]
-                readable = readable and not (not isinstance(finding, ShownExample) and finding.state == "failure")
-                yield finding
-            if readable and base is not None:
-                yield from guarded(f"data of {stage.name}", lambda stage=stage: _examples(context, stage, base))  # type: ignore[misc]
+        if kinds is not None and stage.source not in kinds:
+            continue
+        name, readable = f"data of {stage.name}", True
+        for finding in guarded(name, partial(_previews, context, stage, seen)):
+            readable = readable and isinstance(finding, Check) and finding.state != "failure"
+            yield finding
+        if readable and base is not None:
+            yield from guarded(name, partial(_examples, context, stage, base))
 
 
-def _previews(context: ChainContext, stage: Stage) -> Iterator[Finding]:
+def _previews(context: ChainContext, stage: Stage, seen: set[tuple[str, str]]) -> Iterator[Finding]:
     for source in check_sources(context.sources, [stage], skip_bad_rows=context.skip_bad_rows):
+        key = (str(source["name"]), str(source["reading"]))
+        if key in seen:  # every stage is validated on the same exam
+            continue
+        seen.add(key)
         count = "an unknown number of" if source["records"] is None else f"{source['records']:,}"
         about = "" if source["exact"] or source["records"] is None else "about "
         yield ok(
             f"data of {stage.name}",
-            f"{source['name']} as {source['reading']}: {about}{count} records in {source['parts']} parts",
+            f"{source['name']} as {source['reading']}: {about}{count} records in {source['parts']} files",
         )
 
 
@@ -75,10 +81,7 @@ def _examples(context: ChainContext, stage: Stage, base: Path) -> Iterator[Shown
 
 
 def shown_tokens(row: TokenRow, encoder: TokenEncoder) -> tuple[ShownToken, ...]:
-    """A row's ids with their texts.
-
-    A token of a part of a character has no text of its own: it is shown as the bytes' name that the tokenizer has.
-    """
+    """A row's ids with their texts; one that is a part of a character has the replacement character."""
     return tuple(
         ShownToken(id=id_, text=encoder.tokenizer.decode([id_]), supervised=position >= row.supervised_from)
         for position, id_ in enumerate(row.ids)

@@ -18,7 +18,9 @@ def check_text(check: Check) -> Text:
     text.append(f"{printable(check.name):<{_NAME_WIDTH}} ")
     text.append(printable(without_tokens(check.message)))
     if check.fix:
-        text.append(f"\n{'':<{_STATE_WIDTH}}{'fix:':>{_NAME_WIDTH}} {printable(without_tokens(check.fix))}", style="dim")
+        text.append(
+            f"\n{'':<{_STATE_WIDTH}}{'fix:':>{_NAME_WIDTH}} {printable(without_tokens(check.fix))}", style="dim"
+        )
     return text
 
 
