@@ -26,15 +26,20 @@ from lorachain.artifacts import (
     ConversionRecord,
     DialPoint,
     DialReport,
+    DiskNeed,
     DoctorReport,
     EvalResult,
+    FitReport,
     GgufReport,
     InitInfo,
+    Measured,
     MergeInfo,
     MergeReport,
+    Rejected,
     RunState,
     ShownExample,
     ShownToken,
+    StageMemory,
     TokenCacheManifest,
     TrainingInfo,
     TrainingProgress,
@@ -88,6 +93,22 @@ def artifacts() -> Iterator[Artifact]:
         subject="m",
         checks=(Check(name="disk", state="failure", message="1 GB free", fix="free some space"),),
         examples=(ShownExample(stage="00", tokens=(token,)),),
+    )
+    yield FitReport(
+        model="m",
+        parameters=10,
+        lora_parameters=2,
+        stages=(StageMemory(stage="00", tokens=8, recomputation=True, base=20, lora=40, activations=5, working=1),),
+        disk=DiskNeed(download=20, merged_base=20, adapters=8, checkpoints=32),
+        disk_free=1000,
+        capacity=100,
+        usable=90,
+        recommended={"quantization": "nf4", "training.gradient_checkpointing": True},
+        configuration="[training]",
+        rejected=(Rejected(settings={"quantization": "none"}, stage="00", needed=95),),
+        measured=(
+            Measured(stage="00", tokens=8, device="cpu", calculated=66, peak=70, tokens_per_second=9.5, joules=1.5),
+        ),
     )
     yield reasoning_report()
     yield CheckpointManifest(step=4, fingerprint=HASH, files={"optimizer.pt": HASH})

@@ -20,13 +20,12 @@ from lorachain.doctor.serving import check_server
 from lorachain.doctor.subject import Subject, find_subject
 from lorachain.doctor.training_data import check_data
 from lorachain.errors import LorachainError
+from lorachain.fit.disk import disk_need
+from lorachain.fit.estimate import read_structure
 from lorachain.tokens import TokenEncoder
 from lorachain.version import __version__
 from lorachain.weights.checks import check_finite
 from lorachain.weights.load import resolve_device
-
-_WRITTEN_BESIDE = 500_000_000
-"""Checkpoints, adapters, caches and logs of a chain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +95,9 @@ def _findings(
 
 
 def _disk(context: ChainContext, model: ScoredModel) -> Iterator[Finding]:
-    merged = weights_bytes(model.base)
-    what = f"the merged base ({gigabytes(merged)}), checkpoints and adapters"
-    yield from check_disk(context.workspace.model_root, merged + _WRITTEN_BESIDE, what)
+    need = disk_need(read_structure(model.base), context.config, downloaded=True)
+    what = f"the merged base ({gigabytes(need.merged_base)}), checkpoints and adapters"
+    yield from check_disk(context.workspace.model_root, need.total, what)
 
 
 def _in_memory(context: ChainContext, model: ScoredModel, server: Server | None) -> Iterator[Finding]:

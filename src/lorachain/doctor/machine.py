@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from lorachain.artifacts import Check
 from lorachain.config import ChainConfig
 from lorachain.doctor.findings import failure, gigabytes, ok, warning
+from lorachain.fit.disk import free_disk
 from lorachain.redaction import printable, without_secrets
 from lorachain.version import __version__
 from lorachain.weights.load import resolve_device
@@ -113,9 +114,8 @@ def nvidia_driver() -> str | None:
 
 def check_disk(place: Path, needed: int, what: str) -> Iterator[Check]:
     """Free space where the workspace is or will be, against `needed` bytes for `what`."""
-    existing = next(path for path in (place, *place.absolute().parents) if path.exists())
-    free = psutil.disk_usage(str(existing)).free
-    message = f"{gigabytes(free)} free in {existing.resolve()}, a chain writes about {gigabytes(needed)}: {what}"
+    free = free_disk(place)
+    message = f"{gigabytes(free)} free for {place.absolute()}, a chain writes about {gigabytes(needed)}: {what}"
     if free < needed:
         yield failure("disk", message, "free some space, or name a directory on a larger disk with --workspace")
     else:

@@ -41,9 +41,9 @@ def energy_meter(device: torch.device) -> EnergyMeter:
     return EnergyMeter(device)
 
 
-def rapl_joules(root: Path = RAPL) -> float | None:
+def rapl_joules(root: Path | None = None) -> float | None:
     """What all CPU packages have used since their counters began; None where no counter can be read."""
-    counters = sorted(root.glob("intel-rapl:[0-9]/energy_uj"))
+    counters = sorted((root or RAPL).glob("intel-rapl:[0-9]/energy_uj"))
     try:
         values = [int(counter.read_text()) for counter in counters]
     except (OSError, ValueError):

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from lorachain.artifacts import DiskNeed, StageMemory
+from lorachain.artifacts import StageMemory
 from lorachain.chain.context import stage_config
 from lorachain.chain.runtime import dtype_of
-from lorachain.chain.stages import Stage, training_stages
+from lorachain.chain.stages import Stage
 from lorachain.config import ChainConfig, Quantization
 from lorachain.training.activations import activation_bytes
 from lorachain.training.loss import ROW_BLOCK, VOCABULARY_BLOCK
@@ -23,11 +23,6 @@ _LORA_TRAINING_BYTES = 20
 """Per parameter: bf16 factor and gradient, float32 master, two Adam moments, gradient within a step."""
 _LINEAR_BYTES = {"nf4": 0.516, "int8": 1.0}
 """Per weight of the decoder's linear layers (docs/memory.md)."""
-_CHECKPOINT_BYTES = 16
-"""Per LoRA parameter: the adapter, masters and two moments, all float32."""
-_ADAPTER_BYTES = 4
-_TOKENIZER_BYTES = 40_000_000
-"""Beside each adapter: Gemma's tokenizer.json has 33 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +119,3 @@ def _loss_working_bytes(text: Any, rows: int, dtype: torch.dtype, device_type: s
     """Of the loss of `rows` supervised tokens: their states and gradients, and a block of logits and exponentials."""
     block = ROW_BLOCK * VOCABULARY_BLOCK.get(device_type, 65_536) * (2 * dtype.itemsize + 4)
     return int(2 * rows * text.hidden_size * dtype.itemsize + block)
-
-
-def disk_need(structure: Structure, config: ChainConfig, *, downloaded: bool) -> DiskNeed:
-    """Over a whole chain."""
-    weights, lora = structure.parameters * 2, lora_parameters(structure, config)
-    stages = len(training_stages())
-    return DiskNeed(
-        download=0 if downloaded else weights,
-        merged_base=weights,
-        adapters=(stages + 2) * (lora * _ADAPTER_BYTES + _TOKENIZER_BYTES),
-        checkpoints=(stages * config.training.keep_checkpoints + 1) * lora * _CHECKPOINT_BYTES,
-    )
