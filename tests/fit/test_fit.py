@@ -234,7 +234,7 @@ def test_two_measured_steps(root: Path, lorachain: Run) -> None:
     assert code == 0, err
     measured = report_of(out).measured
     assert [one.stage for one in measured] == ["01", "02"]
-    assert [one.tokens for one in measured] == [1536, 2048]
+    assert [one.tokens for one in measured] == [2048, 2048]
     assert all(one.tokens_per_second > 0 and one.device == "cpu" for one in measured)
     assert not (root / "model" / "01_training").exists()
     code, out, _ = lorachain("fit", "tiny", *options_of(root)[2:], "--measure", "02", "--device", "cpu")

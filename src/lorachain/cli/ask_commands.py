@@ -53,12 +53,15 @@ def ask_models(
         raise ConfigError("the question is empty")
     context = o.build_context(o.Common(model, workspace, config, exam=exam, device=device), "ask")
 
-    from lorachain.ask.answers import Sampling, ask, models_to_ask
-    from lorachain.ask.exam_question import find_question
-    from lorachain.ask.forms import check_form, prompts_of_question, prompts_of_text
-    from lorachain.chain.debug_log import quiet_libraries
-    from lorachain.report.ask_text import answers_view, options_table, question_text
-    from lorachain.report.console import ConsoleReporter
+    from lorachain.collection import collection_paused
+
+    with collection_paused():  # the imports take a quarter longer with it
+        from lorachain.ask.answers import Sampling, ask, models_to_ask
+        from lorachain.ask.exam_question import find_question
+        from lorachain.ask.forms import check_form, prompts_of_question, prompts_of_text
+        from lorachain.chain.debug_log import quiet_libraries
+        from lorachain.report.ask_text import answers_view, options_table, question_text
+        from lorachain.report.console import ConsoleReporter
 
     quiet_libraries()
     asked_form, sampling, console = check_form(form), Sampling(temperature, seed, max_new_tokens), ConsoleReporter()
