@@ -147,9 +147,9 @@ def test_blocks_print_each_character_once() -> None:
     view.answered(Answered("base", 1.5, (answer("고혈압", "뜻:"),), None))
     assert out.getvalue().splitlines() == [
         "base:",
-        "  뜻:고혈압",
+        "  뜻: 고혈압",
         "  둘째 \\x1b[31m줄",
-        "  영어:hypertension",
+        "  영어: hypertension",
         "  loaded in 1.5 s, first token after 0.25 s, 4 tokens in 2.0 s (2.0 tokens/s)",
     ]
 

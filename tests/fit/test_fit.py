@@ -26,7 +26,6 @@ from lorachain.fit.estimate import (
     read_structure,
     stage_memory,
 )
-from lorachain.training.activations import activation_bytes
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -102,7 +101,7 @@ def test_sizes_of_the_published_models(structures: dict[str, Structure]) -> None
     assert lora_parameters(structures["27b"], config) == 113_516_544
     import torch
 
-    sizes = {kind: base_bytes(structures["27b"], kind, torch.bfloat16) / 1e9 for kind in ("none", "int8", "nf4")}  # type: ignore[arg-type]
+    sizes = {kind: base_bytes(structures["27b"], kind, torch.bfloat16) / 1e9 for kind in ("none", "int8", "nf4")}
     assert sizes == pytest.approx({"none": 54.0, "int8": 28.4, "nf4": 16.0}, abs=0.1)
 
 
@@ -121,7 +120,7 @@ def test_memory_of_a_stage(structures: dict[str, Structure]) -> None:
     plain = stage_memory(structures["4b"], config, stage, device_type="cuda", capacity=None)
     assert plain.base == pytest.approx(8.6e9, rel=0.01)
     assert plain.lora == 29_802_496 * 20
-    assert plain.activations == activation_bytes(structures["4b"].model, 4096)
+    assert plain.activations == pytest.approx(13e9, rel=0.05)  # docs/memory.md
     assert not plain.recomputation
     assert plain.total == plain.base + plain.lora + plain.activations + plain.working
     small = stage_memory(structures["4b"], config, stage, device_type="cuda", capacity=12 * 10**9)

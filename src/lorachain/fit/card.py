@@ -69,7 +69,8 @@ class Recommendation:
 
 def recommend(structure: Structure, config: ChainConfig, capacity: int) -> Recommendation:
     """The first settings under which all stages fit, and those before them with the stage that needs most."""
-    usable, rejected = usable_bytes(capacity), []
+    usable = usable_bytes(capacity)
+    rejected: list[Rejected] = []
     for settings in _candidates(config):
         changed = with_settings(config, settings)
         needs = [

@@ -42,7 +42,7 @@ def read_structure(folder: Path) -> Structure:
         ModelError: it describes no Gemma 3 model.
     """
     model = build_meta_model(folder)
-    linear = sum(model.get_submodule(name).weight.numel() for name in decoder_linears(model))  # type: ignore[union-attr]
+    linear = sum(cast(nn.Linear, model.get_submodule(name)).weight.numel() for name in decoder_linears(model))
     return Structure(model, sum(parameter.numel() for parameter in model.parameters()), linear)
 
 
@@ -82,14 +82,14 @@ def stage_memory(
         capacity: bytes of the device, which decide for `gradient_checkpointing = "auto"`; None: as without it.
     """
     tokens, dtype = largest_micro_batch(config, stage), dtype_of(config)
-    model = structure.model.to(dtype)  # of the meta device: only its type changes
-    kept = activation_bytes(model, tokens)
+    cast(nn.Module, structure.model).to(dtype)  # on the meta device only the type changes
+    kept = activation_bytes(structure.model, tokens)
     base = base_bytes(structure, config.quantization, dtype)
     lora = lora_parameters(structure, config) * _LORA_TRAINING_BYTES
     recompute = config.training.gradient_checkpointing
     if recompute == "auto":
         recompute = capacity is not None and kept > 0.85 * (capacity - base)
-    text: Any = text_decoder(model).config
+    text: Any = text_decoder(structure.model).config
     if recompute:
         one_layer = kept // text.num_hidden_layers
         kept = tokens * text.num_hidden_layers * text.hidden_size * dtype.itemsize + one_layer

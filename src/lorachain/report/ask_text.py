@@ -52,7 +52,7 @@ class Blocks:
             if self._printed is not None:
                 self._console.print()
             self._printed = (name, label, "")
-            self._write(f"  {label}" if label else "  ")
+            self._write(f"  {label} " if label else "  ")
         before = self._printed[2]
         if shown.startswith(before):
             self._write(shown[len(before) :])
@@ -97,7 +97,7 @@ class Columns:
     def render(self) -> Table:
         table = Table(*map(escape, self._answers), expand=True)
         answers = (
-            "\n".join(f"{label}{text.strip()}" for label, text in of_model.items())
+            "\n".join(f"{label} {text.strip()}" for label, text in of_model.items())
             for of_model in self._answers.values()
         )
         table.add_row(*(escape_markup("\n".join(map(printable, text.split("\n")))) for text in answers))
@@ -133,8 +133,10 @@ def question_text(question: ExamQuestion, split: str) -> str:
 
 def options_table(question: ExamQuestion, answered: "Sequence[Answered]") -> Table:
     """Per option what each model gives it: the probability of its letter among the five, and the log-probability of its
-    text per token. `*` marks each model's choice."""
-    table = Table("", "option", "right answer", title="letter: its probability; text: log-probability per token")
+    text (nats, summed over its tokens). `*` marks each model's choice."""
+    table = Table(
+        "", "option", "right answer", title="letter: its probability among the five; text: its log-probability"
+    )
     for model in answered:
         table.add_column(f"{escape(model.name)}: letter", justify="right")
         table.add_column("text", justify="right")
@@ -148,8 +150,7 @@ def options_table(question: ExamQuestion, answered: "Sequence[Answered]") -> Tab
 
 def _scores(model: "Answered", number: int) -> list[str]:
     score = model.score
-    if score is None or score.option_logprobs is None or score.option_tokens is None:
+    if score is None or score.option_logprobs is None:
         return ["–", "–"]
     letter = f"{exp(score.letter_logprobs[number]):.1%}{' *' if score.chosen_letter == number else ''}"
-    text = score.option_logprobs[number] / score.option_tokens[number]
-    return [letter, f"{text:.2f}{' *' if score.chosen_option == number else ''}"]
+    return [letter, f"{score.option_logprobs[number]:.2f}{' *' if score.chosen_option == number else ''}"]
