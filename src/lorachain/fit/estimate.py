@@ -21,6 +21,9 @@ from lorachain.weights.model_config import build_meta_model
 
 _LORA_TRAINING_BYTES = 20
 """Per parameter: bf16 factor and gradient, float32 master, two Adam moments, gradient within a step."""
+_CPU_LAYERS, _CPU_PROCESS_BYTES = 6.8, 66_000_000
+"""On a CPU the C library does not give back all that tensors have freed, and kernels keep buffers: as much as the
+temporary tensors of so many layers, and a constant, by three measurements of Gemma 3 270M (docs/fit.md)."""
 _LINEAR_BYTES = {"nf4": 0.516, "int8": 1.0}
 """Per weight of the decoder's linear layers (docs/memory.md)."""
 
@@ -94,10 +97,10 @@ def stage_memory(
         one_layer = kept // text.num_hidden_layers
         kept = tokens * text.num_hidden_layers * text.hidden_size * dtype.itemsize + one_layer
     supervises_all = stage.source == "plain_text"
-    working = max(
-        _layer_working_bytes(text, tokens, dtype),
-        _loss_working_bytes(text, tokens if supervises_all else tokens // 4, dtype, device_type),
-    )
+    layer = _layer_working_bytes(text, tokens, dtype)
+    working = max(layer, _loss_working_bytes(text, tokens if supervises_all else tokens // 4, dtype, device_type))
+    if device_type == "cpu":
+        working += _CPU_PROCESS_BYTES + int((_CPU_LAYERS - 1) * layer)
     return StageMemory(
         stage=stage.name,
         tokens=tokens,

@@ -134,9 +134,7 @@ def question_text(question: ExamQuestion, split: str) -> str:
 def options_table(question: ExamQuestion, answered: "Sequence[Answered]") -> Table:
     """Per option what each model gives it: the probability of its letter among the five, and the log-probability of its
     text (nats, summed over its tokens). `*` marks each model's choice."""
-    table = Table(
-        "", "option", "right answer", title="letter: its probability among the five; text: its log-probability"
-    )
+    table = Table("", "option", "right answer", title="letter: its probability; text: its log-probability")
     for model in answered:
         table.add_column(f"{escape(model.name)}: letter", justify="right")
         table.add_column("text", justify="right")
