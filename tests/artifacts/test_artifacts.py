@@ -20,6 +20,7 @@ from artifact_making import (
 )
 from lorachain.artifacts import (
     Artifact,
+    CardSettings,
     Check,
     CheckpointManifest,
     ComposeReport,
@@ -103,9 +104,19 @@ def artifacts() -> Iterator[Artifact]:
         disk_free=1000,
         capacity=100,
         usable=90,
-        recommended={"quantization": "nf4", "training.gradient_checkpointing": True},
+        recommended=CardSettings(
+            quantization="nf4", gradient_checkpointing=True, micro_batch_tokens=8, max_length={"02": 16}
+        ),
         configuration="[training]",
-        rejected=(Rejected(settings={"quantization": "none"}, stage="00", needed=95),),
+        rejected=(
+            Rejected(
+                settings=CardSettings(
+                    quantization="none", gradient_checkpointing=False, micro_batch_tokens=8, max_length={}
+                ),
+                stage="00",
+                needed=95,
+            ),
+        ),
         measured=(
             Measured(stage="00", tokens=8, device="cpu", calculated=66, peak=70, tokens_per_second=9.5, joules=1.5),
         ),

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from chain_making import options_of
-from lorachain.artifacts import FitReport, Rejected
+from lorachain.artifacts import CardSettings, FitReport, Rejected
 from lorachain.chain.context import load_config
 from lorachain.chain.stages import find_training_stage
 from lorachain.config import ChainConfig
@@ -143,7 +143,7 @@ def test_what_is_no_size(text: str) -> None:
         parse_size(text)
 
 
-def recommended(structures: dict[str, Structure], model: str, size: str) -> dict[str, Any] | None:
+def recommended(structures: dict[str, Structure], model: str, size: str) -> CardSettings | None:
     """The settings for a card, which really are what fits, and are valid."""
     config, capacity = load_config(), parse_size(size)
     advice = recommend(structures[model], config, capacity)
@@ -163,23 +163,39 @@ def recommended(structures: dict[str, Structure], model: str, size: str) -> dict
     return advice.settings
 
 
-def test_settings_for_a_card(structures: dict[str, Structure]) -> None:
-    large = recommended(structures, "4b", "80GB")
-    assert large == {
-        "quantization": "none",
-        "training.gradient_checkpointing": False,
-        "training.micro_batch_tokens": 4096,
-    }
-    medium = recommended(structures, "4b", "16GB")
-    assert medium is not None
-    assert (medium["quantization"], medium["training.gradient_checkpointing"]) == ("none", True)
-    nf4 = recommended(structures, "27b", "40GB")
-    assert nf4 is not None
-    assert (nf4["quantization"], nf4["training.gradient_checkpointing"]) == ("nf4", True)
-    full = recommended(structures, "27b", "80GB")
-    assert full is not None
-    assert (full["quantization"], full["training.gradient_checkpointing"]) == ("none", True)
+@pytest.mark.parametrize(
+    ("model", "size", "quantization", "recomputation"),
+    [
+        ("4b", "80GB", "none", False),
+        ("4b", "16GB", "none", True),
+        ("27b", "80GB", "none", True),
+        ("27b", "40GB", "nf4", True),
+        ("27b", "24GB", "nf4", True),
+    ],
+)
+def test_settings_for_a_card(
+    structures: dict[str, Structure], model: str, size: str, quantization: str, recomputation: bool
+) -> None:
+    settings = recommended(structures, model, size)
+    assert settings is not None
+    assert (settings.quantization, settings.gradient_checkpointing) == (quantization, recomputation)
+    assert settings.max_length == {}
+
+
+def test_a_card_on_which_nothing_fits(structures: dict[str, Structure]) -> None:
     assert recommended(structures, "27b", "16GB") is None
+
+
+def test_shorter_sequences_are_the_last_resort(structures: dict[str, Structure]) -> None:
+    config = load_config()
+    capacity = next(
+        size
+        for size in range(16 * 10**9, 24 * 10**9, 10**8)
+        if (found := recommend(structures["27b"], config, size).settings) is not None and found.max_length
+    )
+    settings = recommended(structures, "27b", f"{capacity / 1e9}GB")
+    assert settings is not None
+    assert settings.max_length == {"02": 1024}
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
@@ -196,7 +212,7 @@ def test_nothing_but_config_json_is_needed(tmp_path: Path, lorachain: Run) -> No
     code, out, err = lorachain("fit", folder, *arguments)
     assert code == 0, err
     assert "27,009" in out
-    assert "does not fit: quantization none, gradient_checkpointing false" in out
+    assert "does not fit: bf16, without gradient_checkpointing, micro_batch_tokens 4096: stage" in out
     text = out_file.read_text(encoding="utf-8")
     assert text in out
     assert tomllib.loads(text)["quantization"] == "nf4"
@@ -280,7 +296,7 @@ def test_a_run_that_will_not_fit_says_so_at_its_start(
 
     context = build_context(Common("tiny", root, root / "chain.toml", device="cpu"), "run")
     memory, disk = run_warnings(context, training_stages())
-    assert "stage 02 needs up to" in memory
+    assert "stage 01 needs up to" in memory
     assert "lorachain fit tiny" in memory
     assert "the disk will probably be full" in disk
     assert list(run_warnings(context, [])) == []

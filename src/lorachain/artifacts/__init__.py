@@ -6,7 +6,7 @@ JSON Schemas are exported to docs/schemas with `python -m lorachain.artifacts do
 from lorachain.artifacts.ablation import Ablation, ArmScore
 from lorachain.artifacts.doctor import Check, DoctorReport, ShownExample, ShownToken
 from lorachain.artifacts.evaluation import Comparison, EvalResult
-from lorachain.artifacts.fit import DiskNeed, FitReport, Measured, Rejected, StageMemory
+from lorachain.artifacts.fit import CardSettings, DiskNeed, FitReport, Measured, Rejected, StageMemory
 from lorachain.artifacts.ledger import (
     Cell,
     Change,
@@ -44,6 +44,7 @@ __all__ = [
     "Ablation",
     "ArmScore",
     "Artifact",
+    "CardSettings",
     "Cell",
     "Change",
     "Check",

@@ -1,6 +1,6 @@
 """What `lorachain fit` calculates and measures."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from lorachain.artifacts.schema import Artifact, Record
 
@@ -40,10 +40,20 @@ class DiskNeed(Record):
         return self.download + self.merged_base + self.adapters + self.checkpoints
 
 
+class CardSettings(Record):
+    """Settings that decide how much memory training takes."""
+
+    quantization: Literal["none", "nf4", "int8"]
+    gradient_checkpointing: bool
+    micro_batch_tokens: int
+    max_length: dict[str, int]
+    """By stage, where it is shorter than configured."""
+
+
 class Rejected(Record):
     """Settings that were tried for the card before the recommended ones."""
 
-    settings: dict[str, str | int | bool]
+    settings: CardSettings
     stage: str
     """The stage that needs most."""
     needed: int
@@ -81,8 +91,8 @@ class FitReport(Artifact):
     """Bytes of the card; None where it is not known."""
     usable: int | None
     """Of them, what a stage may take."""
-    recommended: dict[str, str | int | bool] | None
-    """Settings under which every stage fits, by their dotted names; None where none fits."""
+    recommended: CardSettings | None
+    """Settings under which every stage fits; None where none does."""
     configuration: str | None
     """The same as a configuration file (TOML)."""
     rejected: tuple[Rejected, ...]

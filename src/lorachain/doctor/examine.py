@@ -53,7 +53,7 @@ def examine(
         on_finding: called with each finding as it is made.
 
     Raises:
-        LorachainError: there is no such model.
+        LorachainError: the model cannot be found.
     """
     findings: list[Finding] = []
     subject = find_subject(context, what)

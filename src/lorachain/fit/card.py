@@ -4,14 +4,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lorachain.artifacts import Rejected, StageMemory
+from lorachain.artifacts import CardSettings, Rejected, StageMemory
 from lorachain.chain.stages import training_stages
-from lorachain.config import ChainConfig
+from lorachain.config import ChainConfig, Quantization
 from lorachain.errors import ConfigError
 from lorachain.fit.estimate import Structure, stage_memory
 
-Settings = dict[str, str | int | bool]
 _UNITS = {"gb": 10**9, "gib": 2**30, "g": 10**9, "tb": 10**12}
+_QUANTIZATIONS: tuple[Quantization, ...] = ("none", "nf4")
 _CONTEXT_BYTES = 700_000_000
 """The CUDA context and the kernels' workspaces."""
 _USABLE_SHARE = 0.92
@@ -41,7 +41,7 @@ def usable_bytes(capacity: int) -> int:
 class Recommendation:
     """What to set for a card."""
 
-    settings: Settings | None
+    settings: CardSettings | None
     """None where nothing fits."""
     largest: StageMemory
     """The stage that needs most with them, or with the last that were tried."""
@@ -54,16 +54,14 @@ class Recommendation:
         lines = [
             f"# {model} on {capacity / 1e9:.0f} GB: at most {self.largest.total / 1e9:.1f} GB, in stage "
             f"{self.largest.stage} (calculated by lorachain fit).",
-            f'quantization = "{self.settings["quantization"]}"',
+            f'quantization = "{self.settings.quantization}"',
             "",
             "[training]",
+            f"gradient_checkpointing = {str(self.settings.gradient_checkpointing).lower()}",
+            f"micro_batch_tokens = {self.settings.micro_batch_tokens}",
         ]
-        for key, value in self.settings.items():
-            if key.startswith("training."):
-                lines.append(f"{key.removeprefix('training.')} = {str(value).lower()}")
-            elif key.startswith("stages."):
-                _, stage, name = key.split(".")
-                lines += ["", f"[stages.{stage}]", f"{name} = {value}"]
+        for stage, length in self.settings.max_length.items():
+            lines += ["", f"[stages.{stage}]", f"max_length = {length}"]
         return "\n".join(lines) + "\n"
 
 
@@ -83,38 +81,37 @@ def recommend(structure: Structure, config: ChainConfig, capacity: int) -> Recom
     return Recommendation(None, largest, rejected)
 
 
-def _candidates(config: ChainConfig) -> Iterator[Settings]:
+def _candidates(config: ChainConfig) -> Iterator[CardSettings]:
     """Recomputation costs a third of the speed, quantization more than that, shorter sequences lose data."""
     tokens = config.training.micro_batch_tokens
     longest = max(settings.max_length for settings in config.stages.values())
-    for quantization in ("none", "nf4"):
-        kept: Settings = {"quantization": quantization}
-        yield {**kept, "training.gradient_checkpointing": False, "training.micro_batch_tokens": tokens}
+    for quantization in _QUANTIZATIONS:
+        yield _settings(quantization, recompute=False, tokens=tokens)
         for fewer in sorted({tokens, max(tokens // 2, min(tokens, longest))}, reverse=True):
-            yield {**kept, "training.gradient_checkpointing": True, "training.micro_batch_tokens": fewer}
+            yield _settings(quantization, recompute=True, tokens=fewer)
     for shorter in (1024, 512):
-        if shorter < longest:
-            limits: Settings = {
-                f"stages.{name}.max_length": shorter
-                for name, settings in config.stages.items()
-                if settings.max_length > shorter
-            }
-            yield {
-                "quantization": "nf4",
-                "training.gradient_checkpointing": True,
-                "training.micro_batch_tokens": min(tokens, shorter),
-                **limits,
-            }
+        limits = {name: shorter for name, stage in config.stages.items() if stage.max_length > shorter}
+        if limits:
+            yield _settings("nf4", recompute=True, tokens=min(tokens, shorter), max_length=limits)
 
 
-def with_settings(config: ChainConfig, settings: Settings) -> ChainConfig:
-    """The configuration with some settings replaced."""
-    training = config.training.model_copy(
-        update={key.removeprefix("training."): value for key, value in settings.items() if key.startswith("training.")}
+def _settings(
+    quantization: Quantization, *, recompute: bool, tokens: int, max_length: dict[str, int] | None = None
+) -> CardSettings:
+    return CardSettings(
+        quantization=quantization,
+        gradient_checkpointing=recompute,
+        micro_batch_tokens=tokens,
+        max_length=max_length or {},
     )
+
+
+def with_settings(config: ChainConfig, settings: CardSettings) -> ChainConfig:
+    """The configuration with some settings replaced."""
+    changed = settings.model_dump(include={"gradient_checkpointing", "micro_batch_tokens"})
     stages = {
-        name: stage.model_copy(update={"max_length": settings.get(f"stages.{name}.max_length", stage.max_length)})
+        name: stage.model_copy(update={"max_length": settings.max_length.get(name, stage.max_length)})
         for name, stage in config.stages.items()
     }
-    update = {"quantization": settings["quantization"], "training": training, "stages": stages}
-    return config.model_copy(update=update)
+    training = config.training.model_copy(update=changed)
+    return config.model_copy(update={"quantization": settings.quantization, "training": training, "stages": stages})

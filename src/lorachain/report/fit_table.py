@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from lorachain.artifacts import FitReport
+from lorachain.artifacts import CardSettings, FitReport
 from lorachain.report.tables import escape
 
 
@@ -43,8 +43,15 @@ def rejected_lines(report: FitReport) -> list[str]:
     ]
 
 
-def _settings(settings: dict[str, str | int | bool]) -> str:
-    return ", ".join(f"{key.removeprefix('training.')} {str(value).lower()}" for key, value in settings.items())
+def _settings(settings: CardSettings) -> str:
+    lengths = [f"max_length {length} in {stage}" for stage, length in settings.max_length.items()]
+    recomputed = "with" if settings.gradient_checkpointing else "without"
+    parts = [
+        "bf16" if settings.quantization == "none" else settings.quantization,
+        f"{recomputed} gradient_checkpointing",
+        f"micro_batch_tokens {settings.micro_batch_tokens}",
+    ]
+    return ", ".join([*parts, *lengths])
 
 
 def measured_table(report: FitReport) -> Table:
