@@ -85,7 +85,8 @@ def stage_memory(
         capacity: bytes of the device, which decide for `gradient_checkpointing = "auto"`; None: as without it.
     """
     tokens, dtype = largest_micro_batch(config, stage), dtype_of(config)
-    cast(nn.Module, structure.model).to(dtype)  # on the meta device only the type changes
+    if structure.model.dtype != dtype:
+        cast(nn.Module, structure.model).to(dtype)  # on the meta device only the type changes
     kept = activation_bytes(structure.model, tokens)
     base = base_bytes(structure, config.quantization, dtype)
     lora = lora_parameters(structure, config) * _LORA_TRAINING_BYTES
