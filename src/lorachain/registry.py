@@ -133,10 +133,17 @@ def base_reference(entry: ModelEntry, folder: Path) -> str:
     return entry.huggingface_id or str(folder.resolve())
 
 
+def cached_hub_folder(repository: str, revision: str | None = None) -> Path | None:
+    """The snapshot of a hub repository in the local cache; None where it is not there or incomplete."""
+    config = try_to_load_from_cache(repository, "config.json", revision=revision)
+    folder = Path(config).parent if isinstance(config, str) else None
+    return folder if folder is not None and not missing_files(folder) else None
+
+
 def has_weights(entry: ModelEntry) -> bool:
     """Whether the weights are on disk already, so that nothing has to be fetched or converted."""
     if entry.huggingface_id:
-        return try_to_load_from_cache(entry.huggingface_id, "config.json", revision=entry.revision) is not None
+        return cached_hub_folder(entry.huggingface_id, entry.revision) is not None
     if entry.local_path:
         return True
     return (embedded_folder() / "config.json").is_file()

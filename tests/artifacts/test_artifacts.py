@@ -20,18 +20,28 @@ from artifact_making import (
 )
 from lorachain.artifacts import (
     Artifact,
+    CardSettings,
+    Check,
     CheckpointManifest,
     ComposeReport,
     ConversionRecord,
     DialPoint,
     DialReport,
+    DiskNeed,
+    DoctorReport,
     EvalResult,
+    FitReport,
     GgufReport,
     InitInfo,
+    Measured,
     MergeInfo,
     MergeReport,
     PushManifest,
+    Rejected,
     RunState,
+    ShownExample,
+    ShownToken,
+    StageMemory,
     TokenCacheManifest,
     TrainingInfo,
     TrainingProgress,
@@ -80,6 +90,39 @@ def artifacts() -> Iterator[Artifact]:
     yield ledger()
     row = ledger().steps[-1]
     yield DialReport(stage="00", variant="lines", model=row.model, points=(DialPoint(scale=0.5, row=row, passes=True),))
+    token = ShownToken(id=2, text="<bos>", supervised=False)
+    yield DoctorReport(
+        version="0",
+        subject="m",
+        checks=(Check(name="disk", state="failure", message="1 GB free", fix="free some space"),),
+        examples=(ShownExample(stage="00", tokens=(token,)),),
+    )
+    yield FitReport(
+        model="m",
+        parameters=10,
+        lora_parameters=2,
+        stages=(StageMemory(stage="00", tokens=8, recomputation=True, base=20, lora=40, activations=5, working=1),),
+        disk=DiskNeed(download=20, merged_base=20, adapters=8, checkpoints=32),
+        disk_free=1000,
+        capacity=100,
+        usable=90,
+        recommended=CardSettings(
+            quantization="nf4", gradient_checkpointing=True, micro_batch_tokens=8, max_length={"02": 16}
+        ),
+        configuration="[training]",
+        rejected=(
+            Rejected(
+                settings=CardSettings(
+                    quantization="none", gradient_checkpointing=False, micro_batch_tokens=8, max_length={}
+                ),
+                stage="00",
+                needed=95,
+            ),
+        ),
+        measured=(
+            Measured(stage="00", tokens=8, device="cpu", calculated=66, peak=70, tokens_per_second=9.5, joules=1.5),
+        ),
+    )
     yield reasoning_report()
     yield PushManifest(
         step="02",

@@ -50,7 +50,11 @@ def test_compare() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [*("init", "train", "run", "status", "history", "ledger", "dial"), *("eval", "compare", "merge", "verify", "push")],
+    [
+        *("init", "train", "run", "status", "history", "ledger", "dial"),
+        *("eval", "compare", "merge", "verify"),
+        *("doctor", "ask", "fit", "push"),
+    ],
 )
 def test_help_of_a_command_has_an_example(command: str) -> None:
     code, slow, output = imported(command, "--help")

@@ -4,7 +4,9 @@ JSON Schemas are exported to docs/schemas with `python -m lorachain.artifacts do
 """
 
 from lorachain.artifacts.ablation import Ablation, ArmScore
+from lorachain.artifacts.doctor import Check, DoctorReport, ShownExample, ShownToken
 from lorachain.artifacts.evaluation import Comparison, EvalResult
+from lorachain.artifacts.fit import CardSettings, DiskNeed, FitReport, Measured, Rejected, StageMemory
 from lorachain.artifacts.ledger import (
     Cell,
     Change,
@@ -43,8 +45,10 @@ __all__ = [
     "Ablation",
     "ArmScore",
     "Artifact",
+    "CardSettings",
     "Cell",
     "Change",
+    "Check",
     "CheckpointManifest",
     "Comparison",
     "ComposeReport",
@@ -52,8 +56,11 @@ __all__ = [
     "DialPoint",
     "DialRecord",
     "DialReport",
+    "DiskNeed",
+    "DoctorReport",
     "EpochScore",
     "EvalResult",
+    "FitReport",
     "GateResult",
     "GgufReport",
     "InitInfo",
@@ -62,6 +69,7 @@ __all__ = [
     "LockHolder",
     "LogitDiff",
     "Measure",
+    "Measured",
     "MergeInfo",
     "MergeReport",
     "MergeWeights",
@@ -69,8 +77,12 @@ __all__ = [
     "PushManifest",
     "ReasoningReport",
     "Record",
+    "Rejected",
     "RunState",
+    "ShownExample",
+    "ShownToken",
     "StageInfo",
+    "StageMemory",
     "StepModel",
     "TargetReport",
     "TokenCacheManifest",

@@ -19,6 +19,11 @@ class Runtime:
     processes: Processes = field(default_factory=Processes)
 
 
+def dtype_of(config: ChainConfig) -> torch.dtype:
+    """The type that the settings compute in."""
+    return DTYPES[config.dtype]
+
+
 def start_runtime(config: ChainConfig) -> Runtime:
     """Joins the processes that a launcher started, if any.
 
@@ -27,4 +32,4 @@ def start_runtime(config: ChainConfig) -> Runtime:
     """
     device = resolve_device(config.device)
     processes, device = join_processes(device, quantized=config.quantization != "none")
-    return Runtime(device, DTYPES[config.dtype], processes)
+    return Runtime(device, dtype_of(config), processes)

@@ -167,10 +167,15 @@ def _run_stages(context: "ChainContext", command: str, stages: "list[Stage]") ->
     """Runs the stages; None in the processes of a launcher that do not report."""
     from lorachain.chain.debug_log import quiet_libraries
     from lorachain.chain.pipeline import run_stages
+    from lorachain.chain.plan import stages_to_run
     from lorachain.chain.runtime import start_runtime
+    from lorachain.fit.warnings import run_warnings
 
     quiet_libraries()
     runtime = start_runtime(context.config)
+    if runtime.processes.main:
+        for text in run_warnings(context, stages_to_run(context, stages)):
+            context.reporter.message(f"warning: {text}")
     with stoppable(context, command):
         states = run_stages(context, runtime, stages)
     return states if runtime.processes.main else None

@@ -10,10 +10,13 @@ from typing import TextIO, cast
 # Each registers its commands.
 from lorachain.cli import (  # noqa: F401
     ablation_commands,
+    ask_commands,
     chain_commands,
     data_commands,
+    doctor_commands,
     exam_commands,
     hub_commands,
+    fit_commands,
     ledger_commands,
     reasoning_commands,
     weights_commands,

@@ -64,6 +64,7 @@ def generate(
     cache_bytes: int | None = None,
     temperature: float = 0.0,
     seeds: Sequence[int] | None = None,
+    on_token: Callable[[int, Sequence[int]], None] | None = None,
     on_generation: Callable[[int, Generation], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Generation]:
@@ -78,6 +79,7 @@ def generate(
             `default_cache_bytes` allows. At least one sequence runs.
         temperature: 0 is greedy.
         seeds: one per prompt; what is drawn for a prompt depends on its own seed alone, on any device. None: all 0.
+        on_token: called with the index of the prompt and all ids generated for it so far, after each of them.
         on_generation: called with the index of the prompt as soon as its generation is finished.
         on_progress: called with the number of finished prompts.
 
@@ -102,6 +104,8 @@ def generate(
             """Appends the next id to each sequence: hidden (len(sequences), H)."""
             for sequence, token in zip(sequences, _next_tokens(hidden, weight, temperature, sequences), strict=True):
                 sequence.ids.append(token)
+                if on_token is not None:
+                    on_token(sequence.index, sequence.ids)
 
         def remove_finished() -> None:
             for slot in reversed(range(len(running))):

@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from lorachain.chat_template import template_from_files
+from lorachain.collection import collection_paused
 from lorachain.config import Quantization
 from lorachain.errors import DeviceError, ModelError
 from lorachain.provenance import load_json, sha256_file, sha256_json
@@ -179,9 +180,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         path = folder / "tokenizer_config.json"
         if path.is_file() and "auto_map" in load_json(path):
             raise ValueError("tokenizer_config.json: auto_map names Python code, which lorachain never runs")
-        tokenizer = cast(
-            Tokenizer, AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        )
+        with collection_paused():
+            loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = cast(Tokenizer, loaded)
         tokenizer("환자 a-1 🧬", add_special_tokens=False)  # some faults show only now
     except Exception as error:  # the tokenizers library raises plain Exception for a broken file
         raise ModelError(f"{folder} has no usable tokenizer: {error}") from error

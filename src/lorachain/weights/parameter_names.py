@@ -156,7 +156,7 @@ def _explain(shards: Shards, model: PreTrainedModel, missing: list[str], unknown
     if unknown:
         problems.append(f"{len(unknown)} tensors are unknown to it (first: {unknown[0]})")
     prefixes = ", ".join(
-        f"{prefix} ({count})" for prefix, count in Counter(map(_prefix, shards.tensors)).most_common(4)
+        f"{prefix} ({count})" for prefix, count in Counter(map(key_prefix, shards.tensors)).most_common(4)
     )
     return (
         f"{shards.folder} does not hold exactly the weights of a {type(model).__name__} (model_type "
@@ -180,7 +180,7 @@ def _cause(keys: Iterable[str], model_type: str, unknown: list[str]) -> str:
     return "Fetch the model again, or save it with save_pretrained"
 
 
-def _prefix(key: str) -> str:
+def key_prefix(key: str) -> str:
     """The part of a key in front of the layer or the parameter: `language_model.model.` of a layer's weight."""
     before, layers, _ = key.partition("layers.")
     return before + "…" if layers else ".".join(key.split(".")[:2])
