@@ -42,7 +42,7 @@ SAME_LAYER = {
     "workspace": set(),
     "config": set(),
     "provenance": {"atomic"},
-    "artifacts": {"workspace", "provenance"},
+    "artifacts": {"workspace", "provenance", "atomic", "append_file"},
     "user_key": {"atomic", "append_file", "workspace", "provenance"},
     "embedded_model": {"atomic", "append_file", "workspace", "provenance", "artifacts", "user_key"},
     "registry": {"atomic", "append_file", "workspace", "provenance", "config", "embedded_model", "prompts"},

@@ -1,6 +1,7 @@
 """A run that was killed and resumed equals the run that was not."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from chain_making import make_workspace, options_of, run_command_line
 from conftest import make_multimodal_model, make_text_model
+from lorachain.artifacts import read_loss_log
 from lorachain.tokens import TokenRow
 from lorachain.training.batch_schedule import BatchSchedule
 from lorachain.training.checkpoints import checkpoint_directory
@@ -23,7 +25,7 @@ from lorachain.training.progress import Progress, TrainingSettings
 from lorachain.training.trainer import train
 from lorachain.weights.load import load_model
 from lorachain.weights.lora import PeftModel, add_new_lora
-from lorachain.workspace import checkpoint_steps
+from lorachain.workspace import LOSS_LOG, checkpoint_steps
 
 EPOCHS, PACKS, BATCH = 3, 10, 4  # three steps an epoch, nine in all
 TIMES = {"seconds", "at", "finished", "tokens_per_second", "peak_memory_bytes", "git_commit"}
@@ -133,6 +135,20 @@ def test_a_run_killed_after_any_step_and_resumed_equals_the_uninterrupted_run(
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         a, b = (checkpoint_directory(tmp_path / run, 9) / name for run in ("uninterrupted", "killed"))
         assert a.read_bytes() == b.read_bytes()
+    assert (tmp_path / "killed" / LOSS_LOG).read_bytes() == (tmp_path / "uninterrupted" / LOSS_LOG).read_bytes()
+
+
+def test_losses_are_written_step_by_step(tmp_path: Path) -> None:
+    progress, _, _, _ = go(tmp_path, "text", 0.0)
+    rows = read_loss_log(tmp_path / LOSS_LOG)
+    assert [row.step for row in rows] == list(range(1, 10))
+    assert [row.loss for row in rows] == progress.losses
+    assert rows[-1].num_tokens == progress.tokens
+    assert [row.epoch for row in rows][2::3] == [1, 2, 3]
+    # Two steps of warm-up of nine: from 0 to the full rate, then along a cosine.
+    assert [row.learning_rate for row in rows[:3]] == [0, 5e-3, 1e-2]
+    assert rows[-1].learning_rate == pytest.approx(1e-2 * (1 + math.cos(math.pi * 6 / 7)) / 2)
+    assert all(row.grad_norm > 0 for row in rows)
 
 
 def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from lorachain.artifacts.ledger import (
     Noise,
     StepModel,
 )
+from lorachain.artifacts.loss_log import LossRow, read_loss_log
 from lorachain.artifacts.merging import ComposeReport, GgufReport, LogitDiff, MergeReport, MergeWeights, TargetReport
 from lorachain.artifacts.reasoning import ReasoningReport
 from lorachain.artifacts.runs import (
@@ -60,6 +61,7 @@ __all__ = [
     "LedgerStep",
     "LockHolder",
     "LogitDiff",
+    "LossRow",
     "Measure",
     "MergeInfo",
     "MergeReport",
@@ -77,6 +79,7 @@ __all__ = [
     "TransformersState",
     "ValidationHistory",
     "ValidationResult",
+    "read_loss_log",
     "read_stage_info",
     "read_training_info",
 ]

@@ -21,7 +21,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import PrinterCallback
 
-from lorachain.artifacts import TrainingProgress
+from lorachain.artifacts import LossRow, TrainingProgress
 from lorachain.training.activations import needs_recomputation, recompute_activations
 from lorachain.training.batch_schedule import BatchSchedule, StepInputs
 from lorachain.training.checkpoints import (
@@ -37,6 +37,7 @@ from lorachain.training.distributed import Processes
 from lorachain.training.finite import check_finite, non_finite
 from lorachain.training.interrupts import SignalFlag, TrainingInterrupted, signals_finish_the_step
 from lorachain.training.loss import SupervisedLanguageModel
+from lorachain.training.loss_log import LossLog
 from lorachain.training.optimizer import MasterWeightAdamW, master_tensors
 from lorachain.training.progress import Progress, TrainingSettings
 from lorachain.weights.load import plain_model
@@ -48,7 +49,7 @@ from lorachain.weights.lora import (
     save_adapter,
     set_adapter_tensors,
 )
-from lorachain.workspace import checkpoint_steps
+from lorachain.workspace import LOSS_LOG, checkpoint_steps
 
 EpochEnd = Callable[[int, int], bool]
 """(epoch from 1, step) -> whether this epoch's adapter is the best so far, whose checkpoint is kept."""
@@ -73,6 +74,9 @@ class _ChainTrainer(Trainer):
         self.run = run
         self.fingerprint = fingerprint
         self.progress = Progress()
+        self.loss_log = LossLog(run / LOSS_LOG)
+        self.measured = (0.0, 0.0)
+        """Learning rate and gradient norm of the step in progress."""
         self.kept_steps: set[int] = set()
         arguments = TrainingArguments(
             output_dir=str(run),
@@ -152,7 +156,21 @@ class _ChainTrainer(Trainer):
         """
         norm: Tensor | float = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
         check_finite(f"gradient norm {self._where()}", float(norm), self.peft_model, self.settings)
+        self.measured = (self._get_learning_rate(), float(norm))
         return norm
+
+    def step_row(self) -> LossRow:
+        """What the step that has just ended measured."""
+        step = self.state.global_step
+        learning_rate, grad_norm = self.measured
+        return LossRow(
+            step=step,
+            epoch=step / self.schedule.steps_per_epoch,
+            loss=self.progress.losses[-1],
+            learning_rate=learning_rate,
+            grad_norm=grad_norm,
+            num_tokens=self.progress.tokens,
+        )
 
     def _where(self, inputs: dict[str, Any] | None = None) -> str:
         size = f" ({inputs['tokens']:,} tokens, {inputs['supervised']:,} supervised)" if inputs else ""
@@ -203,6 +221,7 @@ class _ChainTrainer(Trainer):
             self.state.save_to_json(str(directory / TRAINER_STATE))
             TrainingProgress(**asdict(self.progress)).write(directory / PROGRESS)
 
+        self.loss_log.sync()
         save_checkpoint(self.run, self.state.global_step, self.fingerprint, write)
         self.keep_newest(self.state.global_step)
 
@@ -263,6 +282,8 @@ class _StepCallback(TrainerCallback):
         steps_per_epoch = self.trainer.schedule.steps_per_epoch
         settings = self.trainer.settings
         self.trainer.progress.step = state.global_step
+        if self.trainer.processes.main:
+            self.trainer.loss_log.append(self.trainer.step_row())
         self.call_step(self.trainer.progress)
         if state.global_step % steps_per_epoch == 0 or state.global_step == len(self.trainer.schedule):
             epoch = -(-state.global_step // steps_per_epoch)
@@ -333,6 +354,7 @@ def train(
     trainer.kept_steps = {best_step} if best_step is not None else set()
     if trainer.processes.main:
         trainer.keep_newest(checkpoint.step)
+        trainer.loss_log.drop_after(checkpoint.step)
     with signals_finish_the_step() as flag:
         trainer.add_callback(_StepCallback(trainer, flag, on_epoch_end, on_step))
         if checkpoint.directory is not None:
