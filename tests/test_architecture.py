@@ -196,7 +196,7 @@ def test_training_and_evaluation_do_not_import_each_other() -> None:
 
 
 def test_report_imports_no_model_package() -> None:
-    for path in (PACKAGE / "report").glob("*.py"):
+    for path in (PACKAGE / "report").rglob("*.py"):
         assert not {part for name in imports_of(path) for part in name.split(".")[:2]} & MODEL_PACKAGES, name_of(path)
 
 

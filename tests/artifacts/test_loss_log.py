@@ -48,7 +48,7 @@ def test_rows_of_repeated_steps_are_dropped(written: Path) -> None:
 def test_another_file_is_refused(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "losses.csv"
     path.write_text(content)
-    with pytest.raises(WorkspaceError, match="losses.csv") as refused:
+    with pytest.raises(WorkspaceError, match=r"losses\.csv") as refused:
         read_loss_log(path)
     assert message in str(refused.value)
 
