@@ -73,7 +73,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Figures side by side where there is room."""
+    """Figures side by side where the page is wide enough."""
 
     figures: Sequence[Figure]
 

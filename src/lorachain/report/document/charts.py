@@ -4,9 +4,9 @@ Lengths are in units of a view box 340 wide, which is about the width of a phone
 is as wide as the screen.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import floor, log10
 
 from markupsafe import Markup
 
@@ -141,7 +141,7 @@ def _ticks(highest: float) -> list[float]:
     """Round numbers from 0 to at least `highest`, at most six."""
     if highest <= 0:
         return [0.0, 1.0]
-    magnitude = 10.0 ** floor(log10(highest))
+    magnitude = 10.0 ** math.floor(math.log10(highest))
     step = next(factor * magnitude for factor in (0.2, 0.5, 1.0, 2.0) if highest <= 5 * factor * magnitude)
     return [number * step for number in range(int(highest / step + 0.999999) + 1)]
 

@@ -8,9 +8,7 @@ from typing import Any, TypeVar
 
 from lorachain.artifacts import (
     EpochScore,
-    InitInfo,
     LossRow,
-    MergeInfo,
     MergeReport,
     ReasoningReport,
     StageInfo,
@@ -55,8 +53,6 @@ class ReportData:
     stages: list[StageData]
     history: list[EpochScore]
     """Of the last finished stage, back to the base."""
-    init: InitInfo | None = None
-    merge: MergeInfo | None = None
     merge_report: MergeReport | None = None
     ledger: LedgerView | None = None
     reasoning: ReasoningReport | None = None
@@ -117,12 +113,9 @@ def collect(context: ChainContext, results: Sequence[Path] = ()) -> ReportData:
     for stage in chain_stages():
         folder = context.output(stage)
         info = _try(data, stage.name, partial(_stage_info, folder))
-        if isinstance(info, InitInfo):
-            data.init = info
-        elif isinstance(info, MergeInfo):
-            data.merge = info
-            path = merged_base(folder) / "merge_report.json"
-            data.merge_report = _try(data, "merge report", partial(MergeReport.read, path))
+        merge_report = merged_base(folder) / "merge_report.json"
+        if stage.kind == "merge" and merge_report.is_file():
+            data.merge_report = _try(data, "merge report", partial(MergeReport.read, merge_report))
         if stage.kind == "training":
             log = context.workspace.loss_log(stage.name, context.model)
             losses = _try(data, f"losses {stage.name}", partial(read_loss_log, log)) or []
