@@ -8,10 +8,9 @@ from lorachain.artifacts.validation import Proportion
 from lorachain.records import LETTERS, ExamQuestion
 from lorachain.report.document import numbers
 from lorachain.report.document.blocks import Block, Cell, Fold, Paragraph, Quote, Section, Table, Text, Words, parts
-from lorachain.report.document.charts import Estimate, interval_strip
 from lorachain.report.document.collect import ReportData
 from lorachain.report.document.sections import words
-from lorachain.report.document.sections.overview import CHANCE
+from lorachain.report.document.sections.overview import score_picture
 
 _STARTS = {"base model": Text("base", "베이스"), "stage start": Text("start of the step", "단계 시작")}
 _MOST = 100
@@ -118,12 +117,8 @@ def _subject_table(
 
 
 def _score_row(label: Words, before: Proportion | None, after: Proportion) -> tuple[Words | Cell, ...]:
-    picture = interval_strip(_estimate(before), _estimate(after), CHANCE)
+    picture = score_picture(before, after)
     return label, numbers.proportion(before), numbers.proportion(after), Cell("", picture=picture)
-
-
-def _estimate(score: Proportion | None) -> Estimate | None:
-    return None if score is None else Estimate(score.accuracy, *score.wilson95)
 
 
 def _result_table(result: EvalResult) -> Table:
@@ -149,7 +144,7 @@ def _result_table(result: EvalResult) -> Table:
 
 
 def _result_row(label: Words, score: Proportion) -> tuple[Words | Cell, ...]:
-    return label, numbers.proportion(score), Cell("", picture=interval_strip(None, _estimate(score), CHANCE))
+    return label, numbers.proportion(score), Cell("", picture=score_picture(None, score))
 
 
 def _flips(

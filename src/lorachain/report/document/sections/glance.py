@@ -1,10 +1,10 @@
 """The chain in a few lines, for a reader who reads nothing else."""
 
-from lorachain.artifacts import Measure
 from lorachain.report.document import numbers
 from lorachain.report.document.blocks import Block, Cell, Inline, Section, Table, Text, Words, parts
 from lorachain.report.document.collect import ReportData
 from lorachain.report.document.sections import words
+from lorachain.report.document.sections.overview import measure_picture, score_picture
 from lorachain.report.ledger_table import ledger_measures
 
 _QUESTIONS = {
@@ -27,7 +27,9 @@ def glance_section(data: ReportData) -> Section:
     for info in data.trained:
         for name, after in info.measures.after.items():
             if after.name in _QUESTIONS:
-                rows.append((_QUESTIONS[after.name], *_before_and_after(info.measures.before.get(name), after), ""))
+                before = info.measures.before.get(name)
+                drawn = Cell("", picture=measure_picture(before, after)) if after.wilson95 else ""
+                rows.append((_QUESTIONS[after.name], numbers.measure(before), numbers.measure(after), drawn))
     rows += _exam(data)
     rows += _lost(data)
     if data.merge_report is not None and data.merge_report.probe is not None:
@@ -41,10 +43,6 @@ def glance_section(data: ReportData) -> Section:
     columns = (Text("question", "질문"), Text("before", "전"), Text("after", "후"), Text("verdict", "판정"))
     blocks: list[Block] = [Table(Text("What the chain changed", "체인이 바꾼 것"), columns, rows)]
     return Section("glance", title, blocks)
-
-
-def _before_and_after(before: Measure | None, after: Measure) -> tuple[Words, Words]:
-    return numbers.measure(before), numbers.measure(after)
 
 
 def _exam(data: ReportData) -> list[tuple[Words | Cell, ...]]:
@@ -67,7 +65,8 @@ def _exam(data: ReportData) -> list[tuple[Words | Cell, ...]]:
     verdict: Words = words.summary(compared.summary) if compared else ""
     chance: Words = words.summary(after.summary)
     shown: tuple[Inline, ...] = (*parts(verdict), "; ", *parts(chance)) if compared else parts(chance)
-    return [(question, numbers.proportion(before), numbers.proportion(after), shown)]
+    drawn = Cell(shown, picture=score_picture(before, after))
+    return [(question, numbers.proportion(before), numbers.proportion(after), drawn)]
 
 
 def _lost(data: ReportData) -> list[tuple[Words | Cell, ...]]:

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 
+from markupsafe import Markup
+
 from lorachain.artifacts import Measure, TrainingInfo
-from lorachain.artifacts.validation import ProtocolScore
+from lorachain.artifacts.validation import Proportion
 from lorachain.report.document import numbers
 from lorachain.report.document.blocks import Block, Cell, Chain, Paragraph, Section, Step, Table, Text, Words
 from lorachain.report.document.charts import Estimate, interval_strip
@@ -116,7 +118,7 @@ def _change_table(info: TrainingInfo) -> Table:
 def _measure_rows(info: TrainingInfo) -> Iterator[tuple[Words | Cell, ...]]:
     for name, after in info.measures.after.items():
         before = info.measures.before.get(name)
-        picture = interval_strip(_of_measure(before), _of_measure(after))
+        picture = measure_picture(before, after)
         label: Words = (words.measure_name(after.name), f" ({after.split}, v{after.protocol_version})")
         yield (
             label,
@@ -134,9 +136,18 @@ def _exam_rows(info: TrainingInfo) -> Iterator[tuple[Words | Cell, ...]]:
             (Text("exam, ", "시험, "), f"{after.protocol}/{after.protocol_version} ({after.split})"),
             numbers.proportion(before),
             numbers.proportion(after),
-            Cell("", picture=interval_strip(_of_score(before), _of_score(after), CHANCE)),
+            Cell("", picture=score_picture(before, after)),
             words.summary(after.summary),
         )
+
+
+def measure_picture(before: Measure | None, after: Measure) -> Markup:
+    return interval_strip(_of_measure(before), _of_measure(after))
+
+
+def score_picture(before: Proportion | None, after: Proportion | None) -> Markup:
+    """With the accuracy of blind chance."""
+    return interval_strip(_of_score(before), _of_score(after), CHANCE)
 
 
 def _of_measure(measure: Measure | None) -> Estimate | None:
@@ -145,5 +156,5 @@ def _of_measure(measure: Measure | None) -> Estimate | None:
     return Estimate(measure.value, *measure.wilson95)
 
 
-def _of_score(score: ProtocolScore | None) -> Estimate | None:
+def _of_score(score: Proportion | None) -> Estimate | None:
     return None if score is None else Estimate(score.accuracy, *score.wilson95)

@@ -116,8 +116,16 @@ def summary(english: str) -> Text:
         "below": f"{other}보다 낮음",
         "better than": f"{other}보다 나음",
         "worse than": f"{other}보다 나쁨",
-    }.get(verb, f"{other}과 유의한 차이 없음" if other == "우연 수준" else f"유의한 차이 없음 (비교: {other})")
+    }.get(verb, f"{with_particle(other)} 유의한 차이 없음")
     return Text(english, f"{korean} {p}")
+
+
+def with_particle(word: str) -> str:
+    """`word` with the particle for "with": 과 after a final consonant, 와 after a vowel."""
+    syllable = ord(word[-1]) - 0xAC00
+    if not 0 <= syllable < 11_172:
+        return f"{word}와(과)"
+    return f"{word}{'과' if syllable % 28 else '와'}"
 
 
 def missing(english: str, korean: str, note: str | None = None) -> Paragraph:
