@@ -133,11 +133,13 @@ def test_hostile_names_run_nothing(open_page: Open) -> None:
 
 
 def test_paper(open_page: Open, tmp_path: Path) -> None:
-    page = open_page(color_scheme="dark")
+    page = open_page(color_scheme="dark", viewport={"width": 703, "height": 1000})  # A4 without its margins
     page.emulate_media(media="print", color_scheme="dark")
     assert lightness(page.evaluate("getComputedStyle(document.body).backgroundColor")) > 0.9
     assert not page.locator(".switch").is_visible()
     assert not page.locator("nav").is_visible()
     assert page.locator("#flips details table").first.is_visible()
+    cut_off = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).length"
+    assert page.evaluate(cut_off) == 0
     page.pdf(path=tmp_path / "report.pdf", format="A4")
     assert (tmp_path / "report.pdf").read_bytes()[:5] == b"%PDF-"
