@@ -44,7 +44,7 @@ SAME_LAYER = {
     "workspace": set(),
     "config": set(),
     "provenance": {"atomic"},
-    "artifacts": {"workspace", "provenance"},
+    "artifacts": {"workspace", "provenance", "atomic", "append_file"},
     "user_key": {"atomic", "append_file", "workspace", "provenance"},
     "embedded_model": {"atomic", "append_file", "workspace", "provenance", "artifacts", "user_key"},
     "registry": {"atomic", "append_file", "workspace", "provenance", "config", "embedded_model", "prompts"},
@@ -199,7 +199,7 @@ def test_training_and_evaluation_do_not_import_each_other() -> None:
 
 
 def test_report_imports_no_model_package() -> None:
-    for path in (PACKAGE / "report").glob("*.py"):
+    for path in (PACKAGE / "report").rglob("*.py"):
         assert not {part for name in imports_of(path) for part in name.split(".")[:2]} & MODEL_PACKAGES, name_of(path)
 
 

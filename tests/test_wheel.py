@@ -64,3 +64,9 @@ def test_samples_defaults_and_examples_are_in_it(installed: Path, tmp_path: Path
     assert {source["name"] for source in planned["sources"]} == {"sample"}
     assert all(source["records"] > 50 for source in planned["sources"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_templates_of_the_report_are_in_it(installed: Path, tmp_path: Path) -> None:
+    done = run_installed(installed, tmp_path, "report")
+    assert done.returncode == 0, done.stderr
+    assert "color-scheme: light dark" in (tmp_path / "report.html").read_text(encoding="utf-8")

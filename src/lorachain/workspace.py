@@ -11,6 +11,8 @@ TRAINING_INFO = "training_info.json"
 REASONING_REPORT = "reasoning_report.json"
 VALIDATION_RESULTS = "kormedmcqa_validation_results.json"
 CHECKPOINT_PREFIX = "checkpoint-"
+LOSS_LOG = "losses.csv"
+"""In the directory of a stage's run: one row per optimizer step."""
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
@@ -52,6 +54,13 @@ class Workspace:
 
     def run_state(self, stage: str, model: str) -> Path:
         return self.training(stage, model) / "run.json"
+
+    def tracking(self, model: str) -> Path:
+        """What trackers write, of all stages."""
+        return self.output("tracking", model)
+
+    def loss_log(self, stage: str, model: str) -> Path:
+        return self.training(stage, model) / LOSS_LOG
 
     def unpublished(self, stage: str, model: str) -> Path:
         """A finished stage's output until its gates let it be published."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from chain_making import FinishedChain
+from report_making import make_report_workspace
 
 RESULT = Path(__file__).parent.parent / "artifacts" / "version_1" / "letters.json"
 SLOW = ["torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes"]
@@ -42,6 +43,13 @@ def test_what_shows_a_chain(finished_chain: Callable[..., FinishedChain], comman
     assert ("KorMedMCQA dev, letters" if command == ("ledger",) else "02: KorMedMCQA with reasoning") in output
 
 
+def test_report(tmp_path: Path) -> None:
+    root = make_report_workspace(tmp_path / "workspace")
+    code, slow, output = imported("report", "--model", "tiny", "--workspace", root, "--out", tmp_path / "r.html")
+    assert (code, slow) == (0, [])
+    assert "the report of tiny is" in output
+
+
 def test_compare() -> None:
     code, slow, output = imported("compare", RESULT, RESULT)
     assert (code, slow) == (0, [])
@@ -53,7 +61,7 @@ def test_compare() -> None:
     [
         *("init", "train", "run", "status", "history", "ledger", "dial"),
         *("eval", "compare", "merge", "verify"),
-        *("doctor", "ask", "fit", "push"),
+        *("doctor", "ask", "fit", "push", "report"),
     ],
 )
 def test_help_of_a_command_has_an_example(command: str) -> None:

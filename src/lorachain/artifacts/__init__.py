@@ -18,6 +18,7 @@ from lorachain.artifacts.ledger import (
     Noise,
     StepModel,
 )
+from lorachain.artifacts.loss_log import LossRow, read_loss_log
 from lorachain.artifacts.merging import ComposeReport, GgufReport, LogitDiff, MergeReport, MergeWeights, TargetReport
 from lorachain.artifacts.pushing import PushManifest
 from lorachain.artifacts.reasoning import ReasoningReport
@@ -68,6 +69,7 @@ __all__ = [
     "LedgerStep",
     "LockHolder",
     "LogitDiff",
+    "LossRow",
     "Measure",
     "Measured",
     "MergeInfo",
@@ -91,6 +93,7 @@ __all__ = [
     "TransformersState",
     "ValidationHistory",
     "ValidationResult",
+    "read_loss_log",
     "read_stage_info",
     "read_training_info",
 ]

@@ -19,6 +19,7 @@ from lorachain.cli import (  # noqa: F401
     fit_commands,
     ledger_commands,
     reasoning_commands,
+    report_commands,
     weights_commands,
 )
 from lorachain.cli.app import app

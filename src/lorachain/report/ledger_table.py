@@ -23,7 +23,7 @@ def ledger_table(ledger: Ledger, steps: list[str], notes: dict[str, str]) -> Tab
         table.add_column(escape(name + (f"\n({notes[name]})" if name in notes else "")), justify="right")
     table.add_column("noise", justify="right")
     rows = {step.name: step for step in ledger.steps}
-    for measure in _measures(ledger):
+    for measure in ledger_measures(ledger):
         cells = [rows[name].cell(measure) if name in rows else None for name in steps]
         noise = ledger.noise.get(measure)
         kind = next(cell.kind for cell in cells if cell is not None)
@@ -97,12 +97,12 @@ def has_changes(ledger: Ledger) -> bool:
 
 def missing_steps(ledger: Ledger, there: list[str]) -> list[str]:
     """The steps that are there and have no row, or one that lacks measures that another step has."""
-    wanted = set(_measures(ledger)) - {"intruder_dimensions"}
+    wanted = set(ledger_measures(ledger)) - {"intruder_dimensions"}
     rows = {step.name: step for step in ledger.steps}
     return [name for name in there if name not in rows or wanted - {cell.measure for cell in rows[name].cells}]
 
 
-def _measures(ledger: Ledger) -> list[str]:
+def ledger_measures(ledger: Ledger) -> list[str]:
     """In the order of the longest row's, then whatever only others have."""
     names: dict[str, None] = {}
     for step in sorted(ledger.steps, key=lambda step: -len(step.cells)):

@@ -21,7 +21,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import PrinterCallback
 
-from lorachain.artifacts import TrainingProgress
+from lorachain.artifacts import LossRow, TrainingProgress
 from lorachain.training.activations import needs_recomputation, recompute_activations
 from lorachain.training.batch_schedule import BatchSchedule, StepInputs
 from lorachain.training.checkpoints import (
@@ -37,8 +37,10 @@ from lorachain.training.distributed import Processes
 from lorachain.training.finite import check_finite, non_finite
 from lorachain.training.interrupts import SignalFlag, TrainingInterrupted, signals_finish_the_step
 from lorachain.training.loss import SupervisedLanguageModel
+from lorachain.training.loss_log import LossLog
 from lorachain.training.optimizer import MasterWeightAdamW, master_tensors
 from lorachain.training.progress import Progress, TrainingSettings
+from lorachain.training.trackers import PROJECT, Tracking, logged, tracker_callbacks, tracker_environment
 from lorachain.weights.load import plain_model
 from lorachain.weights.lora import (
     ADAPTER_WEIGHTS,
@@ -48,7 +50,7 @@ from lorachain.weights.lora import (
     save_adapter,
     set_adapter_tensors,
 )
-from lorachain.workspace import checkpoint_steps
+from lorachain.workspace import LOSS_LOG, checkpoint_steps
 
 EpochEnd = Callable[[int, int], bool]
 """(epoch from 1, step) -> whether this epoch's adapter is the best so far, whose checkpoint is kept."""
@@ -65,6 +67,7 @@ class _ChainTrainer(Trainer):
         processes: Processes,
         run: Path,
         fingerprint: str,
+        tracking: Tracking | None,
     ) -> None:
         self.peft_model = model
         self.schedule = schedule
@@ -73,6 +76,9 @@ class _ChainTrainer(Trainer):
         self.run = run
         self.fingerprint = fingerprint
         self.progress = Progress()
+        self.loss_log = LossLog(run / LOSS_LOG)
+        self.measured = (0.0, 0.0)
+        """Learning rate and gradient norm of the step in progress."""
         self.kept_steps: set[int] = set()
         arguments = TrainingArguments(
             output_dir=str(run),
@@ -86,7 +92,9 @@ class _ChainTrainer(Trainer):
             use_cpu=plain_model(model).device.type == "cpu",
             save_strategy="no",  # _StepCallback requests checkpoints
             logging_strategy="no",
-            report_to=[],
+            report_to=[],  # `train` adds the trackers
+            run_name=tracking.run if tracking else None,
+            project=PROJECT,
             disable_tqdm=True,
             remove_unused_columns=False,
             ddp_find_unused_parameters=False,
@@ -152,7 +160,21 @@ class _ChainTrainer(Trainer):
         """
         norm: Tensor | float = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
         check_finite(f"gradient norm {self._where()}", float(norm), self.peft_model, self.settings)
+        self.measured = (self._get_learning_rate(), float(norm))
         return norm
+
+    def step_row(self) -> LossRow:
+        """What the step that has just ended measured."""
+        step = self.state.global_step
+        learning_rate, grad_norm = self.measured
+        return LossRow(
+            step=step,
+            epoch=step / self.schedule.steps_per_epoch,
+            loss=self.progress.losses[-1],
+            learning_rate=learning_rate,
+            grad_norm=grad_norm,
+            num_tokens=self.progress.tokens,
+        )
 
     def _where(self, inputs: dict[str, Any] | None = None) -> str:
         size = f" ({inputs['tokens']:,} tokens, {inputs['supervised']:,} supervised)" if inputs else ""
@@ -203,6 +225,7 @@ class _ChainTrainer(Trainer):
             self.state.save_to_json(str(directory / TRAINER_STATE))
             TrainingProgress(**asdict(self.progress)).write(directory / PROGRESS)
 
+        self.loss_log.sync()
         save_checkpoint(self.run, self.state.global_step, self.fingerprint, write)
         self.keep_newest(self.state.global_step)
 
@@ -263,6 +286,11 @@ class _StepCallback(TrainerCallback):
         steps_per_epoch = self.trainer.schedule.steps_per_epoch
         settings = self.trainer.settings
         self.trainer.progress.step = state.global_step
+        if self.trainer.processes.main:
+            row = self.trainer.step_row()
+            self.trainer.loss_log.append(row)
+            # Not `Trainer.log`, which also keeps everything in the state that each checkpoint stores.
+            self.trainer.callback_handler.on_log(args, state, control, logged(row))
         self.call_step(self.trainer.progress)
         if state.global_step % steps_per_epoch == 0 or state.global_step == len(self.trainer.schedule):
             epoch = -(-state.global_step // steps_per_epoch)
@@ -298,6 +326,7 @@ def train(
     checkpoint: CheckpointSearch | None = None,
     best_step: int | None = None,
     processes: Processes | None = None,
+    tracking: Tracking | None = None,
 ) -> tuple[Progress, dict[str, Tensor]]:
     """Trains the adapter; resumes from the newest complete checkpoint of the same fingerprint in `run`.
 
@@ -309,6 +338,7 @@ def train(
         checkpoint: the checkpoint to resume from, where the caller has searched already.
         best_step: the step of the best epoch before an interruption, whose checkpoint is kept.
         processes: the processes that share each step.
+        tracking: where the main process logs each step besides `losses.csv`.
 
     Returns:
         The progress, and the adapter's tensors (float32, PEFT's names).
@@ -329,11 +359,14 @@ def train(
     checkpoint = checkpoint or newest_complete(run, fingerprint)
     for message in checkpoint.skipped:
         on_message(message)
-    trainer = _ChainTrainer(model, schedule, settings, processes, run, fingerprint)
+    trainer = _ChainTrainer(model, schedule, settings, processes, run, fingerprint, tracking)
     trainer.kept_steps = {best_step} if best_step is not None else set()
     if trainer.processes.main:
         trainer.keep_newest(checkpoint.step)
-    with signals_finish_the_step() as flag:
+        trainer.loss_log.drop_after(checkpoint.step)
+    with tracker_environment(tracking), signals_finish_the_step() as flag:
+        for callback in tracker_callbacks(tracking, checkpoint.step) if tracking and processes.main else ():
+            trainer.add_callback(callback)
         trainer.add_callback(_StepCallback(trainer, flag, on_epoch_end, on_step))
         if checkpoint.directory is not None:
             on_message(f"resuming from {checkpoint.directory.name}")

@@ -1,0 +1,90 @@
+"""The chain in a few lines, for a reader who reads nothing else."""
+
+from lorachain.report.document import numbers
+from lorachain.report.document.blocks import Block, Cell, Inline, Section, Table, Text, Words, parts
+from lorachain.report.document.collect import ReportData
+from lorachain.report.document.sections import words
+from lorachain.report.document.sections.overview import measure_picture, score_picture
+from lorachain.report.ledger_table import ledger_measures
+
+_QUESTIONS = {
+    "perplexity": Text(
+        "Does step 00 predict held-out Korean medical text better? (perplexity, lower is better)",
+        "00단계는 학습에 쓰지 않은 한국어 의학 텍스트를 더 잘 예측하는가? (퍼플렉서티, 낮을수록 좋음)",
+    ),
+    "exact match": Text(
+        "Does step 01 know the dictionary? (exact match)", "01단계는 사전의 내용을 아는가? (완전 일치율)"
+    ),
+    "explained accuracy": Text(
+        "Does step 02 answer exam questions after reasoning?", "02단계는 풀이를 쓴 뒤 시험 문항에 답하는가?"
+    ),
+}
+
+
+def glance_section(data: ReportData) -> Section:
+    """Before and after by each step's own measure, the exam against the base, what was lost, and the merge."""
+    rows: list[tuple[Words | Cell, ...]] = []
+    for info in data.trained:
+        for name, after in info.measures.after.items():
+            if after.name in _QUESTIONS:
+                before = info.measures.before.get(name)
+                drawn = Cell("", picture=measure_picture(before, after)) if after.wilson95 else ""
+                rows.append((_QUESTIONS[after.name], numbers.measure(before), numbers.measure(after), drawn))
+    rows += _exam(data)
+    rows += _lost(data)
+    if data.merge_report is not None and data.merge_report.probe is not None:
+        agree = numbers.percent(data.merge_report.probe.letter_agreement)
+        question = Text("Does the merged model answer as the adapter did?", "병합한 모델은 어댑터와 같은 답을 하는가?")
+        rows.append((question, "", (agree, Text(" of the probe's answers", " (확인용 문항의 답)")), ""))
+    title = Text("At a glance", "한눈에 보기")
+    if not rows:
+        missing = words.missing("No step has been trained yet.", "아직 학습된 단계가 없습니다.")
+        return Section("glance", title, [missing])
+    columns = (Text("question", "질문"), Text("before", "전"), Text("after", "후"), Text("verdict", "판정"))
+    blocks: list[Block] = [Table(Text("What the chain changed", "체인이 바꾼 것"), columns, rows)]
+    return Section("glance", title, blocks)
+
+
+def _exam(data: ReportData) -> list[tuple[Words | Cell, ...]]:
+    kept, start, last = data.kept_score(), data.start_score(), data.last
+    if kept is None or start is None or last is None:
+        return []
+    protocol = last.validation.selected_by
+    after, before = kept.result.protocols.get(protocol), start[1].result.protocols.get(protocol)
+    if after is None:
+        return []
+    compared = kept.compared_with.get(start[0], {}).get(protocol)
+    than = Text("the base", "베이스") if start[0] == "base model" else Text("its start", "단계 시작")
+    question: Words = (
+        Text(
+            f"Does step {kept.stage} answer the exam better than {than.en}?",
+            f"{kept.stage}단계는 {than.ko}보다 시험을 잘 푸는가?",
+        ),
+        f" ({protocol}, {after.split})",
+    )
+    verdict: Words = words.summary(compared.summary) if compared else ""
+    chance: Words = words.summary(after.summary)
+    shown: tuple[Inline, ...] = (*parts(verdict), "; ", *parts(chance)) if compared else parts(chance)
+    drawn = Cell(shown, picture=score_picture(before, after))
+    return [(question, numbers.proportion(before), numbers.proportion(after), drawn)]
+
+
+def _lost(data: ReportData) -> list[tuple[Words | Cell, ...]]:
+    """Measures of the ledger by which the last measured step is significantly worse than the base."""
+    view = data.ledger
+    if view is None or len(view.ledger.steps) < 2:
+        return []
+    step = view.ledger.steps[-1]
+    worse = [
+        measure
+        for measure in ledger_measures(view.ledger)
+        if (cell := step.cell(measure)) and (change := cell.against.get("base")) and change.verdict == "worse"
+    ]
+    question = Text(
+        f"Is step {step.name} significantly worse than the base by any measure?",
+        f"{step.name}단계가 베이스보다 유의하게 나빠진 측정이 있는가?",
+    )
+    names = [part for measure in worse for part in (", ", words.ledger_measure(measure))][1:]
+    tested = sum("base" in cell.against for cell in step.cells)
+    count: Words = (numbers.count(len(worse)), Text(" of ", " / "), numbers.count(tested), Text(" measures", "개 측정"))
+    return [(question, "", count, tuple(names) or Text("none", "없음"))]

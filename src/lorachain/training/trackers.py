@@ -1,0 +1,125 @@
+"""Sends each step's metrics to experiment trackers through transformers' integrations, offline by default.
+
+Runs are named by their content, so that a run that was killed continues the same run of the tracker.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import MLflowCallback, TensorBoardCallback, TrackioCallback, WandbCallback
+
+from lorachain.artifacts import LossRow
+from lorachain.atomic import atomic_write_text
+
+PROJECT = "lorachain"
+_MLFLOW_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class Tracking:
+    """Where a stage's metrics go."""
+
+    to: tuple[str, ...]
+    """Names of trackers (`config.Tracker`)."""
+    folder: Path
+    """What the trackers write locally, of all stages of a model."""
+    run: str
+    """The run's name: the same for a run and what continues it."""
+
+
+def logged(row: LossRow) -> dict[str, float]:
+    """What a tracker logs at a step, named as in TRL's logs; the step itself is the x-axis."""
+    return {name: value for name, value in row.as_dict().items() if name != "step"}
+
+
+def tracker_callbacks(tracking: Tracking, step: int) -> list[TrainerCallback]:
+    """The callbacks of the trackers, for a run that continues after `step` (0: from the start)."""
+    make: Mapping[str, Callable[[], list[TrainerCallback]]] = {
+        "tensorboard": lambda: [_tensorboard(tracking, step)],
+        "trackio": lambda: [TrackioCallback()],
+        "wandb": lambda: [WandbCallback(), _FinishWandb()],
+        "mlflow": lambda: [MLflowCallback(), _RememberMlflow(_mlflow_id_file(tracking))],
+    }
+    return [callback for name in tracking.to for callback in make[name]()]
+
+
+@contextmanager
+def tracker_environment(tracking: Tracking | None) -> Iterator[None]:
+    """Sets what the trackers read from the environment: local directories, offline, and the run to continue.
+
+    What the user has set (a server, online mode, a project) stays, and the environment is restored afterwards.
+    """
+    if tracking is None:
+        yield
+        return
+    values = {
+        "WANDB_MODE": "offline",
+        "WANDB_PROJECT": PROJECT,
+        "WANDB_DIR": str(tracking.folder),
+        "WANDB_SILENT": "true",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tracking.folder.absolute()}/mlflow.db",
+        "MLFLOW_EXPERIMENT_NAME": PROJECT,
+    }
+    values = {name: value for name, value in values.items() if name not in os.environ}
+    values |= {"WANDB_RUN_ID": tracking.run, "WANDB_RESUME": "allow"}
+    id_file = _mlflow_id_file(tracking)
+    if id_file.is_file() and _MLFLOW_ID.fullmatch(known := id_file.read_text(encoding="utf-8").strip()):
+        values["MLFLOW_RUN_ID"] = known
+    before = {name: os.environ.get(name) for name in values}
+    if tracking.to:
+        tracking.folder.mkdir(parents=True, exist_ok=True)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _tensorboard(tracking: Tracking, step: int) -> TrainerCallback:
+    """Steps that are repeated after a kill replace those that were logged before it."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder = tracking.folder / "tensorboard" / tracking.run
+    writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)  # type: ignore[no-untyped-call]
+    callback: TrainerCallback = TensorBoardCallback(writer)
+    return callback
+
+
+def _mlflow_id_file(tracking: Tracking) -> Path:
+    return tracking.folder / f"mlflow-{tracking.run}.id"
+
+
+class _FinishWandb(TrainerCallback):
+    """Ends the run with the stage; transformers leaves it open, and the next stage would log into it."""
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        import wandb
+
+        wandb.finish()
+
+
+class _RememberMlflow(TrainerCallback):
+    """Keeps the run's id, which MLflow chooses, for a run that continues it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        import mlflow
+
+        if (active := mlflow.active_run()) is not None:
+            atomic_write_text(self.path, active.info.run_id)
