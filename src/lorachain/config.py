@@ -217,7 +217,7 @@ class ChainConfig(_Strict):
     """The whole chain. `sources` holds one set per kind of model; a model's registry entry says which one it reads."""
 
     name: str
-    note: str = ""
+    note: str
     """Said when a run starts, such as how long it takes."""
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
     device: str

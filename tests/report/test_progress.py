@@ -54,6 +54,15 @@ def test_without_progress_a_line_says_how_long_it_has_taken() -> None:
     assert lines.text() == "measuring 01: 1:02:05 elapsed"
 
 
+def test_at_the_end_no_time_is_left_to_say() -> None:
+    pipe = _Pipe()
+    lines = ProgressLines("training 01", 2, pipe.line, pipe.silence, lambda: pipe.now)
+    for step in (1, 2):
+        pipe.now += 20
+        lines(step, "loss 0.5")
+    assert pipe.printed[-1][1] == "training 01: 2 of 2 · loss 0.5"
+
+
 def test_a_line_is_printed_although_there_is_no_progress(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,7 +43,9 @@ class ProgressLines:
         """`training 01: 54 of 150 · loss 0.53 · 640 tokens/s · 1:12 left`."""
         parts = [f"{self.done:,} of {self.total:,}" if self.total > 1 else "", self.note]
         left = self._left()
-        parts.append(f"{_minutes(self.clock() - self._started)} elapsed" if left is None else f"{_minutes(left)} left")
+        if self.done < self.total:
+            elapsed = self.clock() - self._started
+            parts.append(f"{_minutes(elapsed)} elapsed" if left is None else f"{_minutes(left)} left")
         return f"{self.title}: " + " · ".join(part for part in parts if part)
 
     def _left(self) -> float | None:
