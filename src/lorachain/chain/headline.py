@@ -98,4 +98,6 @@ def _example(info: TrainingInfo, questions: Sequence[ExamQuestion]) -> Reasoning
 
 def _texts(measures: Mapping[str, Measure]) -> list[dict[str, Any]]:
     measure = measures.get("explained")
-    return list(measure.detail.get("examples", [])) if measure is not None else []
+    kept = measure.detail.get("examples") if measure is not None else None
+    wanted = {"exam", "id", "correct", "text"}
+    return [one for one in kept if isinstance(one, dict) and wanted <= one.keys()] if isinstance(kept, list) else []

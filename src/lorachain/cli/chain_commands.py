@@ -228,7 +228,7 @@ def _print_results(context: "ChainContext", states: "list[StageState]", command:
     headline = chain_headline(context, states[-1])
     if headline is not None:
         console.lines(["", *headline_lines(headline)])
-    console.message("\nthe chain is complete; next:")
+    console.message("the chain is complete; next:")
     for line in next_lines(_next_steps(context)):
         console.message(line)
 

@@ -7,7 +7,7 @@ definition shares most with the question is then the answer, and a score says le
 from collections.abc import Iterable, Sequence
 
 from lorachain.artifacts.validation import Proportion
-from lorachain.evaluation.exact_match import normalize
+from lorachain.data.decontamination import normalized
 from lorachain.evaluation.statistics import proportion
 from lorachain.records import ExamQuestion, Term
 
@@ -25,23 +25,19 @@ def overlap_baseline(questions: Sequence[ExamQuestion], entries: Iterable[Term])
     for entry in entries:
         for name in (entry.term, entry.english):
             if name and entry.definition:
-                definitions.setdefault(_key(name), set()).update(_trigrams(entry.definition))
+                definitions.setdefault(normalized(name), set()).update(_trigrams(entry.definition))
     expected = sum(_chance_of_answer(question, definitions) for question in questions)
     return Proportion(**proportion(round(expected), len(questions)))
 
 
 def _chance_of_answer(question: ExamQuestion, definitions: dict[str, set[str]]) -> float:
     stem = _trigrams(question.question)
-    shared = [len(stem & definitions.get(_key(option), set())) for option in question.options]
+    shared = [len(stem & definitions.get(normalized(option), set())) for option in question.options]
     best = [index for index, count in enumerate(shared) if count == max(shared)]
     return 1 / len(best) if question.answer in best else 0.0
 
 
-def _key(name: str) -> str:
-    return normalize(name).replace(" ", "")
-
-
 def _trigrams(text: str) -> set[str]:
-    """Without spaces: Korean spacing varies."""
-    letters = _key(text)
+    """Of the text without case, spaces and punctuation."""
+    letters = normalized(text)
     return {letters[start : start + 3] for start in range(len(letters) - 2)}
