@@ -60,8 +60,8 @@ def test_samples_defaults_and_examples_are_in_it(installed: Path, tmp_path: Path
     assert done.returncode == 0, done.stderr
     planned = json.loads(done.stdout)
     assert len(planned["plan"]) == 6
-    assert planned["configuration"]["stages"]["01"]["max_samples"] == 300
-    assert {source["name"] for source in planned["sources"]} == {"sample"}
+    assert planned["configuration"]["stages"]["01"]["forms"] == 0
+    assert {source["name"] for source in planned["sources"]} == {"sample", "sample:quick-look"}
     assert all(source["records"] > 50 for source in planned["sources"])
     assert list(tmp_path.iterdir()) == []
 

@@ -76,6 +76,12 @@ class ValidationConfig(_Strict):
     heldout_documents: Positive
     exact_match_entries: Positive
     explained_questions: Positive
+    explained_tokens: Annotated[int, Field(ge=16, le=4096)]
+    """Of an explanation, at most."""
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that a stage's result depends on; what is explained before and after it only measures."""
+        return self.model_dump(exclude={"explained_questions", "explained_tokens"})
 
 
 class ReplayConfig(_Strict):
@@ -223,6 +229,8 @@ class ChainConfig(_Strict):
     """The whole chain. `sources` holds one set per kind of model; a model's registry entry says which one it reads."""
 
     name: str
+    note: str
+    """Said when a run starts, such as how long it takes."""
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
     device: str
     dtype: Literal["bfloat16", "float32"]

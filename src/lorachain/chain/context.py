@@ -104,7 +104,7 @@ def deciding_settings(config: ChainConfig, entry: ModelEntry, stage: Stage) -> d
     return {
         "stage": stage_config(config, stage).model_dump(),
         "training": config.training.deciding(),
-        "validation": config.validation.model_dump(exclude={"explained_questions"}),
+        "validation": config.validation.deciding(),
         "dtype": config.dtype,
         "quantization": config.quantization,
         "answer_style": entry.answer_style,

@@ -57,7 +57,7 @@ def _reason(key: str, source_set: SourceSet) -> str:
         if named != source_set:
             return f"this model reads the source set {source_set!r}"
         return f"no stage of this command reads {kind}"
-    if section == "name":
+    if section in ("name", "note"):
         return "it is only a label; set it in a --config file"
     if section == "reasoning":
         return "it applies to written reasoning, which `run` and `write-reasoning` create"

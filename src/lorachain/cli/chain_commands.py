@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from lorachain.chain.context import ChainContext
     from lorachain.chain.stages import Stage
     from lorachain.chain.state import StageState
+
+
+_DATA_DOCS = "docs/configuration.md#sources"
 
 
 @app.command(epilog="Example: lorachain init --model medgemma-4b --rank 32")
@@ -158,6 +162,8 @@ def run_command(common: o.Common, command: str, dry_run: bool) -> None:
         }
         print(json.dumps(planned, ensure_ascii=False, indent=2))
         return
+    if command == "run" and pending and context.config.note:
+        context.reporter.message(context.config.note)
     states = _run_stages(context, command, stages)
     if states is not None:
         _print_results(context, states, command)
@@ -200,8 +206,10 @@ def stoppable(context: "ChainContext", command: str) -> Iterator[None]:
 
 def _print_results(context: "ChainContext", states: "list[StageState]", command: str) -> None:
     from lorachain.artifacts import MergeInfo, TrainingInfo
+    from lorachain.chain.headline import chain_headline
     from lorachain.chain.status import next_command
     from lorachain.report.console import ConsoleReporter
+    from lorachain.report.headline import headline_lines, next_lines
     from lorachain.report.tables import chain_table, stage_table
 
     console = ConsoleReporter()
@@ -213,5 +221,22 @@ def _print_results(context: "ChainContext", states: "list[StageState]", command:
     for state in states:
         if state.stage.command == command and isinstance(state.info, TrainingInfo):
             console.table(stage_table(state.info, f"{context.model}, stage {state.stage.name}"))
-    upcoming = next_command(context, states)
-    console.message(f"next: {upcoming}" if upcoming else "the chain is complete")
+    if upcoming := next_command(context, states):
+        console.message(f"next: {upcoming}")
+        return
+    headline = chain_headline(context, states[-1])
+    if headline is not None:
+        console.lines(["", *headline_lines(headline)])
+    console.message("the chain is complete; next:")
+    for line in next_lines(_next_steps(context)):
+        console.message(line)
+
+
+def _next_steps(context: "ChainContext") -> list[tuple[str, str]]:
+    """What to do with a finished chain: a command, and what it is for."""
+    plain = replace(context, options_for=lambda command: ())  # neither shows nor asks by the options of a run
+    return [
+        (plain.command("report"), "everything that was measured, as one HTML file"),
+        (plain.command('ask "질문"'), "ask the model"),
+        ("lorachain run --dictionary FILE --exam FILE --workspace DIR", f"your own data: {_DATA_DOCS}"),
+    ]

@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in given
     # Libraries read these at import time; the debug log has what they log.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads that spin while they wait take the cores of whatever runs beside them (docs/benchmarks.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     logging.getLogger("bitsandbytes").addHandler(logging.NullHandler())  # imported by PEFT, it warns of kernels
 
     out, err = sys.stdout, sys.stderr

@@ -1,7 +1,8 @@
 """What a source string names, what was read from it, and its fingerprint for provenance.
 
-A source is `sample` (the embedded one), an existing file or directory, or a data set on the hub
-(`owner/name` or `owner/name:config`). A local path named like one of the others is written `./sample`.
+A source is `sample` (the embedded one) or `sample:quick-look` (a small part of it, `data/quick_look.py`), an existing
+file or directory, or a data set on the hub (`owner/name` or `owner/name:config`). A local path named like one of the
+others is written `./sample`.
 """
 
 import hashlib
@@ -22,6 +23,9 @@ from lorachain.data.text_io import open_file
 from lorachain.errors import DataError
 
 SAMPLE = "sample"
+QUICK_LOOK = "sample:quick-look"
+_SAMPLE_DIRECTORIES = {SAMPLE: ".", QUICK_LOOK: "quick_look"}
+"""Below data/samples, by the source's name."""
 Kind = Literal["sample", "local", "hub"]
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?::(?P<config>[\w.-]+))?", re.ASCII)
 
@@ -66,11 +70,13 @@ class Source:
 
     @property
     def short_name(self) -> str:
-        """`sample`, the file's or directory's own name, or the last part of the hub id."""
+        """`sample` or `sample-quick-look`, the file's or directory's own name, or the last part of the hub id."""
         if self.path is None:
             return self.repo.rsplit("/", 1)[1]
         path = Path(os.path.abspath(self.path))
-        return SAMPLE if self.kind == "sample" else normalize_name(path.name if path.is_dir() else path.stem)
+        if self.kind == "sample":
+            return self.name.replace(":", "-")
+        return normalize_name(path.name if path.is_dir() else path.stem)
 
 
 def resolve(name: str, *, sample: str) -> Source:
@@ -79,12 +85,10 @@ def resolve(name: str, *, sample: str) -> Source:
     Raises:
         DataError: it is neither the sample, nor a path, nor formed like a hub id.
     """
-    if name == SAMPLE:
-        path = _samples() / sample
+    if (directory := _SAMPLE_DIRECTORIES.get(name)) is not None:
+        path = _samples() / directory / sample
         if not path.exists():
-            raise DataError(
-                f"sample: the installed package lacks {sample}. Install lorachain again, or name another source."
-            )
+            raise DataError(f"{name}: the installed package lacks {sample}. {_without_the_sample(name)}")
         return Source(name, "sample", path)
     try:
         if (local := _existing(name)) is not None:
@@ -98,6 +102,12 @@ def resolve(name: str, *, sample: str) -> Source:
             "owner/name:config) nor `sample`. Check the spelling."
         )
     return Source(name, "hub", None, match["repo"], match["config"])
+
+
+def _without_the_sample(name: str) -> str:
+    if name == QUICK_LOOK:
+        return f"`{QUICK_LOOK}` has a dictionary and an exam; for other data name `{SAMPLE}` or another source."
+    return "Install lorachain again, or name another source."
 
 
 def _existing(name: str) -> Path | None:

@@ -85,6 +85,20 @@ def reasoned_choice(text: str, options: Sequence[str]) -> int | None:
     return None
 
 
+def reasoned_text_choice(text: str, options: Sequence[str]) -> int | None:
+    """As `reasoned_choice`, but the text decides where the answer line is an option's text with another's letter
+    behind it: for a model that is trained to name the text, and is scored by it where it answers directly."""
+    match = _ANSWER_CUE.search(text)
+    line = text[match.end() :].lstrip(_BLANK_OR_EMPHASIS).split("\n", 1)[0] if match else ""
+    line = _plain(line[: 2 * max(map(len, options)) + 400])
+    if trailing := _TRAILING.search(line):
+        texts = [squeezed(option) for option in options]
+        named = [number for number, option in enumerate(texts) if _same(line[: trailing.start()], option)]
+        if len(named) == 1:
+            return named[0]
+    return reasoned_choice(text, options)
+
+
 def _choice_of_statement(line: str, options: Sequence[str]) -> int | None:
     """What comes after "정답은": up to the end of the sentence, or else the complete line."""
     sentence = _SENTENCE_END.search(line)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from lorachain.evaluation.answer_line import answer_line_complete, reasoned_choice
+from lorachain.evaluation.answer_line import answer_line_complete, reasoned_choice, reasoned_text_choice
 from lorachain.evaluation.measures import DIRECT, EXPLAINED, MeasureKind
 from lorachain.evaluation.reasoning_text import hangul_share, last_named, reasoning_of
 from lorachain.evaluation.scoring import score_questions
@@ -27,13 +27,17 @@ from lorachain.prompts import AnswerStyle, reasoning_prompt
 from lorachain.records import LETTERS, ExamQuestion
 from lorachain.tokens import TokenEncoder
 
-VERSION = "1"
+VERSION = "2"
+_EXAMPLES = 8
+"""Explanations that are kept as text, for people."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """One question answered both ways."""
 
+    question: tuple[str, str]
+    """Its exam and id."""
     direct: int
     """Index of the option chosen directly."""
     explained: int | None
@@ -71,7 +75,7 @@ def explain(
         on_progress=on_progress,
     )
     return [
-        _explanation(question, chosen, generation)
+        _explanation(question, chosen, generation, style)
         for question, chosen, generation in zip(questions, direct, generations, strict=True)
     ]
 
@@ -89,11 +93,13 @@ def direct_choices(
     return [score.chosen_option if with_options else score.chosen_letter for score in scores]
 
 
-def _explanation(question: ExamQuestion, direct: int, generation: Generation) -> Explanation:
-    chosen = reasoned_choice(generation.text, question.options)
+def _explanation(question: ExamQuestion, direct: int, generation: Generation, style: AnswerStyle) -> Explanation:
+    read = reasoned_text_choice if style == "options" else reasoned_choice
+    chosen = read(generation.text, question.options)
     reasoning = reasoning_of(generation.text)
     named = last_named(reasoning, question)
     return Explanation(
+        question=(question.exam, question.id),
         direct=direct,
         explained=chosen,
         gold=question.answer,
@@ -161,5 +167,14 @@ def _detail(explanations: Sequence[Explanation], direct: Sequence[bool], explain
         "mean_hangul_share": sum(one.hangul_share for one in explanations) / n,
         "mean_tokens": sum(one.generation.tokens for one in explanations) / n,
         "gold": "".join(LETTERS[one.gold] for one in explanations),
+        "examples": [
+            {
+                "exam": one.question[0],
+                "id": one.question[1],
+                "correct": one.explained == one.gold,
+                "text": one.generation.text.strip(),
+            }
+            for one in explanations[:_EXAMPLES]
+        ],
         "explained_answers": "".join("-" if one.explained is None else LETTERS[one.explained] for one in explanations),
     }

@@ -18,8 +18,6 @@ from lorachain.records import ExamQuestion
 from lorachain.token_store import StoredPacks
 from lorachain.tokens import TokenEncoder, TokenRow
 
-_LONGEST_EXPLANATION = 512
-
 
 @dataclass(frozen=True, slots=True)
 class ExamTask:
@@ -114,7 +112,7 @@ def load_exam_task(inputs: TaskInputs) -> ExamTask:
         seed=inputs.seed,
         json_share=json_share,
         explained=spread(inputs.dev, inputs.validation.explained_questions) if with_reasoning else [],
-        max_new_tokens=min(longest, _LONGEST_EXPLANATION),
+        max_new_tokens=min(longest, inputs.validation.explained_tokens),
         token_budget=inputs.validation.token_budget,
     )
 
