@@ -20,7 +20,7 @@ SCRIPTS = [
 # Layers, lowest first; packages of one layer may not import each other unless SAME_LAYER says so.
 LAYERS = [
     {"version", "errors", "records", "redaction", "memory"},
-    {"atomic", "append_file", "workspace", "provenance", "config", "artifacts", "registry"}
+    {"atomic", "append_file", "workspace", "provenance", "data_settings", "config", "artifacts", "registry"}
     | {"licences", "user_key", "embedded_model", "prompts", "dictionary_forms", "chat_template"}
     | {"content_letters", "letter_uses", "option_references", "tokens", "token_store"},
     {"data", "weights"},
@@ -40,7 +40,8 @@ SAME_LAYER = {
     "atomic": set(),
     "append_file": {"atomic"},
     "workspace": set(),
-    "config": set(),
+    "data_settings": set(),
+    "config": {"data_settings"},
     "provenance": {"atomic"},
     "artifacts": {"workspace", "provenance"},
     "user_key": {"atomic", "append_file", "workspace", "provenance"},

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from lorachain.data_settings import DataConfig
 from lorachain.errors import ConfigError
 
 DEFAULT_CHAIN = "korean_medical.toml"
@@ -220,6 +221,7 @@ class ChainConfig(_Strict):
     validation: ValidationConfig
     reasoning: ReasoningConfig
     ledger: LedgerConfig
+    data: DataConfig = DataConfig()
     gates: dict[Literal[GATED], GateConfig]  # type: ignore[valid-type]
     stages: dict[str, StageConfig]
     sources: dict[SourceSet, Sources]

@@ -4,6 +4,7 @@ JSON Schemas are exported to docs/schemas with `python -m lorachain.artifacts do
 """
 
 from lorachain.artifacts.ablation import Ablation, ArmScore
+from lorachain.artifacts.data_gates import DataReport, HashedExam
 from lorachain.artifacts.evaluation import Comparison, EvalResult
 from lorachain.artifacts.ledger import (
     Cell,
@@ -48,6 +49,7 @@ __all__ = [
     "Comparison",
     "ComposeReport",
     "ConversionRecord",
+    "DataReport",
     "DialPoint",
     "DialRecord",
     "DialReport",
@@ -55,6 +57,7 @@ __all__ = [
     "EvalResult",
     "GateResult",
     "GgufReport",
+    "HashedExam",
     "InitInfo",
     "Ledger",
     "LedgerStep",

@@ -11,9 +11,11 @@ from lorachain.artifacts import (
     CheckpointManifest,
     ComposeReport,
     ConversionRecord,
+    DataReport,
     DialReport,
     EvalResult,
     GgufReport,
+    HashedExam,
     InitInfo,
     Ledger,
     MergeInfo,
@@ -45,6 +47,8 @@ EXPORTED: dict[str, type[Artifact]] = {
     "token_cache": TokenCacheManifest,
     "reasoning_report": ReasoningReport,
     "conversion_record": ConversionRecord,
+    "data_report": DataReport,
+    "hashed_exam": HashedExam,
 }
 
 

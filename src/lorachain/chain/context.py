@@ -108,4 +108,5 @@ def deciding_settings(config: ChainConfig, entry: ModelEntry, stage: Stage) -> d
         "dtype": config.dtype,
         "quantization": config.quantization,
         "answer_style": entry.answer_style,
+        **({"data": gates} if (gates := config.data.deciding()) else {}),
     }

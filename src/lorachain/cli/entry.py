@@ -11,6 +11,7 @@ from typing import TextIO, cast
 from lorachain.cli import (  # noqa: F401
     ablation_commands,
     chain_commands,
+    data_check,
     data_commands,
     exam_commands,
     ledger_commands,

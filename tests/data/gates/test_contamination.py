@@ -13,7 +13,8 @@ from lorachain.records import ExamQuestion
 LONG = ExamQuestion(
     "q1",
     "doctor",
-    "52세 남자가 3일 전부터 시작된 발열과 우측 옆구리 통증으로 병원에 왔다. 혈압은 120/80 mmHg, 체온은 38.5℃이다. 진단은?",
+    "52세 남자가 3일 전부터 시작된 발열과 우측 옆구리 통증으로 병원에 왔다. 혈압은 120/80 mmHg, "
+    "체온은 38.5℃이다. 진단은?",
     ("급성 신우신염", "급성 방광염", "요로결석", "신장 농양", "급성 전립샘염"),
     0,
     exam="real",
@@ -22,7 +23,13 @@ SHORT = ExamQuestion(
     "q2",
     "nurse",
     "항응고제로 옳은 것은?",
-    ("와파린을 매일 복용한다", "스트렙토마이신을 주사한다", "아세트아미노펜을 먹는다", "프레드니솔론을 바른다", "메트포르민을 끊는다"),
+    (
+        "와파린을 매일 복용한다",
+        "스트렙토마이신을 주사한다",
+        "아세트아미노펜을 먹는다",
+        "프레드니솔론을 바른다",
+        "메트포르민을 끊는다",
+    ),
     0,
 )
 TINY = ExamQuestion("q3", "nurse", "옳은 것은?", ("가", "나", "다", "라", "마"), 1)
@@ -103,7 +110,9 @@ def test_what_was_left_out_before_is_left_out() -> None:
     questions = [LONG, SHORT, TINY, replace(TINY, options=("바", "사", "아", "자", "차"))]
     kept, _ = without_held_out(questions, [LONG, TINY])
     matched = {match.text for match in same(gate(LONG, TINY), *questions)}
-    assert [question for i, question in enumerate(questions) if i not in matched] == kept == questions[1:2] + questions[3:]
+    assert (
+        [question for i, question in enumerate(questions) if i not in matched] == kept == questions[1:2] + questions[3:]
+    )
 
 
 def test_hashed_questions_are_found_without_their_text() -> None:

@@ -52,12 +52,19 @@ class Contamination:
         known: sets whose texts are known, by name: they are searched for letter for letter too.
         hashed: sets that are known by their hashes only.
         threshold: share of n-grams that makes a match.
+        stem_alone: whether a long stem counts without its options unless it is there letter for letter. Not in a
+            dictionary: a question that describes what it asks for has the words of the definition.
     """
 
     def __init__(
-        self, known: Sequence[tuple[str, Sequence[ExamQuestion]]], hashed: Sequence[QuestionIndex], threshold: float
+        self,
+        known: Sequence[tuple[str, Sequence[ExamQuestion]]],
+        hashed: Sequence[QuestionIndex],
+        threshold: float,
+        *,
+        stem_alone: bool = True,
     ) -> None:
-        self._threshold = threshold
+        self._threshold, self._stem_alone = threshold, stem_alone
         self._indexes = [build_index(name, question_hashes(questions)) for name, questions in known] + list(hashed)
         self._screens = [[ExamScreen([question]) for question in questions] for _, questions in known]
         self._same = [ExamScreen(questions) for _, questions in known]
@@ -104,7 +111,7 @@ class Contamination:
         complete = bool(np.isin(question.stem, hashes).all())
         if complete and position < len(self._screens) and self._screens[position][number].contains(text):
             return "verbatim", share
-        if len(question.stem) >= LONG_STEM and share >= self._threshold:
+        if self._stem_alone and len(question.stem) >= LONG_STEM and share >= self._threshold:
             return "containment", share
         options = question.all_options
         if len(options) < ENOUGH_OPTIONS or share < REWORDED_STEM:
@@ -129,8 +136,8 @@ class Contamination:
         return matches
 
     def same_questions(self, questions: Sequence[ExamQuestion], batch: Grams) -> list[Match]:
-        """The held-out questions among `questions`. A similar stem alone is not enough: "환경관리 방법으로 옳은 것은?" is
-        asked each year, with other options.
+        """The held-out questions among `questions`. A similar stem alone is not enough: "환경관리 방법으로 옳은 것은?"
+        is asked each year, with other options.
 
         Args:
             batch: the n-grams of each question's stem and options, one text a question.
@@ -154,9 +161,7 @@ class Contamination:
                 matches += self._verbatim_questions(position, questions, matched)
         return matches
 
-    def _verbatim_questions(
-        self, position: int, questions: Sequence[ExamQuestion], matched: set[int]
-    ) -> list[Match]:
+    def _verbatim_questions(self, position: int, questions: Sequence[ExamQuestion], matched: set[int]) -> list[Match]:
         """Those that `ExamScreen.same_question` recognizes and the n-grams did not: their stems are short."""
         matches = []
         for text, question in enumerate(questions):

@@ -46,7 +46,9 @@ _PHONE = re.compile(
     r"(?<![\d.-])(?:\+|(?<![\d-]))?(?:\(?82\)?[ .-]{0,2}\(?0?\)?|\(?0)(?:2|1[016-9]|[3-6]\d|70)"
     r"(?:\) ?| ?[-./)] ?| )?\d{3,4}(?: ?[-./] ?| )?\d{4}(?![\d-]|\.\d)"
 )
-_SPOKEN_PHONE = re.compile(r"[공영]일[공영일육칠팔구](?: ?- ?| )?[공영일이삼사오육륙칠팔구]{3,4}(?: ?- ?| )?[공영일이삼사오육륙칠팔구]{4}")
+_SPOKEN_PHONE = re.compile(
+    r"[공영]일[공영일육칠팔구](?: ?- ?| )?[공영일이삼사오육륙칠팔구]{3,4}(?: ?- ?| )?[공영일이삼사오육륙칠팔구]{4}"
+)
 _EMAIL = re.compile(
     r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9][A-Za-z0-9._%+-]{0,63} ?(?:@|\(at\)|\[at\]|골뱅이) ?"
     r"[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,3}\.[A-Za-z]{2,24}(?![A-Za-z0-9])"
@@ -56,7 +58,9 @@ _ACCOUNT = re.compile(r"(?<![\d-])\d{2,6}(?:-\d{1,8}){1,3}(?![\d-])|(?<![\d-])\d
 
 _RESIDENT_WORDS = re.compile(r"주민|등록번호|외국인등록|RRN|resident", re.IGNORECASE)
 _PHONE_WORDS = re.compile(r"전화|연락처|휴대|핸드폰|팩스|TEL|FAX|phone|☎|☏|📞", re.IGNORECASE)
-_ACCOUNT_WORDS = re.compile(r"계좌|입금|송금|예금주|은행|농협|수협|신협|새마을금고|우체국|카카오뱅크|토스뱅크|케이뱅크|account", re.IGNORECASE)
+_ACCOUNT_WORDS = re.compile(
+    r"계좌|입금|송금|예금주|은행|농협|수협|신협|새마을금고|우체국|카카오뱅크|토스뱅크|케이뱅크|account", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Held-out questions as hashes of their n-grams: what texts are compared with, and all that is known of a test split."""
+"""Held-out questions as hashes of their n-grams: what texts are compared with, and all we know of a test split."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
