@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from lorachain.artifacts.schema import Artifact, Record
+from lorachain.data_settings import PersonalKind
 
 MOST_LISTED = 10_000
 """Records that a report lists of each kind; more are counted."""
@@ -121,6 +122,23 @@ class DataReport(Artifact):
     personal: PersonalReport
     quality: dict[str, QualityMeasure]
     """Empty but for plain text."""
+
+
+class ScreenedChunk(Record):
+    """A line of the journal of a pass over data: what was found in a chunk of records, arrays as base64."""
+
+    chunk: str
+    """SHA-256 of the chunk."""
+    matches: tuple[tuple[int, str, str, Literal["verbatim", "containment", "reworded"], float], ...]
+    """Text, set, question, kind, share."""
+    findings: tuple[tuple[tuple[tuple[PersonalKind, int, int], ...], ...], ...]
+    """By record and field: kind, start, end."""
+    exact: tuple[int, ...]
+    signatures: str
+    gram_counts: tuple[int, ...]
+    quality: str
+    signature: str
+    """HMAC-SHA-256 of the fields above and of what decides them, with a key of the user's account (`user_key`)."""
 
 
 class HashedQuestion(Record):

@@ -36,7 +36,8 @@ def _effective_prefixes(stages: Sequence[Stage], source_set: SourceSet) -> Itera
         yield from (*_COMPUTING, *_MEASURING)
     for stage in stages:
         if stage.kind == "reasoning":
-            yield from (*_COMPUTING, "reasoning", f"sources.{source_set}.exam", f"sources.{source_set}.dictionary")
+            yield from (*_COMPUTING, "data.contamination", "reasoning")
+            yield from (f"sources.{source_set}.{kind}" for kind in ("exam", "dictionary"))
         if stage.kind == "training":
             yield from (*_COMPUTING, *_MEASURING, "data", "training", "validation", f"stages.{stage.name}")
             yield from (f"sources.{source_set}.{kind}" for kind in (stage.source, "exam", "instruct", "known"))

@@ -10,7 +10,7 @@ from torch import nn
 
 from lorachain.artifacts.reasoning import ReasoningInputs, ReasoningReport, WriterIdentity, WrittenUnit
 from lorachain.atomic import atomic_folder
-from lorachain.chain.context import ChainContext
+from lorachain.chain.context import ChainContext, writing_settings
 from lorachain.chain.exams import load_exam_questions
 from lorachain.chain.reasoning_state import journal_path, scorer_sha256
 from lorachain.chain.runtime import Runtime
@@ -145,7 +145,7 @@ def write_to(
         held_out=sources_hash(data.exam_sources),
         examples=sha256_json([examples.text(question) for question in _one_per_subject(data.questions)]),
         dictionary=sources_hash(data.dictionary_sources),
-        settings=config.deciding(),
+        settings=writing_settings(context.config),
         answer_style=context.entry.answer_style,
         seed=context.config.seed,
     )

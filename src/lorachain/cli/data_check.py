@@ -25,7 +25,10 @@ def check(
     settings: o.Set = None,
     skip_bad_rows: o.SkipBadRows = False,
 ) -> None:
-    """Run the data gates on sources and report what they would leave out, mask or refuse; nothing is changed."""
+    """Run the data gates on sources and report what they would leave out, mask or refuse; nothing is changed.
+
+    With --out, an interrupted check resumes.
+    """
     from lorachain.data.gates.check import check_sources
     from lorachain.errors import ConfigError
     from lorachain.report.console import ConsoleReporter
@@ -45,6 +48,7 @@ def check(
         exam or [],
         _data_settings(config, settings or []),
         skip_bad_rows=skip_bad_rows,
+        journal=out.with_suffix(".part.jsonl") if out is not None else None,
         on_progress=lambda records, characters: console.message(
             f"{records:,} records, {characters / 1e6:,.0f} M characters, "
             f"{characters / (time.monotonic() - started):,.0f} characters/s"

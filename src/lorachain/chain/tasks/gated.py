@@ -26,7 +26,8 @@ def open_gates(inputs: TaskInputs, view: View[R]) -> DataGates[R]:
     def on_progress(records: int, characters: int) -> None:
         inputs.on_message(f"{records:,} {view.singular} records checked ({characters / 1e6:,.0f} M characters)")
 
-    return DataGates(view, inputs.data, {HELD_OUT: inputs.held_out}, on_progress=on_progress)
+    journal = data_report(inputs.cache).with_suffix(".part.jsonl")
+    return DataGates(view, inputs.data, {HELD_OUT: inputs.held_out}, on_progress=on_progress, journal=journal)
 
 
 def gate_identity(inputs: TaskInputs) -> dict[str, Any]:

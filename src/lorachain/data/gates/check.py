@@ -1,6 +1,7 @@
 """The gates on sources alone, without a chain."""
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, cast, get_args
 
 from lorachain.artifacts.data_gates import DataReport, HashedExam
@@ -27,12 +28,14 @@ def check_sources(
     *,
     skip_bad_rows: bool = False,
     on_progress: Callable[[int, int], None] = lambda records, characters: None,
+    journal: Path | None = None,
 ) -> DataReport:
     """What the gates find in `sources`; nothing is refused.
 
     Args:
         read_as: a key of `READINGS`.
         exams: whose dev and few-shot questions are held out.
+        journal: where an interrupted check leaves what it has done.
 
     Raises:
         ConfigError: `read_as` is unknown, or a setting cannot be used. DataError: a source cannot be read.
@@ -44,7 +47,12 @@ def check_sources(
         dev = load_exam(exams, "dev", skip_bad_rows=skip_bad_rows)
         held_out = [*dev.questions, *dev.fewshot]
     gates = DataGates(
-        READINGS[read_as], settings, {"dev and few-shot": held_out}, refuse=False, on_progress=on_progress
+        READINGS[read_as],
+        settings,
+        {"dev and few-shot": held_out},
+        refuse=False,
+        on_progress=on_progress,
+        journal=journal,
     )
     for _ in gates.kept(_records(sources, read_as, skip_bad_rows)):
         pass

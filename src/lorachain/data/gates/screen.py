@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from lorachain.artifacts.data_gates import DataReport
 from lorachain.data.gates.chunk import Chunk, ChunkResult, ChunkScreen, record_hash
 from lorachain.data.gates.contamination import Contamination, Match
 from lorachain.data.gates.hashed_exam import open_hashed_exams
+from lorachain.data.gates.journal import ScreenJournal
 from lorachain.data.gates.near_duplicates import Duplicate, DuplicateIndex
 from lorachain.data.gates.personal import PersonalData, masked
 from lorachain.data.gates.report import (
@@ -21,6 +23,7 @@ from lorachain.data.gates.views import View
 from lorachain.data.gates.workers import process_count, screened
 from lorachain.data_settings import DataConfig
 from lorachain.errors import DataError
+from lorachain.provenance import sha256_json
 from lorachain.records import ExamQuestion
 
 CHUNK_CHARACTERS, CHUNK_RECORDS = 500_000, 1000
@@ -37,6 +40,7 @@ class DataGates(Generic[R]):
         held_out: sets of questions that nothing may be trained on, by name.
         refuse: False: what would be refused is only reported, for `lorachain data check`.
         on_progress: receives the numbers of records and characters so far.
+        journal: where an interrupted pass leaves what it has done; None: nowhere.
 
     Raises:
         ConfigError: a setting cannot be used. WorkspaceError, DataError: a file of hashed questions.
@@ -50,6 +54,7 @@ class DataGates(Generic[R]):
         *,
         refuse: bool = True,
         on_progress: Callable[[int, int], None] = lambda records, characters: None,
+        journal: Path | None = None,
     ) -> None:
         self._view, self._settings, self._refuse, self._on_progress = view, settings, refuse, on_progress
         hashed = open_hashed_exams(settings.contamination.hashes)
@@ -64,6 +69,20 @@ class DataGates(Generic[R]):
         questions = {name: len(list(some)) for name, some in sets} | {
             index.name: len(index.questions) for index in hashed
         }
+        self._journal = None
+        if journal is not None:
+            texts = [(name, [(q.exam, q.id, q.question, *q.options) for q in some]) for name, some in sets]
+            self._journal = ScreenJournal(
+                journal,
+                {
+                    "kind": view.kind,
+                    "threshold": settings.contamination.threshold,
+                    "questions": sha256_json(texts),
+                    "hashed": [(index.name, index.salt, sha256_json(index.keys.tolist())) for index in hashed],
+                    "personal": None if personal.action == "off" else [*personal.kinds, personal.chart_pattern],
+                    "near": self._near,
+                },
+            )
         self._contamination = ContaminationCounts(settings.contamination, questions)
         self._duplicates = DuplicateCounts(settings.duplicates)
         self._personal = PersonalCounts(personal)
@@ -82,10 +101,13 @@ class DataGates(Generic[R]):
         waiting: list[list[R]] = []
         chunks = self._chunks(records, waiting)
         processes = process_count(self._settings.processes)
-        for number, (chunk, result) in enumerate(screened(chunks, self._screen, processes), start=1):
+        results = self._journal.screened if self._journal is not None else screened
+        for number, (chunk, result) in enumerate(results(chunks, self._screen, processes), start=1):
             yield from self._decide(waiting.pop(0), chunk, result)
             if number % _PROGRESS == 0:
                 self._on_progress(self._records, self._characters)
+        if self._journal is not None:
+            self._journal.remove()
 
     def report(self, sources: Sequence[str]) -> DataReport:
         """What was found so far."""
