@@ -159,7 +159,8 @@ def main() -> None:
     for way in WAYS:
         hits = [name in result for (w, name, _), result in zip(planted, results, strict=True) if w == way]
         show(f"recall, {way}", sum(hits), len(hits))
-    show("false alarms, documents without", sum(map(bool, flagged(gate, others))), len(others))
+    if others:
+        show("false alarms, documents without", sum(map(bool, flagged(gate, others))), len(others))
     size = sum(len(text.encode()) for _, _, text in planted) + sum(len(text.encode()) for text in others)
     print(f"{len(planted) + len(others):,} documents, {size / 1e6:.1f} MB, {time.monotonic() - started:.1f} s")
 

@@ -66,6 +66,9 @@ def test_at_one_only_exact_duplicates_count() -> None:
 
 def test_short_texts_are_compared_exactly() -> None:
     index = DuplicateIndex(0.8)
+    entries = [f"아스피린 {dose} mg 정은 하루에 한 번 식사 뒤에 물과 함께 삼킨다." for dose in (100, 500)]
+    assert add(index, entries) == [None, None]
+    index = DuplicateIndex(0.8)
     assert add(index, ["간은 장기이다", "간 은 장기 이다", "간은 장기이다"]) == [None, None, Duplicate(1, 1.0)]
 
 

@@ -77,9 +77,11 @@ def test_a_verbatim_question_is_left_out_whatever_the_action() -> None:
 
 
 def test_duplicates_are_kept_once_and_counted() -> None:
-    other = f"{TEXT} 심장은 피를 온몸으로 내보내는 근육으로 된 장기이다."
-    kept, report = run(config(), TEXT, other, TEXT, other.replace("근육으로", "근육에"))
-    assert kept == [TEXT, other]
+    long = " ".join(
+        f"{organ} {number}의 기능을 살핀다." for number, organ in enumerate("간위폐뇌눈귀코입손발목등배팔" * 2)
+    )
+    kept, report = run(config(), TEXT, long, TEXT, long.replace("등", "허리", 1))
+    assert kept == [TEXT, long]
     assert report.duplicates is not None
     assert (report.duplicates.exact, report.duplicates.near, report.duplicates.across_files) == (1, 1, 0)
     assert [item.of for item in report.duplicates.duplicates] == [1, 2]

@@ -15,8 +15,9 @@ from rensa import RMinHash
 from lorachain.data.gates.skeleton import Grams, Hashes, Positions, mixed
 
 SLOTS, BANDS = 128, 16
-FEW_GRAMS = 20
-"""A text with fewer n-grams is compared exactly only: a similarity of so few says little."""
+FEW_GRAMS = 100
+"""A text with fewer n-grams is compared exactly only: short texts of one form are similar and say different things, as
+two entries of a formulary do."""
 _ROWS = SLOTS // BANDS
 _SEED = 42
 _RECENT = 200_000

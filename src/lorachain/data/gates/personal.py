@@ -108,7 +108,7 @@ class PersonalData:
 
 
 def masked(text: str, findings: list[Finding]) -> str:
-    """The text with a word in square brackets in place of each finding, such as `[전화번호]`."""
+    """The text with the kind in square brackets in place of each finding, such as `[전화번호]`."""
     for finding in reversed(findings):
         text = f"{text[: finding.start]}{MASKS[finding.kind]}{text[finding.end :]}"
     return text
