@@ -43,7 +43,7 @@ SAME_LAYER = {
     "data_settings": set(),
     "config": {"data_settings"},
     "provenance": {"atomic"},
-    "artifacts": {"workspace", "provenance"},
+    "artifacts": {"workspace", "provenance", "data_settings"},
     "user_key": {"atomic", "append_file", "workspace", "provenance"},
     "embedded_model": {"atomic", "append_file", "workspace", "provenance", "artifacts", "user_key"},
     "registry": {"atomic", "append_file", "workspace", "provenance", "config", "embedded_model", "prompts"},

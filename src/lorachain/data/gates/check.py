@@ -67,7 +67,9 @@ def hash_split(exams: Sequence[str], split: str, *, skip_bad_rows: bool = False)
     """
     if split not in get_args(Split):
         raise ConfigError(f"--split {split!r} is unknown; allowed: {', '.join(get_args(Split))}")
-    return hash_exam(split, load_exam(exams, cast(Any, split), skip_bad_rows=skip_bad_rows).questions)
+    return hash_exam(
+        split, load_exam(exams, cast(Any, split), skip_bad_rows=skip_bad_rows, allow_test=split == "test").questions
+    )
 
 
 def _records(sources: Sequence[str], read_as: str, skip_bad_rows: bool) -> Iterable[Any]:
