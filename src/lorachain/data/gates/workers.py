@@ -18,10 +18,12 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from lorachain.data.gates.chunk import Chunk, ChunkResult, ChunkScreen
+from lorachain.redaction import without_secrets
 
 _ALONE = 4
 """Chunks that this process screens before it starts others: small data need none."""
 MAX_PROCESSES = 8
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def _started(screen: ChunkScreen) -> Iterator[_Worker]:
         [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
         stdin=subprocess.DEVNULL,
         pass_fds=(theirs.fileno(),),
-        env={**os.environ, "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "PYTHONPATH": search_path},
+        env={**without_secrets(os.environ), **_ONE_THREAD, "PYTHONPATH": search_path},
     )
     theirs.close()
     try:
