@@ -6,9 +6,11 @@ from lorachain.artifacts import (
     Ablation,
     ArmScore,
     Cell,
+    DataReport,
     EpochScore,
     EvalResult,
     GateResult,
+    HashedExam,
     Ledger,
     LedgerStep,
     LogitDiff,
@@ -40,7 +42,12 @@ from lorachain.artifacts.stages import (
     TrainingInputs,
 )
 from lorachain.artifacts.validation import Proportion, ProtocolScore
+from lorachain.data.gates.hashed_exam import hash_exam
+from lorachain.data.gates.screen import DataGates
+from lorachain.data.gates.views import PLAIN_TEXT
+from lorachain.data_settings import DataConfig
 from lorachain.evaluation.statistics import proportion
+from lorachain.records import ExamQuestion, PlainText
 
 HASH = "ab" * 32
 
@@ -313,3 +320,29 @@ def eval_result(correct: dict[str, tuple[int, int]], **changes: Any) -> EvalResu
         "rows": RowsFile(file="02.parquet", sha256=HASH),
     }
     return EvalResult(**{**fields, **changes})
+
+
+def data_report() -> DataReport:
+    """A report with a finding of every gate."""
+    question = _held_out_question()
+    settings = DataConfig.model_validate(
+        {"processes": 1, "contamination": {"action": "report"}, "personal": {"action": "mask"}}
+    )
+    gates = DataGates(PLAIN_TEXT, settings, {"dev": [question]})
+    texts = [
+        question.question.replace("남자가", "남자는"),
+        "전화 010-1234-5678",
+        "간은 담즙을 만든다.",
+        "간은 담즙을 만든다.",
+    ]
+    assert len(list(gates.kept(PlainText(text, f"a.jsonl:{n}") for n, text in enumerate(texts, start=1)))) == 3
+    return gates.report(["a.jsonl"])
+
+
+def hashed_exam() -> HashedExam:
+    return hash_exam("test", [_held_out_question()])
+
+
+def _held_out_question() -> ExamQuestion:
+    stem = "52세 남자가 발열과 옆구리 통증으로 병원에 왔다. 가장 알맞은 진단은 무엇인가?"
+    return ExamQuestion("q", "s", stem, ("급성 신우신염", "급성 방광염", "요로결석", "신장 농양", "급성 전립샘염"), 0)

@@ -20,7 +20,7 @@ SCRIPTS = [
 # Layers, lowest first; packages of one layer may not import each other unless SAME_LAYER says so.
 LAYERS = [
     {"version", "errors", "records", "redaction", "memory", "collection"},
-    {"atomic", "append_file", "workspace", "provenance", "config", "artifacts", "registry"}
+    {"atomic", "append_file", "workspace", "provenance", "data_settings", "config", "artifacts", "registry"}
     | {"licences", "user_key", "embedded_model", "prompts", "dictionary_forms", "chat_template"}
     | {"content_letters", "letter_uses", "option_references", "tokens", "token_store"},
     {"data", "weights"},
@@ -42,9 +42,10 @@ SAME_LAYER = {
     "atomic": set(),
     "append_file": {"atomic"},
     "workspace": set(),
-    "config": set(),
+    "data_settings": set(),
+    "config": {"data_settings"},
     "provenance": {"atomic"},
-    "artifacts": {"workspace", "provenance", "atomic", "append_file"},
+    "artifacts": {"workspace", "provenance", "atomic", "append_file", "data_settings"},
     "user_key": {"atomic", "append_file", "workspace", "provenance"},
     "embedded_model": {"atomic", "append_file", "workspace", "provenance", "artifacts", "user_key"},
     "registry": {"atomic", "append_file", "workspace", "provenance", "config", "embedded_model", "prompts"},
@@ -76,6 +77,7 @@ READS_JSON = {
     "chain/lock.py": "the lock file, as the artifact LockHolder",
     "chat_template.py": "chat_template.json of a model",
     "data/exam_schema.py": "options of users, where they are nested JSON",
+    "data/gates/journal.py": "lines of an interrupted pass over data, as records",
     "data/rows.py": "data of users",
     "evaluation/extraction.py": "answers of models",
     "inference/engines/openai_wire.py": "answers of a server",

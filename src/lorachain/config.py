@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from lorachain.data_settings import DataConfig
 from lorachain.errors import ConfigError
 
 DEFAULT_CHAIN = "korean_medical.toml"
@@ -241,6 +242,7 @@ class ChainConfig(_Strict):
     reasoning: ReasoningConfig
     tracking: TrackingConfig
     ledger: LedgerConfig
+    data: DataConfig = DataConfig()
     gates: dict[Literal[GATED], GateConfig]  # type: ignore[valid-type]
     stages: dict[str, StageConfig]
     sources: dict[SourceSet, Sources]

@@ -106,6 +106,11 @@ class Workspace:
         return path.with_name(f".{path.name}.{suffix}")
 
 
+def data_report(tokens: Path) -> Path:
+    """What the data gates found in the sources of cached tokens: beside them."""
+    return tokens.with_name(f"{tokens.name.removesuffix('tokens')}data_report.json")
+
+
 def merged_base(output: Path) -> Path:
     """Within a merge's output directory, the merged weights: beside the new LoRA on them."""
     return output / "base"

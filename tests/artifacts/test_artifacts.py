@@ -11,7 +11,9 @@ from artifact_making import (
     HASH,
     ablation,
     arm_score,
+    data_report,
     exact_match_measure,
+    hashed_exam,
     ledger,
     logit_diff,
     perplexity_measure,
@@ -68,6 +70,8 @@ def artifacts() -> Iterator[Artifact]:
     yield read_stage_info(model / "01_another_lora_added" / MODEL)
     yield training_info()
     yield ablation()
+    yield data_report()
+    yield hashed_exam()
     yield arm_score()
     history = ValidationHistory.read(model / "01_trained" / MODEL / "kormedmcqa_validation_results.json")
     yield history

@@ -10,15 +10,17 @@ import pytest
 from rich.table import Table
 
 from chain_making import FinishedChain, make_workspace, options_of, run_command_line
-from lorachain.artifacts import TrainingInfo
+from lorachain.artifacts import DataReport, TrainingInfo
 from lorachain.chain.context import load_config
 from lorachain.chain.exams import load_exam_questions
 from lorachain.chain.tasks.base import StageTask, TaskInputs
+from lorachain.chain.tasks.dictionary import load_dictionary_task
 from lorachain.chain.tasks.exam import load_exam_task
+from lorachain.chain.tasks.instruct import load_instruct_task
 from lorachain.chain.tasks.plain_text import load_plain_text_task
 from lorachain.report.tables import chain_table, stage_table
 from lorachain.tokens import TokenEncoder
-from lorachain.workspace import TRAINING_INFO
+from lorachain.workspace import TRAINING_INFO, data_report
 
 PLANTED = "다음 중 간에서 만들어져 담낭에 모였다가 십이지장으로 나오는 것은 무엇인가?"
 FEWSHOT = "소량 예시로 나오는 물음이며 이것도 배우면 안 되는 것은?"
@@ -105,6 +107,32 @@ def test_a_dev_question_in_plain_text_is_left_out_and_counted(
     assert task.counts["documents_with_exam_questions_left_out"] == 1
     assert task.counts["documents"] == 12
     assert not [text for text in trained_texts(task, encoder) if "십이지장" in text]
+
+
+def test_a_reformatted_dev_question_is_left_out_of_every_kind_of_data(
+    tokenizer: Any, exam: Path, tmp_path: Path
+) -> None:
+    """What verbatim search misses: other particles, full-width letters, options in another order."""
+    changed = PLANTED.replace("간에서", "간에").replace("것은", "것이").replace("담낭에", "담낭으로")
+    texts = [f"{n}번째 문서는 간과 담낭을 다룬다." for n in range(12)]
+    write_rows(tmp_path / "plain.jsonl", [{"text": text} for text in [*texts, f"기출: {changed} 답은 담즙이다."]])
+    terms = [{"term": f"용어{n}", "definition": f"{n}번째 뜻풀이"} for n in range(8)]
+    write_rows(tmp_path / "terms.jsonl", [*terms, {"term": "기출", "definition": PLANTED}])
+    prompts = [{"prompt": f"{n}번째 지시", "completion": "예"} for n in range(8)]
+    write_rows(tmp_path / "instruct.jsonl", [*prompts, {"prompt": changed, "completion": "담즙"}])
+    encoder = TokenEncoder(tokenizer)
+    loads: list[tuple[str, str, Callable[[TaskInputs], StageTask], str]] = [
+        ("00", "plain", load_plain_text_task, "documents_with_exam_questions_left_out"),
+        ("01", "terms", load_dictionary_task, "entries_with_exam_questions_left_out"),
+        ("01", "instruct", load_instruct_task, "instructions_with_exam_questions_left_out"),
+    ]
+    for stage, source, load, count in loads:
+        cache = tmp_path / source / "tokens"
+        task = load(inputs(encoder, stage, tmp_path / f"{source}.jsonl", [exam], cache))
+        assert task.counts[count] == 1, source
+        report = DataReport.read(data_report(cache))
+        assert [match.question for match in report.contamination.matches] == ["exam/doctor-2020-1-99"]
+        assert report.kept == report.records - 1
 
 
 @pytest.mark.parametrize("without_first", [False, True])

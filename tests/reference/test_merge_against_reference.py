@@ -11,8 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_compose import Factors, best_of_rank, dense_update, frobenius, spectral
-from plain_merge import read_adapter, roundings
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -25,6 +23,8 @@ from lorachain.weights.compose import compose_adapters, truncated
 from lorachain.weights.merge import merge_adapter
 from lorachain.weights.safetensors_io import open_shards, read_tensor
 from lorachain.weights.verify import verify_merge
+from reference.plain_compose import Factors, best_of_rank, dense_update, frobenius, spectral
+from reference.plain_merge import read_adapter, roundings
 
 SLACK = 1 + 2.0**-12
 """Half-ulps: the float32 sum is itself rounded before it is rounded to 16 bits."""

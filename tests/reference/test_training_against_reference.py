@@ -6,9 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_adamw import PlainAdamW
-from plain_loss import mean_loss, summed_loss
-from plain_schedule import replay_of_steps, steps_of_epoch
 from torch import Tensor, nn
 
 from conftest import make_multimodal_model, make_text_model
@@ -19,6 +16,9 @@ from lorachain.training.loss import SupervisedLanguageModel, supervised_cross_en
 from lorachain.training.optimizer import MasterWeightAdamW, master_tensors
 from lorachain.weights.load import plain_model
 from lorachain.weights.lora import PeftModel, add_new_lora
+from reference.plain_adamw import PlainAdamW
+from reference.plain_loss import mean_loss, summed_loss
+from reference.plain_schedule import replay_of_steps, steps_of_epoch
 
 FEW = settings(max_examples=30, deadline=None, derandomize=True)
 seeds = st.integers(0, 10**6)

@@ -4,6 +4,7 @@ JSON Schemas are exported to docs/schemas with `python -m lorachain.artifacts do
 """
 
 from lorachain.artifacts.ablation import Ablation, ArmScore
+from lorachain.artifacts.data_gates import DataReport, HashedExam
 from lorachain.artifacts.doctor import Check, DoctorReport, ShownExample, ShownToken
 from lorachain.artifacts.evaluation import Comparison, EvalResult
 from lorachain.artifacts.fit import CardSettings, DiskNeed, FitReport, Measured, Rejected, StageMemory
@@ -54,6 +55,7 @@ __all__ = [
     "Comparison",
     "ComposeReport",
     "ConversionRecord",
+    "DataReport",
     "DialPoint",
     "DialRecord",
     "DialReport",
@@ -64,6 +66,7 @@ __all__ = [
     "FitReport",
     "GateResult",
     "GgufReport",
+    "HashedExam",
     "InitInfo",
     "Ledger",
     "LedgerStep",

@@ -11,11 +11,13 @@ from lorachain.artifacts import (
     CheckpointManifest,
     ComposeReport,
     ConversionRecord,
+    DataReport,
     DialReport,
     DoctorReport,
     EvalResult,
     FitReport,
     GgufReport,
+    HashedExam,
     InitInfo,
     Ledger,
     MergeInfo,
@@ -51,6 +53,8 @@ EXPORTED: dict[str, type[Artifact]] = {
     "push": PushManifest,
     "reasoning_report": ReasoningReport,
     "conversion_record": ConversionRecord,
+    "data_report": DataReport,
+    "hashed_exam": HashedExam,
 }
 
 

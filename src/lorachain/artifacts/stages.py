@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+
 from lorachain.artifacts.merging import LogitDiff
 from lorachain.artifacts.schema import Artifact, Record, renamed
 from lorachain.artifacts.validation import Measure, ProtocolScore, measures_from_1, summary_from_1
@@ -64,6 +66,14 @@ class StageSettings(Record):
     dtype: str
     quantization: Literal["none", "nf4", "int8"]
     answer_style: str
+    data: dict[str, Any] = Field(default_factory=dict)
+    """Of the data gates, those that differ from the defaults (`DataConfig.deciding`)."""
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_were_gates(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `data` where it is empty: a stage that was trained before the gates existed is equal."""
+        values: dict[str, Any] = serialize(self)
+        return {key: value for key, value in values.items() if key != "data" or value}
 
 
 class TrainingInputs(Record):

@@ -81,6 +81,12 @@ def writes_reasoning(context: ChainContext) -> bool:
     return context.entry.sources == "hub" if enabled == "auto" else enabled
 
 
+def writing_settings(config: ChainConfig) -> dict[str, Any]:
+    """The settings that decide which written reasoning is kept, as reasoning_report.json records them."""
+    screen = {key: value for key, value in config.data.deciding().get("contamination", {}).items() if key != "action"}
+    return {**config.reasoning.deciding(), **({"contamination": screen} if screen else {})}
+
+
 def training_sources(context: ChainContext, stage: Stage) -> list[str]:
     """What a training stage reads: its sources, and the reasoning that was written for it."""
     sources = stage_sources(context.sources, stage)
@@ -108,4 +114,5 @@ def deciding_settings(config: ChainConfig, entry: ModelEntry, stage: Stage) -> d
         "dtype": config.dtype,
         "quantization": config.quantization,
         "answer_style": entry.answer_style,
+        **({"data": gates} if (gates := config.data.deciding()) else {}),
     }

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lorachain.artifacts import read_stage_info
 from lorachain.artifacts.reasoning import ReasoningReport
-from lorachain.chain.context import ChainContext, writes_reasoning
+from lorachain.chain.context import ChainContext, writes_reasoning, writing_settings
 from lorachain.chain.stages import Stage, parent_of
 from lorachain.errors import LorachainError
 from lorachain.provenance import adapter_sha256, sha256_json
@@ -63,7 +63,7 @@ def why_reasoning_is_stale(context: ChainContext, step: Stage, *, as_configured:
 
 def _changed_settings(context: ChainContext, report: ReasoningReport) -> str:
     before, config = report.depends_on, context.config
-    now = {**config.reasoning.deciding(), "seed": config.seed, "answer_style": context.entry.answer_style}
+    now = {**writing_settings(config), "seed": config.seed, "answer_style": context.entry.answer_style}
     then = {**before.settings, "seed": before.seed, "answer_style": before.answer_style}
     changed = next((key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)), None)
     if changed is not None:

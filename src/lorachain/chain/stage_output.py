@@ -14,6 +14,7 @@ from lorachain.chain.history import write_history
 from lorachain.chain.runtime import Runtime
 from lorachain.chain.source_records import source_records
 from lorachain.chain.stage_run import StageRun
+from lorachain.chain.touched import touched_measures, touched_questions
 from lorachain.memory import peak
 from lorachain.provenance import adapter_sha256, git_commit, package_versions
 from lorachain.training.progress import Progress
@@ -35,6 +36,8 @@ def write_output(
     It is in the training directory until the gates have passed.
     """
     context, inputs = run.context, run.inputs
+    before = run.record.before or {}
+    touched, protocol = touched_questions(context, run.stage), context.entry.answer_style
     with atomic_folder(run.unpublished) as staging:
         save_adapter(model, staging, tensors)
         load_tokenizer(inputs.parent.folder).save_pretrained(staging)
@@ -59,7 +62,10 @@ def write_output(
                 after=_headlines(kept) or {},
                 epoch_kept=kept.epoch,
             ),
-            measures=Measures(before=run.record.before or {}, after=after),
+            measures=Measures(
+                before=before | touched_measures(run.record.score_of(0), protocol, touched),
+                after=after | touched_measures(kept, protocol, touched),
+            ),
             configuration=_configuration(run),
             versions=package_versions(),
             git_commit=git_commit(),

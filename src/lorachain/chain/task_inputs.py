@@ -43,4 +43,5 @@ def task_inputs(
         skip_bad_rows=context.skip_bad_rows,
         on_message=on_message,
         command=context.command,
+        data=context.config.data,
     )

@@ -10,15 +10,15 @@ from torch import nn
 
 from lorachain.artifacts.reasoning import ReasoningInputs, ReasoningReport, WriterIdentity, WrittenUnit
 from lorachain.atomic import atomic_folder
-from lorachain.chain.context import ChainContext
+from lorachain.chain.context import ChainContext, writing_settings
 from lorachain.chain.exams import load_exam_questions
 from lorachain.chain.reasoning_state import journal_path, scorer_sha256
 from lorachain.chain.runtime import Runtime
 from lorachain.chain.scored_model import ScoredModel
 from lorachain.chain.source_records import source_records, sources_hash
-from lorachain.data.decontamination import ExamScreen, without_held_out
 from lorachain.data.dictionary import load_dictionary
 from lorachain.data.exam import load_exam, load_fewshot, spread
+from lorachain.data.gates.held_out import TextScreen, without_same_questions
 from lorachain.data.sources import SourceInfo
 from lorachain.errors import DataError
 from lorachain.inference.engines.base import EngineIdentity, TextEngine, TextRequest
@@ -81,7 +81,9 @@ def load_writing_data(context: ChainContext, *, subjects: Sequence[str] | None =
     held_out = load_exam_questions(sources.exam, max_questions=0, skip_bad_rows=skip)
     fewshot = load_fewshot(sources.exam, skip_bad_rows=skip)
     dictionary = load_dictionary(sources.dictionary, skip_bad_rows=skip)
-    questions, also_held_out = without_held_out(train.questions, held_out.held_out)
+    questions, also_held_out = without_same_questions(
+        train.questions, held_out.held_out, context.config.data.contamination
+    )
     without_reasoning = [question for question in questions if not question.reasoning]
     reorderable = [question for question in without_reasoning if not options_depend_on_order(question)]
     selected = spread(reorderable, context.config.reasoning.max_questions or None)
@@ -190,7 +192,7 @@ def _inputs(
         held_out=sources_hash(data.exam_sources),
         examples=sha256_json([examples.text(question) for question in _one_per_subject(data.questions)]),
         dictionary=sources_hash(data.dictionary_sources),
-        settings=context.config.reasoning.deciding(),
+        settings=writing_settings(context.config),
         answer_style=context.entry.answer_style,
         seed=context.config.seed,
     )
@@ -232,7 +234,7 @@ def _write(
         score_options=ModelScorer(
             weights, encoder, context.entry.answer_style, examples.text, context.config.validation.token_budget
         ),
-        screen=ExamScreen(data.held_out),
+        screen=TextScreen(data.held_out, context.config.data.contamination),
         terms=TermCheck(data.dictionary),
         min_hangul=config.min_hangul,
         orders=config.orders,

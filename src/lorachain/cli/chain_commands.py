@@ -153,7 +153,8 @@ def run_command(common: o.Common, command: str, dry_run: bool) -> None:
     if common.from_base:
         stages = [table.from_base(stage) for stage in stages]
     context = o.build_context(common, command, stages)
-    sources = check_sources(context, stages_to_run(context, stages))
+    pending = stages_to_run(context, stages)
+    sources = check_sources(context, pending)
     if dry_run:
         planned = {
             "plan": plan(context, stages),

@@ -113,15 +113,16 @@ def export_rewards(
 ) -> None:
     """Write training questions as prompts for GRPO, with rewards that TRL and ms-swift import."""
     from lorachain.chain.exams import load_exam_questions
-    from lorachain.data.decontamination import without_held_out
     from lorachain.data.exam import load_exam
+    from lorachain.data.gates.held_out import without_same_questions
+    from lorachain.data_settings import ContaminationConfig
     from lorachain.export.rewards import REWARD_FILE
     from lorachain.export.rewards import export_rewards as write
     from lorachain.report.console import ConsoleReporter
 
     train = load_exam(exam, "train", subjects=subjects, max_samples=limit, skip_bad_rows=skip_bad_rows)
     held_out = load_exam_questions(exam, max_questions=0, skip_bad_rows=skip_bad_rows).held_out
-    questions, left_out = without_held_out(train.questions, held_out)
+    questions, left_out = without_same_questions(train.questions, held_out, ContaminationConfig())
     counts = write(questions, out, orders=orders, seed=seed)
     console = ConsoleReporter()
     console.message(f"{counts['rows']:,} prompts from {counts['questions']:,} questions -> {out}")

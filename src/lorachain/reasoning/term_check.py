@@ -1,9 +1,9 @@
 """Whether what a text says of the dictionary's terms agrees with the dictionary.
 
 Three things are checked. A text about a question whose terms the dictionary knows speaks of one of them: a model that
-lost the term reasons about another one. A naming, a sentence with an English name of the dictionary and a cue for it
-("…의 한국어 병명은 …", "우리말로", a Korean term followed by the name in brackets), must contain a Korean term of that name.
-A sentence that is a term's definition with one word exchanged contradicts it.
+lost the term reasons about another one. A naming, a sentence with an English name of the dictionary and a cue for it,
+must contain a Korean term of that name; cues are "…의 한국어 병명은 …", "우리말로", and a Korean term followed by the
+name in brackets. A sentence that is a term's definition with one word exchanged contradicts it.
 """
 
 import re

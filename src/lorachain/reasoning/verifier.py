@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from lorachain.data.decontamination import ExamScreen
+from lorachain.data.gates.held_out import TextScreen
 from lorachain.evaluation.reasoning_text import hangul_share
 from lorachain.reasoning import text_checks
 from lorachain.reasoning.orders import Order, check_letters, check_order, in_order
@@ -31,7 +31,7 @@ class Verifier:
     writer: Writer
     """It answers again."""
     score_options: OptionScorer
-    screen: ExamScreen
+    screen: TextScreen
     terms: TermCheck
     min_hangul: float
     """Share of the letters of a sample."""

@@ -1,7 +1,7 @@
 """What a training stage needs of its task, and what a task is loaded from."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ from lorachain.artifacts import Measure
 from lorachain.chain.tasks.token_cache import TokenCache
 from lorachain.config import StageConfig, ValidationConfig
 from lorachain.data.sources import SourceInfo
+from lorachain.data_settings import DataConfig
 from lorachain.errors import DataError
 from lorachain.prompts import AnswerStyle
 from lorachain.records import ExamQuestion
@@ -62,6 +63,8 @@ class TaskInputs:
     on_message: Callable[[str], None]
     command: Callable[[str], str] = str
     """What to type to run a command on the chain, for messages."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The gates that the data pass."""
 
     def token_cache(self, decided_by: dict[str, Any]) -> TokenCache:
         """The tokens of earlier starts; `decided_by` is what decides the tokens besides the tokenizer."""

@@ -8,8 +8,10 @@ from torch import nn
 
 from lorachain.artifacts import Measure
 from lorachain.chain.tasks.base import Measures, TaskInputs, require_fitting, single_row_packs
+from lorachain.chain.tasks.gated import nonzero, open_gates, other_counts, write_report
 from lorachain.chain.tasks.token_cache import records_sha256
 from lorachain.data.dictionary import load_dictionary
+from lorachain.data.gates.views import DICTIONARY
 from lorachain.data.sources import SourceInfo
 from lorachain.dictionary_forms import ENTRY_FORM, direction_of, form_name, trained_examples
 from lorachain.evaluation.exact_match import exact_match
@@ -78,16 +80,20 @@ def load_dictionary_task(inputs: TaskInputs) -> DictionaryTask:
     """
     loaded = load_dictionary(inputs.sources, skip_bad_rows=inputs.skip_bad_rows, max_samples=inputs.stage.max_samples)
 
+    gates = open_gates(inputs, DICTIONARY)
+    terms = list(gates.kept(loaded.entries))
+    report = write_report(inputs, gates, loaded.sources)
+
     def rows() -> Iterator[TokenRow]:
-        for record, term in enumerate(loaded.entries):
+        for record, term in enumerate(terms):
             for way in directions(term):
                 for example in trained_examples(term, way):
                     yield replace(inputs.encoder.encode(example), record=record, form=example.form)
 
-    store = inputs.token_cache({"entries": records_sha256(loaded.entries)}).rows("entries", rows)
+    store = inputs.token_cache({"entries": records_sha256(terms)}).rows("entries", rows)
     entries = [
         _Entry(term, {}, random.Random(f"forms:{inputs.seed}:{record}").randrange(2**16))
-        for record, term in enumerate(loaded.entries)
+        for record, term in enumerate(terms)
     ]
     fits = [True] * len(entries)
     for row, (record, form, length) in enumerate(zip(store.records, store.forms, store.lengths, strict=True)):
@@ -97,13 +103,18 @@ def load_dictionary_task(inputs: TaskInputs) -> DictionaryTask:
         if fitting:
             entries[record].rows.setdefault(direction_of(form), []).append(row)
     entries = [entry for entry, fit in zip(entries, fits, strict=True) if fit]
-    left_out = require_fitting(len(loaded.entries), len(entries), inputs, "--dictionary")
+    left_out = require_fitting(len(terms), len(entries), inputs, "--dictionary")
     # The seed's text is part of the sample's definition: another one would measure other entries.
     rng = random.Random(f"recall:{inputs.seed}")
     size = min(inputs.validation.exact_match_entries, len(entries))
     return DictionaryTask(
         sources=loaded.sources,
-        counts={"entries": len(entries), "longer_than_max_length_left_out": left_out},
+        counts={
+            "entries": len(entries),
+            "longer_than_max_length_left_out": left_out,
+            **nonzero(entries_with_exam_questions_left_out=report.contamination.removed),
+            **other_counts(report),
+        },
         store=store,
         entries=entries,
         forms=inputs.stage.forms or 0,

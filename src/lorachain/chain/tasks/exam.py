@@ -8,9 +8,11 @@ from torch import nn
 
 from lorachain.artifacts import Measure
 from lorachain.chain.tasks.base import Measures, TaskInputs, require_fitting, single_row_packs
+from lorachain.chain.tasks.gated import open_gates, other_counts, write_report
 from lorachain.chain.tasks.token_cache import TokenCache, records_sha256
-from lorachain.data.decontamination import content_key, without_held_out
+from lorachain.data.decontamination import content_key
 from lorachain.data.exam import load_exam, spread
+from lorachain.data.gates.views import EXAM
 from lorachain.data.sources import SourceInfo
 from lorachain.evaluation.explained import explain, explained_measures
 from lorachain.prompts import AnswerStyle, exam_examples, json_example, shuffled
@@ -75,7 +77,9 @@ def load_exam_task(inputs: TaskInputs) -> ExamTask:
     loaded = load_exam(
         inputs.sources, "train", skip_bad_rows=inputs.skip_bad_rows, max_samples=inputs.stage.max_samples
     )
-    training, dropped = without_held_out(loaded.questions, inputs.held_out)
+    gates = open_gates(inputs, EXAM)
+    training = list(gates.kept(loaded.questions))
+    report = write_report(inputs, gates, loaded.sources)
     questions, direct = _once_direct(training)
     longest = inputs.stage.max_length
     json_share = inputs.stage.json_share or 0.0
@@ -101,8 +105,9 @@ def load_exam_task(inputs: TaskInputs) -> ExamTask:
         counts={
             "questions": len(fitting),
             "questions_with_reasoning": with_reasoning,
-            "questions_also_in_dev_left_out": dropped,
+            "questions_also_in_dev_left_out": report.contamination.removed,
             "longer_than_max_length_left_out": left_out,
+            **other_counts(report),
         },
         questions=[questions[i] for i in fitting],
         direct=[direct[i] for i in fitting],

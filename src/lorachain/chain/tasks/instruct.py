@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from lorachain.chain.tasks.base import Measures, TaskInputs, single_row_packs
+from lorachain.chain.tasks.gated import open_gates, other_counts, write_report
 from lorachain.chain.tasks.token_cache import records_sha256
-from lorachain.data.decontamination import ExamScreen
+from lorachain.data.gates.views import INSTRUCT
 from lorachain.data.instruct import load_instructions
 from lorachain.data.sources import SourceInfo
 from lorachain.errors import DataError
@@ -38,8 +39,9 @@ def load_instruct_task(inputs: TaskInputs) -> InstructTask:
         DataError: a source cannot be read, or no instruction is left.
     """
     loaded = load_instructions(inputs.sources, skip_bad_rows=inputs.skip_bad_rows, max_samples=inputs.stage.max_samples)
-    screen = ExamScreen(inputs.held_out)
-    kept = [item for item in loaded.instructions if not screen.contains(f"{item.prompt}\n{item.completion}")]
+    gates = open_gates(inputs, INSTRUCT)
+    kept = list(gates.kept(loaded.instructions))
+    report = write_report(inputs, gates, loaded.sources)
 
     def rows() -> Iterator[TokenRow]:
         for record, item in enumerate(kept):
@@ -56,8 +58,9 @@ def load_instruct_task(inputs: TaskInputs) -> InstructTask:
         sources=loaded.sources,
         counts={
             "instructions": len(fitting),
-            "instructions_with_exam_questions_left_out": len(loaded.instructions) - len(kept),
+            "instructions_with_exam_questions_left_out": report.contamination.removed,
             "longer_than_max_length_left_out": len(kept) - len(fitting),
+            **other_counts(report),
         },
         store=store,
         fitting=fitting,

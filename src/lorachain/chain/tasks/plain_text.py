@@ -8,8 +8,9 @@ from torch import nn
 
 from lorachain.artifacts import Measure
 from lorachain.chain.tasks.base import Measures, TaskInputs
+from lorachain.chain.tasks.gated import gate_identity, has_report, open_gates, other_counts, write_report
 from lorachain.chain.tasks.token_cache import Facts, TokenCache, records_sha256
-from lorachain.data.decontamination import ExamScreen
+from lorachain.data.gates.views import PLAIN_TEXT
 from lorachain.data.plain_text import stream_plain_text
 from lorachain.data.sources import SourceInfo
 from lorachain.data.staleness import reads_the_same
@@ -118,7 +119,8 @@ def load_plain_text_task(inputs: TaskInputs) -> PlainTextTask:
 
 def _cache(inputs: TaskInputs) -> TokenCache:
     reading = {"max_samples": inputs.stage.max_samples, "skip_bad_rows": inputs.skip_bad_rows}
-    return inputs.token_cache({**reading, "held_out": records_sha256(inputs.held_out)})
+    decided_by = {**reading, "held_out": records_sha256(inputs.held_out), "gates": gate_identity(inputs)}
+    return inputs.token_cache(decided_by)
 
 
 def _cached(inputs: TaskInputs, cache: TokenCache) -> tuple[TokenStore, Facts] | None:
@@ -126,25 +128,25 @@ def _cached(inputs: TaskInputs, cache: TokenCache) -> tuple[TokenStore, Facts] |
         sources = [SourceInfo(**source) for source in facts["sources"]]
         if [source.name for source in sources] != inputs.sources:
             return False
-        return all(reads_the_same(source, "plain text") for source in sources)
+        return has_report(inputs) and all(reads_the_same(source, "plain text") for source in sources)
 
     return cache.find("documents", is_current)
 
 
 def _tokenized(inputs: TaskInputs, cache: TokenCache) -> tuple[TokenStore, Facts]:
     stream = stream_plain_text(inputs.sources, skip_bad_rows=inputs.skip_bad_rows, max_samples=inputs.stage.max_samples)
-    screen = ExamScreen(inputs.held_out)
+    gates = open_gates(inputs, PLAIN_TEXT)
     counts = {"documents": 0, "documents_with_exam_questions_left_out": 0}
 
     def rows() -> Iterator[TokenRow]:
-        for document in stream:
-            if screen.contains(document.text):
-                counts["documents_with_exam_questions_left_out"] += 1
-                continue
+        for document in gates.kept(stream):
             counts["documents"] += 1
             yield inputs.encoder.encode(plain_text_example(document))
 
     def facts() -> Facts:
+        report = write_report(inputs, gates, stream.sources)
+        counts["documents_with_exam_questions_left_out"] = report.contamination.removed
+        counts.update(other_counts(report))
         if counts["documents"] < MIN_DOCUMENTS:
             raise DataError(
                 f"plain text {inputs.sources}: {counts['documents']} documents are left to train on; at least "

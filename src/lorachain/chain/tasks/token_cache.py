@@ -27,7 +27,7 @@ ROWS, MADE_FROM = "rows.arrow", "made_from.json"
 _NOT_SIGNED = ""
 _CODE = (
     *("records.py", "prompts.py", "dictionary_forms.py", "chat_template.py", "content_letters.py", "letter_uses.py"),
-    *("option_references.py", "tokens.py", "token_store.py", "data", "chain/tasks"),
+    *("option_references.py", "tokens.py", "token_store.py", "data_settings.py", "data", "data/gates", "chain/tasks"),
 )
 """What in this package decides the rows: an edit there makes other rows."""
 _LIBRARIES = ("tokenizers", "transformers")
