@@ -21,7 +21,7 @@ from lorachain.data.dictionary import load_dictionary
 from lorachain.data.exam import load_exam
 from lorachain.data.normalization import NULL_MARKERS, OPTION_NULL_MARKERS, ZERO_WIDTH, limit_marks
 from lorachain.data.plain_text import stream_plain_text
-from lorachain.data.rows import TABLE_SUFFIXES
+from lorachain.data.tables import TABLE_SUFFIXES
 from lorachain.errors import DataError
 from lorachain.records import ExamQuestion, PlainText, Term
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lorachain.atomic import replaced_file
-from lorachain.data.exam_files import Split
 from lorachain.data.normalization import normalize_name
+from lorachain.data.splits import Split
 from lorachain.errors import DataError
 from lorachain.records import LETTERS, ExamQuestion
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from lorachain.data import hub
 from lorachain.data.exam_files import exam_files
 from lorachain.data.plain_text import plain_text_files
-from lorachain.data.rows import TABLE_SUFFIXES
-from lorachain.data.sources import Source, SourceInfo, name_within, resolve, suffix_of, walk
+from lorachain.data.sources import Source, SourceInfo, name_within, resolve, split_options, suffix_of, walk
+from lorachain.data.tables import TABLE_SUFFIXES
 from lorachain.errors import DataError
 from lorachain.provenance import sha256_file
 
@@ -51,6 +51,8 @@ def changed_since(
     different = f"the source was {read['name']} ({read['kind']}), is {name} ({source.kind})"
     if (source.kind == "hub") != (read["kind"] == "hub"):
         return different
+    if source.path is not None and source.options != split_options(read["name"])[1]:
+        return f"the source was read as {read['name']}, is now {name}"
     if source.path is None:
         if name != read["name"]:
             return different
