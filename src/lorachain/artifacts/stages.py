@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
+from pydantic import Field
+
 from lorachain.artifacts.merging import LogitDiff
 from lorachain.artifacts.schema import Artifact, Record, renamed
 from lorachain.artifacts.validation import Measure, ProtocolScore, measures_from_1, summary_from_1
@@ -88,6 +90,8 @@ class SourceRecord(Record):
     revision: str | None = None
     revision_files: str | None = None
     read_to_end: bool = False
+    reasoning_writers: dict[str, int] = Field(default_factory=dict)
+    """Of an exam: who wrote the reasoning that came with it, and of how many questions."""
 
 
 class ReplayedData(Record):

@@ -45,6 +45,9 @@ def train(
     plain_text: o.PlainText = None,
     dictionary: o.Dictionary = None,
     exam: o.Exam = None,
+    encoding: o.Encoding = None,
+    sheet: o.Sheet = None,
+    columns: o.Columns = None,
     max_samples: o.MaxSamples = None,
     learning_rate: o.LearningRate = None,
     batch_size: o.BatchSize = None,
@@ -67,7 +70,8 @@ def train(
 
     common = o.Common(
         model, workspace, config, set_, plain_text, dictionary, exam, epochs, max_samples, learning_rate, batch_size,
-        max_length, rank, device, seed, save_every, skip_bad_rows, yes, from_base, ledger_text, accept_harm,
+        max_length, rank, device, seed, save_every, skip_bad_rows, yes, from_base, ledger_text, accept_harm, encoding,
+        sheet, columns,
     )  # fmt: skip
     run_command(common, find_training_stage(stage).command, dry_run)
 
@@ -82,6 +86,9 @@ def run(
     plain_text: o.PlainText = None,
     dictionary: o.Dictionary = None,
     exam: o.Exam = None,
+    encoding: o.Encoding = None,
+    sheet: o.Sheet = None,
+    columns: o.Columns = None,
     max_samples: o.MaxSamples = None,
     learning_rate: o.LearningRate = None,
     batch_size: o.BatchSize = None,
@@ -99,7 +106,8 @@ def run(
     """Run the whole chain; finished stages are skipped."""
     common = o.Common(
         model, workspace, config, set_, plain_text, dictionary, exam, epochs, max_samples, learning_rate, batch_size,
-        max_length, rank, device, seed, save_every, skip_bad_rows, yes, False, ledger_text, accept_harm,
+        max_length, rank, device, seed, save_every, skip_bad_rows, yes, False, ledger_text, accept_harm, encoding,
+        sheet, columns,
     )  # fmt: skip
     run_command(common, "run", dry_run)
 

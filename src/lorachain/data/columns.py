@@ -92,7 +92,7 @@ FIELDS: dict[Kind, dict[str, tuple[str, ...]]] = {
 """Per kind, the fields of a record and the columns that are read as each, the first that has a value."""
 
 
-def kind_of_field(field: str) -> list[Kind]:
+def kinds_of_field(field: str) -> list[Kind]:
     """The kinds of source that have this field."""
     return [kind for kind, fields in FIELDS.items() if field in fields]
 

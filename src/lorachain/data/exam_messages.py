@@ -12,7 +12,7 @@ from lorachain.records import LETTERS
 
 _THINK = re.compile(r"<think(?:ing)?>(?P<thinking>.*?)</think(?:ing)?>\s*(?P<rest>.*)", re.DOTALL)
 _MARKS = (LETTERS, ("1", "2", "3", "4", "5"), ("①", "②", "③", "④", "⑤"))
-_NAMED = re.compile(r"(?:정답|답|answer)\s*(?:은|는|is)?\s*[:：]?\s*\**\(?([A-E1-5①-⑤])(?![\w%])", re.IGNORECASE)
+_NAMED = re.compile(r"(?:정답|답|answer)\s*(?:은|는|is)?\s*[:：]?\s*\**\(?([A-E1-5①-⑤])(?:번|(?![\w%]))", re.IGNORECASE)
 _FIRST = re.compile(r"\W*([A-E1-5①-⑤])(?:[.)번:\s]|$)")
 
 

@@ -33,7 +33,8 @@ def records_of(content: object, depth: int = _DEPTH) -> list[object] | None:
 
 
 def joined(value: object, depth: int = _DEPTH) -> object:
-    """A text in pieces as one text: a list of objects (`{"sentence": …}`, `{"form": …}`) with a piece per line, or `{"intro", "body", "conclusion"}`. Everything else unchanged."""
+    """A text in pieces as one text: a list of objects (`{"sentence": …}`, `{"form": …}`) with a piece per line, or
+    `{"intro", "body", "conclusion"}`. Everything else unchanged."""
     if isinstance(value, list) and value and depth and all(isinstance(item, Mapping) for item in value):
         pieces = [joined(item, depth - 1) for item in value]
         return "\n".join(map(str, pieces)) if all(isinstance(piece, str) for piece in pieces) else value

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from lorachain.data.columns import FIELDS
 from lorachain.data.encodings import canonical_encoding
-from lorachain.errors import DataError
+from lorachain.errors import ConfigError, DataError
 
 DELIMITERS = {",": ",", "comma": ",", ";": ";", "semicolon": ";", "tab": "\t", "|": "|", "pipe": "|"}
 _ESCAPED = {"%": "%25", ",": "%2C", "=": "%3D", "#": "%23"}
@@ -47,6 +47,23 @@ class ReadOptions:
         values = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name not in ("columns", "delimiter")]
         pairs = [*values, ("delimiter", delimiter), *self.columns.items()]
         return ",".join(f"{_escape(key)}={_escape(str(value))}" for key, value in pairs if value is not None)
+
+
+def columns_of(text: str) -> dict[str, str]:
+    """`term=용어,definition=뜻`, as `--columns` gives it; a comma or `=` in a name is written `%2C` or `%3D`.
+
+    Raises:
+        ConfigError: it is not pairs of a field and a column.
+    """
+    columns: dict[str, str] = {}
+    for part in filter(None, text.split(",")):
+        field, equals, column = (unquote(piece.strip()) for piece in part.partition("="))
+        if not equals or not field or not column:
+            raise ConfigError(f"--columns has {part.strip()!r}; give FIELD=COLUMN, such as term=용어,definition=뜻")
+        if field in columns:
+            raise ConfigError(f"--columns names the field {field} twice")
+        columns[field] = column
+    return columns
 
 
 def parse_options(text: str, name: str) -> ReadOptions:

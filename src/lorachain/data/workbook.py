@@ -35,12 +35,19 @@ def read_workbook(path: Path, tally: Tally, *, sheet: str | None, header: int | 
         with CalamineWorkbook.from_path(path) as workbook:
             table = workbook.get_sheet_by_name(name)
             rows = enumerate(table.iter_rows() if facts.rows else (), start=1)
-    except CalamineError as error:
+    except BaseException as error:
+        if not isinstance(error, CalamineError | OSError | ValueError | OverflowError) and not _is_panic(error):
+            raise
         raise DataError(
             f"{path}: the workbook cannot be read ({error}). Open it and save it as .xlsx, or as .csv."
-        ) from error
+        ) from None
     label = f"{path}:{name} row" if len(sheets) > 1 else f"{path}:row"
     yield from _rows(label, rows, facts, tally, header)
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Whether the library's Rust code gave up, which pyo3 raises as an exception that is no `Exception`."""
+    return type(error).__name__ == "PanicException"
 
 
 def _sheet_name(path: Path, sheets: Mapping[str, SheetFacts], wanted: str | None) -> str:
