@@ -74,7 +74,7 @@ READS_JSON = {
     "chain/lock.py": "the lock file, as the artifact LockHolder",
     "chat_template.py": "chat_template.json of a model",
     "data/exam_schema.py": "options of users, where they are nested JSON",
-    "data/rows.py": "data of users",
+    "data/tables.py": "data of users",
     "evaluation/extraction.py": "answers of models",
     "inference/engines/openai_wire.py": "answers of a server",
     "evaluation/journal.py": "lines of an evaluation in progress, as records",

@@ -4,6 +4,7 @@ JSON Schemas are exported to docs/schemas with `python -m lorachain.artifacts do
 """
 
 from lorachain.artifacts.ablation import Ablation, ArmScore
+from lorachain.artifacts.data_summary import DataSummary, SourceSummary
 from lorachain.artifacts.evaluation import Comparison, EvalResult
 from lorachain.artifacts.ledger import (
     Cell,
@@ -48,6 +49,7 @@ __all__ = [
     "Comparison",
     "ComposeReport",
     "ConversionRecord",
+    "DataSummary",
     "DialPoint",
     "DialRecord",
     "DialReport",
@@ -68,6 +70,7 @@ __all__ = [
     "ReasoningReport",
     "Record",
     "RunState",
+    "SourceSummary",
     "StageInfo",
     "StepModel",
     "TargetReport",

@@ -165,9 +165,13 @@ def run_command(common: o.Common, command: str, dry_run: bool) -> None:
         replayed=replayed_sources(context, pending),
     )
     if dry_run:
+        from lorachain.chain.data_summary import planned_summaries
+
+        summaries = planned_summaries(context, [(source["name"], source["reading"]) for source in sources])
         planned = {
             "plan": plan(context, stages),
             "sources": sources,
+            "summaries": [summary.as_dict() for summary in summaries],
             "configuration": context.config.model_dump(mode="json"),
         }
         print(json.dumps(planned, ensure_ascii=False, indent=2))

@@ -15,6 +15,7 @@ from lorachain.cli import (  # noqa: F401
     exam_commands,
     ledger_commands,
     reasoning_commands,
+    show_commands,
     weights_commands,
 )
 from lorachain.cli.app import app

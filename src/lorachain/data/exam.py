@@ -174,6 +174,17 @@ def _questions(reader: SourceReader, parts: Sequence[_Part]) -> Iterator[ExamQue
         )
 
 
+def questions_of_split(reader: SourceReader, split: Split) -> Iterator[ExamQuestion]:
+    """The questions of one split of one source, none where it lacks the split.
+
+    Raises:
+        DataError: the test split, or a source that cannot be read.
+    """
+    if split == "test":
+        raise DataError("exam: the test split is read by `lorachain eval --split test` and nothing else.")
+    yield from _questions(reader, _parts(reader, split, None)[0])
+
+
 def _read_fewshot(reader: SourceReader, subjects: Sequence[str] | None) -> list[ExamQuestion]:
     parts, _ = _parts(reader, "fewshot", subjects)
     return list(_questions(reader, parts))

@@ -144,12 +144,13 @@ def _document(lines: list[str], path: Path, first: int, tally: Tally) -> Iterato
 
 def _read(readers: Sequence[SourceReader]) -> Iterator[Document]:
     for reader in readers:
-        yield from _documents(reader)
+        yield from documents_of_source(reader)
         reader.require_rows("document with text")
         reader.read_to_end = True
 
 
-def _documents(reader: SourceReader) -> Iterator[Document]:
+def documents_of_source(reader: SourceReader) -> Iterator[Document]:
+    """The documents of one source. Raises DataError as `stream_plain_text` does while iterating."""
     if reader.source.path is None:
         yield from documents_of_rows(reader.all_rows(), reader.tally)
         return
