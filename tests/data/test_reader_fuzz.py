@@ -33,23 +33,9 @@ ROW = {
     "subject": "doctor", "year": 2021, "period": 1, "q_number": 1, "question": "질문은?", "A": "가", "B": "나",
     "C": "다", "D": "라", "E": "마", "answer": 1, "cot": "",
 }  # fmt: skip
-KEYS = sorted(
-    [
-        *ROW,
-        "options",
-        "choices",
-        "표제어",
-        "뜻",
-        "보기1",
-        "정답",
-        "해설",
-        "exam",
-        "messages",
-        "conversations",
-        "paragraph",
-    ]
-    + ["instruction", "input", "output", "writer", "data"]
-)
+ALIASES = ("options", "choices", "표제어", "뜻", "보기1", "정답", "해설", "exam", "writer", "data")
+CHAT = ("messages", "conversations", "paragraph", "instruction", "input", "output")
+KEYS = sorted([*ROW, *ALIASES, *CHAT])
 FUZZ = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 

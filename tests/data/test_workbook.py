@@ -2,6 +2,7 @@
 
 import datetime
 import io
+import re
 import zipfile
 from pathlib import Path
 
@@ -37,9 +38,10 @@ def edited(path: Path, edit: object) -> Path:
     return path
 
 
-def with_part(path: Path, part: str, content: bytes) -> Path:
-    """A good workbook in which one part has other content."""
-    write_workbook(path, {"표": TERMS})
+def with_part(path: Path, part: str, content: bytes, of: Path | None = None) -> Path:
+    """A good workbook, or the one at `of`, in which one part has other content."""
+    if of is None:
+        write_workbook(path, {"표": TERMS})
     buffer = io.BytesIO()
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:
         for info in old.infolist():
@@ -222,6 +224,24 @@ def test_what_is_no_workbook(tmp_path: Path, suffix: str, content: bytes) -> Non
     path = tmp_path / f"a{suffix}"
     path.write_bytes(content)
     assert "Open it and save it as .xlsx without a password" in message(path)
+
+
+@pytest.mark.parametrize("value", ["-5", "1e300", "60", "2958466", "NaN", "x", "", "0.5", "99999999999999999999"])
+@pytest.mark.parametrize("kind", ["n", "d", "b", "e", "s", "str", "inlineStr", "unknown"])
+def test_any_value_under_the_style_of_a_date(tmp_path: Path, value: str, kind: str) -> None:
+    path = edited(tmp_path / "a.xlsx", lambda sheet: sheet.__setitem__("C3", datetime.date(2024, 3, 1)))
+    with zipfile.ZipFile(path) as archive:
+        sheet = archive.read("xl/worksheets/sheet1.xml").decode()
+    changed = re.sub(r'(<c r="C3" s="\d+") t="n"><v>\d+</v>', rf'\1 t="{kind}"><v>{value}</v>', sheet)
+    assert changed != sheet
+    with_part(path, "xl/worksheets/sheet1.xml", changed.encode(), of=path)
+    message = ""
+    try:
+        entries = load_dictionary([str(path)], skip_bad_rows=True).entries
+        assert entries[0] == Term("위염", "위 점막의 염증", "gastritis")
+    except DataError as error:
+        message = str(error)
+    assert not message or path.name in message
 
 
 def test_an_old_xls_is_refused_with_the_remedy(tmp_path: Path) -> None:

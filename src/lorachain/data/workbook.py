@@ -26,23 +26,26 @@ def read_workbook(path: Path, tally: Tally, *, sheet: str | None, header: int | 
         DataError: the file cannot be read (see `scan_workbook`), the sheet is not clear, or the header is not one name
             per column.
     """
-    from python_calamine import CalamineError, CalamineWorkbook
-
     sheets = scan_workbook(path)
     name = _sheet_name(path, sheets, sheet)
     facts = sheets[name]
+    label = f"{path}:{name} row" if len(sheets) > 1 else f"{path}:row"
+    yield from _rows(label, _values(path, name) if facts.rows else iter(()), facts, tally, header)
+
+
+def _values(path: Path, sheet: str) -> Iterator[tuple[int, list[object]]]:
+    """Number, from 1, and values of each row of a sheet. Raises DataError where the library cannot read it."""
+    from python_calamine import CalamineError, CalamineWorkbook
+
     try:
         with CalamineWorkbook.from_path(path) as workbook:
-            table = workbook.get_sheet_by_name(name)
-            rows = enumerate(table.iter_rows() if facts.rows else (), start=1)
+            yield from enumerate(workbook.get_sheet_by_name(sheet).iter_rows(), start=1)
     except BaseException as error:
         if not isinstance(error, CalamineError | OSError | ValueError | OverflowError) and not _is_panic(error):
             raise
         raise DataError(
             f"{path}: the workbook cannot be read ({error}). Open it and save it as .xlsx, or as .csv."
         ) from None
-    label = f"{path}:{name} row" if len(sheets) > 1 else f"{path}:row"
-    yield from _rows(label, rows, facts, tally, header)
 
 
 def _is_panic(error: BaseException) -> bool:

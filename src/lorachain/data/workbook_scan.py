@@ -126,7 +126,7 @@ def _parse(path: Path, archive: zipfile.ZipFile, part: str, handler: _Handler) -
     Raises:
         DataError: it is not well-formed XML.
     """
-    parser = expat.ParserCreate()
+    parser = expat.ParserCreate("UTF-8")  # whatever the part says: the library reads no other encoding
     parser.buffer_text = True
 
     def local(name: str) -> str:

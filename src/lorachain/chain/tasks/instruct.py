@@ -39,7 +39,7 @@ def load_instruct_task(inputs: TaskInputs) -> InstructTask:
     """
     loaded = load_instructions(inputs.sources, skip_bad_rows=inputs.skip_bad_rows, max_samples=inputs.stage.max_samples)
     screen = ExamScreen(inputs.held_out)
-    kept = [item for item in loaded.instructions if not screen.contains(f"{item.prompt}\n{item.completion}")]
+    kept = [item for item in loaded.instructions if not screen.contains(item.text)]
 
     def rows() -> Iterator[TokenRow]:
         for record, item in enumerate(kept):

@@ -159,15 +159,12 @@ def _tokenized(inputs: TaskInputs, cache: TokenCache) -> tuple[TokenStore, Facts
 
     def rows() -> Iterator[TokenRow]:
         for document in stream:
-            if isinstance(document, Instruction):
-                text, example = f"{document.prompt}\n{document.completion}", instruction_example(document)
-            else:
-                text, example = document.text, plain_text_example(document)
-            if screen.contains(text):
+            if screen.contains(document.text):
                 counts["documents_with_exam_questions_left_out"] += 1
                 continue
             counts["documents"] += 1
-            yield inputs.encoder.encode(example)
+            chat = isinstance(document, Instruction)
+            yield inputs.encoder.encode(instruction_example(document) if chat else plain_text_example(document))
 
     def facts() -> Facts:
         if counts["documents"] < MIN_DOCUMENTS:
