@@ -169,6 +169,11 @@ def test_clinical_qa_of_snuh(tmp_path: Path) -> None:
     assert question.reasoning == "궤양이 보인다."
 
 
+def test_the_name_of_an_examination_is_no_part_of_its_questions(tmp_path: Path) -> None:
+    row = {"exam": "의사 국가시험", "question": "물음", **OPTIONS, "answer": 1}
+    assert load_exam([jsonl(tmp_path / "train.jsonl", row)], "train").questions[0].question == "물음"
+
+
 @pytest.mark.parametrize("options", ["__import__('os')", "{'A': f()}", "(" * 5000, "{'A': 1"])
 def test_options_as_text_are_never_run(tmp_path: Path, options: str) -> None:
     source = jsonl(tmp_path / "train.jsonl", {"question": "?", "options": options, "answer": "A"})

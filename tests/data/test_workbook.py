@@ -77,7 +77,7 @@ def test_an_exam_with_numbers_as_spreadsheets_store_them(tmp_path: Path, suffix:
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_plain_text(tmp_path: Path, suffix: str) -> None:
     path = write_workbook(tmp_path / f"a{suffix}", {"표": [["본문"], ["첫째 줄\n둘째 줄"]]})
-    assert [document.text for document in stream_plain_text([str(path)])] == ["첫째 줄\n둘째 줄"]  # type: ignore[union-attr]
+    assert [document.text for document in stream_plain_text([str(path)])] == ["첫째 줄\n둘째 줄"]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -100,8 +100,13 @@ def test_a_header_below_a_title(tmp_path: Path) -> None:
     rows = [["용어 목록"], [], *TERMS]
     path = write_workbook(tmp_path / "a.xlsx", {"표": rows})
     assert len(load_dictionary([f"{path}#header=3"]).entries) == 2
-    with pytest.raises(DataError, match=r"row 3: .*no term .*용어 목록"):
+    with pytest.raises(DataError, match=r"row 3: more values .*'용어 목록' only.*Give the row .* a\.xlsx#header=3"):
         load_dictionary([str(path)])
+
+
+def test_an_index_beside_one_column_is_no_table_below_a_title(tmp_path: Path) -> None:
+    path = write_workbook(tmp_path / "a.xlsx", {"표": [[None, "text"], [0, "글"], [1, "둘째 글"]]})
+    assert [document.text for document in stream_plain_text([str(path)])] == ["글", "둘째 글"]
 
 
 def test_a_table_that_does_not_begin_in_the_corner(tmp_path: Path) -> None:
@@ -139,7 +144,7 @@ def test_merged_cells_are_not_filled_in_silently(tmp_path: Path, merged: str) ->
 def test_a_merged_header_is_refused(tmp_path: Path) -> None:
     path = edited(tmp_path / "a.xlsx", lambda sheet: sheet.merge_cells("A1:B1"))
     assert "the merged cells A1:B1" in message(path)
-    assert "--header" in message(path)
+    assert "#header=2" in message(path)
 
 
 @pytest.mark.parametrize("header", [["용어", "용어"], ["용어", " 용어"]])

@@ -50,7 +50,8 @@ def parse_question(row: Row, *, exam: str, subject: str | None = None) -> ExamQu
     text = first_of(row, QUESTION_FIELDS)
     if text is None:
         raise ValueError(f"no question among the fields {field_names(row)}")
-    if findings := _detail(row, ("exam",)):  # of SNUH's ClinicalQA: findings between the question and its options
+    # In SNUH's ClinicalQA, `exam` has findings that the question needs; elsewhere it may name the examination.
+    if value_of(row, "chief_complaint") is not None and (findings := _detail(row, ("exam",))):
         text = f"{text}\n{findings}"
     a, b, c, d, e = _options(row)
     given = first_of(row, ANSWER_FIELDS)

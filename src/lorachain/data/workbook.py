@@ -30,7 +30,7 @@ def read_workbook(path: Path, tally: Tally, *, sheet: str | None, header: int | 
     name = _sheet_name(path, sheets, sheet)
     facts = sheets[name]
     label = f"{path}:{name} row" if len(sheets) > 1 else f"{path}:row"
-    yield from _rows(label, _values(path, name) if facts.rows else iter(()), facts, tally, header)
+    yield from _rows(path, label, _values(path, name) if facts.rows else iter(()), facts, tally, header)
 
 
 def _values(path: Path, sheet: str) -> Iterator[tuple[int, list[object]]]:
@@ -74,9 +74,16 @@ def _sheet_name(path: Path, sheets: Mapping[str, SheetFacts], wanted: str | None
 
 
 def _rows(
-    label: str, rows: Iterator[tuple[int, list[object]]], facts: SheetFacts, tally: Tally, header: int | None
+    path: Path,
+    label: str,
+    rows: Iterator[tuple[int, list[object]]],
+    facts: SheetFacts,
+    tally: Tally,
+    header: int | None,
 ) -> Iterator[RawRow]:
     names: list[str] | None = None
+    unsure = False
+    """Whether what was taken for the header may be a title."""
     merged = _MergedRows(facts.merged)
     for number, values in rows:
         where = f"{label} {number}"
@@ -86,8 +93,15 @@ def _rows(
             if number < (header or 0) or (header is None and all(cell is None for cell in cells)):
                 continue
             names = _header(where, cells, merged.across(number))
+            unsure = header is None and sum(map(bool, names)) == 1
         elif all(cell is None for cell in cells):
             continue
+        elif unsure and sum(cell is not None for cell in cells) > 2:
+            raise DataError(
+                f"{where}: more values than the header above it has names ({next(filter(None, names))!r} only), which "
+                f"may be a title. Give the row of the names: {path.name}#header={number}, or "
+                f"#header={number - 1} if it is none."
+            )
         elif covering is not None:
             tally.refuse(
                 where, "a value in each cell of its own", f"the merged cells {covering}: split them and fill each in"
@@ -114,7 +128,7 @@ def _header(where: str, cells: list[object], across: Merged | None) -> list[str]
     if problem is not None:
         raise DataError(
             f"{where}: expected one name per column (the header), found {problem}. Correct it, or give the row of the "
-            "names with --header N."
+            "names, such as book.xlsx#header=2."
         )
     return names
 
