@@ -8,6 +8,7 @@ import pytest
 
 from lorachain.data.dictionary import load_dictionary
 from lorachain.data.exam import load_exam
+from lorachain.data.exam_writer import write_exam
 from lorachain.data.instruct import load_instructions
 from lorachain.data.plain_text import stream_plain_text
 from lorachain.data.rows import Tally
@@ -222,6 +223,13 @@ def test_the_writer_of_reasoning_is_recorded(tmp_path: Path, column: str) -> Non
     assert load_exam([source], "train").sources[0].reasoning_writers == {"김의사": 1, "unknown": 2}
     named = load_exam([f"{source}#writer=GPT-4o"], "train").sources[0]
     assert named.reasoning_writers == {"GPT-4o": 2, "김의사": 1}
+
+
+def test_the_writer_of_written_reasoning_goes_with_it(tmp_path: Path) -> None:
+    questions = load_exam(["sample"], "train", max_samples=3).questions
+    write_exam({"train": questions}, tmp_path, writer="google/medgemma-4b-it")
+    assert load_exam([str(tmp_path)], "train").sources[0].reasoning_writers == {"google/medgemma-4b-it": 3}
+    assert load_exam(["sample"], "train").sources[0].reasoning_writers.keys() == {"sample"}
 
 
 def test_an_exam_for_training_only(tmp_path: Path) -> None:

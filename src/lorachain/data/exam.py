@@ -18,7 +18,7 @@ from lorachain.data.exam_schema import (
 )
 from lorachain.data.normalization import normalize_name
 from lorachain.data.rows import Located, Tally
-from lorachain.data.sources import Source, SourceInfo, SourceReader, resolve
+from lorachain.data.sources import SAMPLE, Source, SourceInfo, SourceReader, resolve
 from lorachain.data.splits import Split, canonical_split
 from lorachain.errors import DataError
 from lorachain.records import ExamQuestion
@@ -170,7 +170,11 @@ def _questions(reader: SourceReader, parts: Sequence[_Part]) -> Iterator[ExamQue
     for subject, rows in parts:
         source = reader.source
         yield from questions_of_rows(
-            rows, reader.tally, exam=source.short_name, subject=subject, writer=source.options.writer
+            rows,
+            reader.tally,
+            exam=source.short_name,
+            subject=subject,
+            writer=SAMPLE if source.kind == "sample" else source.options.writer,
         )
 
 
