@@ -15,6 +15,7 @@ from lorachain.data.rows import Tally
 from lorachain.data.tables import read_rows
 from lorachain.errors import DataError
 from lorachain.records import Instruction, PlainText, Term
+from workbook_making import write_workbook
 
 OPTIONS = {"A": "위염", "B": "위궤양", "C": "위암", "D": "췌장염", "E": "담낭염"}
 CSV = "용어명;영문용어;정의\n위염;gastritis;위 점막의 염증, 급성 또는 만성\n"
@@ -249,6 +250,24 @@ def test_no_option_opens_the_test_split(tmp_path: Path) -> None:
             load_exam([f"{source}#split={split}"], "train")
     with pytest.raises(DataError, match="the test split is read by"):
         load_dictionary(["owner/name#split=test"])
+
+
+def test_a_real_exam_as_a_workbook(real_data: Path, tmp_path: Path) -> None:
+    folder = real_data / "kormedmcqa" / "doctor"
+    rows = [json.loads(line) for line in (folder / "dev.jsonl").read_text(encoding="utf-8").splitlines()]
+    header = ["연도", "교시", "번호", "문제", *(f"보기{n}" for n in range(1, 6)), "정답", "해설"]
+    names = ["year", "period", "q_number", "question", *"ABCDE", "answer", "cot"]
+    (tmp_path / "doctor").mkdir()
+    table = [header, *([row[name] for name in names] for row in rows)]
+    write_workbook(tmp_path / "doctor" / "dev.xlsx", {"문항": table})
+    fields = ("id", "subject", "question", "options", "answer")
+    read, expected = (
+        [[getattr(question, field) for field in fields] for question in load_exam([str(source)], "dev").questions]
+        for source in (tmp_path / "doctor", folder)
+    )
+    by_id = {row[0]: row for row in read}  # here no few-shot questions are left out
+    assert len(expected) == 159
+    assert [by_id[str(row[0])] for row in expected] == expected
 
 
 # ---- chat data and corpora ------------------------------------------------------------------------------------------

@@ -10,16 +10,28 @@ from lorachain.data.normalization import NULL_MARKERS
 from lorachain.data.rows import Row, first_of, shorten, text_of, value_of
 from lorachain.records import LETTERS
 
-_THINK = re.compile(r"<think(?:ing)?>(?P<thinking>.*?)</think(?:ing)?>\s*(?P<rest>.*)", re.DOTALL)
+_TAGS = (("<think>", "</think>"), ("<thinking>", "</thinking>"))
 _MARKS = (LETTERS, ("1", "2", "3", "4", "5"), ("①", "②", "③", "④", "⑤"))
-_NAMED = re.compile(r"(?:정답|답|answer)\s*(?:은|는|is)?\s*[:：]?\s*\**\(?([A-E1-5①-⑤])(?:번|(?![\w%]))", re.IGNORECASE)
-_FIRST = re.compile(r"\W*([A-E1-5①-⑤])(?:[.)번:\s]|$)")
+# Of bounded width, so that no text takes longer than its length.
+_NAMED = re.compile(
+    r"(?:정답|답|answer)\s{0,3}(?:은|는|is)?\s{0,3}[:：]?\s{0,3}\*{0,3}\(?([A-E1-5①-⑤])(?:번|(?![\w%]))", re.IGNORECASE
+)
+_FIRST = re.compile(r"\W{0,10}([A-E1-5①-⑤])(?:[.)번:\s]|$)")
 
 
 def thinking_of(text: str) -> str | None:
     """The `<think>` part of a text, without its tags; None where there is none."""
-    match = _THINK.search(text)
-    return (match["thinking"].strip() or None) if match else None
+    return _split(text)[0]
+
+
+def _split(text: str) -> tuple[str | None, str]:
+    """The `<think>` part of a text, and what follows it."""
+    for opening, closing in _TAGS:
+        _, opened, after = text.partition(opening)
+        thinking, closed, rest = after.partition(closing)
+        if opened and closed:
+            return thinking.strip() or None, rest.strip()
+    return None, text
 
 
 def with_messages(row: Row) -> Row:
@@ -39,13 +51,13 @@ def with_messages(row: Row) -> Row:
             return row
         raise
     filled = dict(row)
-    match = _THINK.search(exchange.completion)
-    if match and first_of(row, REASONING_FIELDS) is None:
-        filled["cot"] = match["thinking"].strip()
+    thinking, rest = _split(exchange.completion)
+    if thinking and first_of(row, REASONING_FIELDS) is None:
+        filled["cot"] = thinking
     if asked is None:
         filled |= _question(exchange.prompt)
         if text_of(value_of(row, "answer"), NULL_MARKERS) is None:
-            filled["answer"] = _answer(match["rest"] if match else exchange.completion)
+            filled["answer"] = _answer(rest)
     return filled
 
 
