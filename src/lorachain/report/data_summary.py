@@ -29,22 +29,26 @@ def _lines(summary: SourceSummary) -> Iterator[str]:
         writers = ", ".join(f"{writer} ({n:,})" for writer, n in summary.reasoning_writers.items())
         yield _row("reasoning", f"written by {writers}")
     for refusals in summary.refused:
-        yield _row("refused", f"{refusals.rows:,} rows; the first: {refusals.first}")
+        yield _row("refused", f"{_count(refusals.rows, 'row')}; the first: {refusals.first}")
     for record in summary.shown:
         for example in record.examples:
             yield ""
             yield from _example(record.where, example)
         if record.further_examples:
-            yield f"  and {record.further_examples} further forms"
+            yield f"  and {_count(record.further_examples, 'further form')}"
 
 
 def _records(summary: SourceSummary) -> str:
     text = f"{summary.records:,}"
     if summary.files is not None:
-        text += f" in {summary.files:,} file{'s' if summary.files != 1 else ''}"
+        text += f" in {_count(summary.files, 'file')}"
     if not summary.complete:
         text = f"the first {text}"
-    return f"{text}; {summary.duplicates:,} duplicates; {summary.refused_rows:,} rows refused"
+    return f"{text}; {_count(summary.duplicates, 'duplicate')}; {_count(summary.refused_rows, 'row')} refused"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _example(where: str, example: ShownExample) -> Iterator[str]:
