@@ -78,7 +78,7 @@ READS_JSON = {
     "chat_template.py": "chat_template.json of a model",
     "data/exam_schema.py": "options of users, where they are nested JSON",
     "data/gates/journal.py": "lines of an interrupted pass over data, as records",
-    "data/rows.py": "data of users",
+    "data/tables.py": "data of users",
     "evaluation/extraction.py": "answers of models",
     "inference/engines/openai_wire.py": "answers of a server",
     "evaluation/lm_eval_results.py": "results of lm-evaluation-harness",

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from lorachain import content_letters, letter_uses, option_references
+from lorachain.data import exam_messages
 from lorachain.evaluation import answer_line, extraction
 from lorachain.evaluation.extraction import answer_line_complete, kormedeval_choice, lm_eval_choice, reasoned_choice
 from lorachain.prompts import options_depend_on_order, permuted
@@ -53,7 +54,8 @@ def unbounded(pattern: re.Pattern[str]) -> list[tuple[Any, Any]]:
     return result
 
 
-OWN = {k: v for m in (content_letters, letter_uses, option_references, answer_line) for k, v in patterns_of(m).items()}
+MODULES = (content_letters, letter_uses, option_references, answer_line, exam_messages)
+OWN = {k: v for m in MODULES for k, v in patterns_of(m).items()}
 PUBLISHED = patterns_of(extraction)
 
 

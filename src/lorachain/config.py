@@ -222,6 +222,23 @@ class Sources(_Strict):
     """Dictionaries of entries that the model knows, read only where they are replayed (`lorachain known`)."""
 
 
+class ReadingConfig(_Strict):
+    """How the sources of one kind are read where their files do not say it (docs/data.md)."""
+
+    encoding: str | None = None
+    delimiter: str | None = None
+    sheet: str | None = None
+    header: Positive | None = None
+    writer: str | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Field to column."""
+
+    def options(self) -> dict[str, str]:
+        """Those that are set, as texts."""
+        own = self.model_dump(exclude={"columns"}, exclude_none=True)
+        return {**{key: str(value) for key, value in own.items()}, **self.columns}
+
+
 SourceSet = Literal["embedded", "hub"]
 SourceKind = Literal["plain_text", "dictionary", "exam", "instruct", "known"]
 
@@ -246,6 +263,7 @@ class ChainConfig(_Strict):
     gates: dict[Literal[GATED], GateConfig]  # type: ignore[valid-type]
     stages: dict[str, StageConfig]
     sources: dict[SourceSet, Sources]
+    reading: dict[SourceKind, ReadingConfig] = Field(default_factory=dict)
 
 
 def read_config(

@@ -33,6 +33,11 @@ class Instruction:
     prompt: str
     completion: str
 
+    @property
+    def text(self) -> str:
+        """All of it, for what looks at its content."""
+        return f"{self.prompt}\n{self.completion}"
+
 
 @dataclass(frozen=True, slots=True)
 class ExamQuestion:

@@ -14,6 +14,7 @@ from lorachain.data.dictionary import load_dictionary
 from lorachain.data.exam import load_exam
 from lorachain.data.plain_text import stream_plain_text
 from lorachain.errors import DataError
+from lorachain.records import PlainText, Term
 
 QUESTION = {"year": 2020, "period": 1, "cot": "", "A": "가", "B": "나", "C": "다", "D": "라", "E": "마", "answer": 1}
 
@@ -78,7 +79,7 @@ def test_exam_configuration_and_subjects(hub: SimpleNamespace) -> None:
 
 def test_plain_text_streams_and_fingerprints_the_rows(hub: SimpleNamespace) -> None:
     stream = stream_plain_text(["wikimedia/wikipedia:20231101.ko"])
-    assert [(d.text, d.source) for d in stream] == [
+    assert [(d.text, d.source) for d in stream if isinstance(d, PlainText)] == [
         ("첫 문서", "wikimedia/wikipedia:20231101.ko:train row 1"),
         ("둘째 문서", "wikimedia/wikipedia:20231101.ko:train row 3"),
     ]
@@ -93,6 +94,26 @@ def test_plain_text_streams_and_fingerprints_the_rows(hub: SimpleNamespace) -> N
 
 def test_dictionary(hub: SimpleNamespace) -> None:
     assert load_dictionary(["owner/terms"]).entries[0].english == "Cholera"
+
+
+def test_another_split_and_columns(hub: SimpleNamespace) -> None:
+    hub.data[None, "terms"] = [{"name": "위염", "gloss": "염증"}]
+    loaded = load_dictionary(["owner/terms#split=terms,term=name,definition=gloss"])
+    assert loaded.entries == [Term("위염", "염증")]
+    assert hub.calls == [("owner/terms", None, "terms", "c0ffee", True)]
+    with pytest.raises(DataError, match="no column 'names'"):
+        load_dictionary(["owner/terms#split=terms,term=names"])
+
+
+def test_an_exam_of_which_one_split_is_trained_on(hub: SimpleNamespace) -> None:
+    hub.data["doctor", "extra"] = [question("doctor", 99)]
+    source = "o/exam:doctor#split=extra"
+    assert [q.id for q in load_exam([source], "train").questions] == ["doctor-2020-1-99"]
+    dev = load_exam([source, "sample"], "dev")
+    assert {q.exam for q in dev.questions} == {"sample"}
+    assert {call[2] for call in hub.calls} == {"extra"}
+    with pytest.raises(DataError, match="no train split; found: dev, extra, fewshot, train"):
+        load_exam(["o/exam:doctor#split=absent"], "train")
 
 
 def _raise(error: BaseException) -> Callable[..., Any]:

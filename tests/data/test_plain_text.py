@@ -53,7 +53,7 @@ def test_rows_without_text(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     rows = [{"text": "하나"}, {"body": "x"}, {"text": ["x"]}, {"text": "\ud800"}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    with pytest.raises(DataError, match=r"a\.jsonl:2: expected a field named text, content, document, found .*body"):
+    with pytest.raises(DataError, match=r"a\.jsonl:2: expected a field named text, content, .*, found .*body"):
         texts(path)
     stream = stream_plain_text([str(path)], skip_bad_rows=True)
     assert len(list(stream)) == 1

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lorachain.data import preview, rows, text_io
+from lorachain.data import preview, tables, text_io
 from lorachain.data.dictionary import load_dictionary
 from lorachain.data.exam import load_exam
 from lorachain.data.plain_text import stream_plain_text
@@ -74,7 +74,7 @@ def test_every_file_is_looked_at_and_none_is_read(tmp_path: Path, monkeypatch: p
     for name in ("a.jsonl", "b.csv", "c.parquet", "d.tsv"):
         write(tmp_path / name, 5000)
     parsed = 0
-    read_rows = rows.read_rows
+    read_rows = tables.read_rows
 
     def counting(*arguments: Any) -> Any:
         nonlocal parsed
@@ -153,13 +153,13 @@ def test_a_long_file_of_bad_rows_is_not_read_to_its_end(tmp_path: Path, monkeypa
     lines = 0
     read_lines = text_io.read_lines
 
-    def counting(path: Path) -> Any:
+    def counting(path: Path, encoding: str | None = None) -> Any:
         nonlocal lines
         for line in read_lines(path):
             lines += 1
             yield line
 
-    monkeypatch.setattr("lorachain.data.rows.read_lines", counting)
+    monkeypatch.setattr("lorachain.data.tables.read_lines", counting)
     assert preview_source(str(path), "dictionary", skip_bad_rows=True).records == 0
     assert lines == PREVIEW_ROWS
 
@@ -223,7 +223,7 @@ def test_hub_data_sets_are_resolved_only() -> None:
 def test_hub_data_sets_without_the_split(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "get_dataset_split_names", lambda repo, config, revision: ["test"])
     for reading in READERS:
-        with pytest.raises(DataError, match=r"no (train|dev) split; found: test"):
+        with pytest.raises(DataError, match=r"no (split train|train split|dev split); found: test"):
             preview_source("o/data", reading)
 
 

@@ -18,19 +18,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lorachain.data.dictionary import load_dictionary
+from lorachain.data.encodings import ENCODINGS
 from lorachain.data.exam import load_exam
+from lorachain.data.instruct import load_instructions
 from lorachain.data.normalization import NULL_MARKERS, OPTION_NULL_MARKERS, ZERO_WIDTH, limit_marks
 from lorachain.data.plain_text import stream_plain_text
-from lorachain.data.rows import TABLE_SUFFIXES
+from lorachain.data.read_options import ReadOptions, options_of, parse_options
+from lorachain.data.tables import TABLE_SUFFIXES
 from lorachain.errors import DataError
-from lorachain.records import ExamQuestion, PlainText, Term
+from lorachain.records import ExamQuestion, Instruction, PlainText, Term
 
 ROW = {
     "term": "간염", "definition": "간의 염증", "english": "hepatitis", "code": "K75.9", "text": "문서",
     "subject": "doctor", "year": 2021, "period": 1, "q_number": 1, "question": "질문은?", "A": "가", "B": "나",
     "C": "다", "D": "라", "E": "마", "answer": 1, "cot": "",
 }  # fmt: skip
-KEYS = sorted([*ROW, "options", "choices", "표제어", "뜻"])
+ALIASES = ("options", "choices", "표제어", "뜻", "보기1", "정답", "해설", "exam", "writer", "data")
+CHAT = ("messages", "conversations", "paragraph", "instruction", "input", "output")
+KEYS = sorted([*ROW, *ALIASES, *CHAT])
 FUZZ = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -106,6 +111,8 @@ def texts_of(record: object) -> Iterator[tuple[str, bool]]:
     """The texts of a record that were read from fields, and whether each is an option."""
     if isinstance(record, PlainText):
         yield record.text, False
+    elif isinstance(record, Instruction):
+        yield record.completion, False
     elif isinstance(record, Term):
         yield from ((text, False) for text in astuple(record) if text is not None)
     elif isinstance(record, ExamQuestion):
@@ -129,6 +136,10 @@ def entries(path: Path, skip: bool) -> Sequence[object]:
     return load_dictionary([str(path)], skip_bad_rows=skip).entries
 
 
+def instructions(path: Path, skip: bool) -> Sequence[object]:
+    return load_instructions([str(path)], skip_bad_rows=skip).instructions
+
+
 def questions(path: Path, skip: bool) -> Sequence[object]:
     return load_exam([str(path)], "train", skip_bad_rows=skip).questions
 
@@ -139,7 +150,7 @@ def check(path: Path, content: bytes) -> None:
     for skip in (False, True):
         loaders: list[Callable[[], Sequence[object]]] = [partial(documents, path, skip)]
         if path.suffix in TABLE_SUFFIXES:
-            loaders += [partial(entries, path, skip), partial(questions, path, skip)]
+            loaders += [partial(load, path, skip) for load in (entries, questions, instructions)]
         for load in loaders:
             records, message = outcome(load)
             assert records or path.name in message
@@ -181,7 +192,7 @@ def test_every_way_of_writing_a_file_gives_the_same_records(
 
     def records(directory: str) -> list[object]:
         path = str(tmp_path / directory / name)
-        loaded: list[object] = [document.text for document in stream_plain_text([path])]
+        loaded: list[object] = [d.text for d in stream_plain_text([path]) if isinstance(d, PlainText)]
         if suffix in TABLE_SUFFIXES:
             loaded += load_dictionary([path]).entries
             loaded += load_exam([path], "train").questions
@@ -209,6 +220,58 @@ def test_any_rows(tmp_path: Path, rows: list[dict[str, object]]) -> None:
 def test_any_csv(tmp_path: Path, text: str) -> None:
     with warnings.catch_warnings(action="error"):
         check(tmp_path / "fuzz.csv", ("text\n" + text).encode())
+
+
+@pytest.mark.parametrize("encoding", sorted(ENCODINGS))
+@pytest.mark.parametrize("suffix", sorted(SEEDS.keys() - {".parquet"}))
+@FUZZ
+@given(data=st.data())
+def test_any_bytes_in_any_encoding(tmp_path: Path, suffix: str, encoding: str, data: st.DataObject) -> None:
+    path = tmp_path / f"fuzz{suffix}"
+    content = bytearray(SEEDS[suffix].decode().encode(encoding))
+    for _ in range(data.draw(st.integers(0, 3))):
+        position = data.draw(st.integers(0, len(content)))
+        content[position : position + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=4))
+    path.write_bytes(bytes(content))
+    source = f"{path}#encoding={encoding}"
+    for skip in (False, True):
+        records, message = outcome(lambda: list(stream_plain_text([source], skip_bad_rows=skip)))  # noqa: B023
+        assert records or path.name in message
+        repr(records).encode()
+
+
+ASKED = "물음\nA. 가\nB. 나\nC. 다\nD. 라\nE. 마"
+TURNS = st.fixed_dictionaries(
+    {},
+    optional={
+        "role": st.sampled_from(["user", "assistant", "system", "x"]),
+        "from": st.sampled_from(["human", "gpt"]),
+        "content": odd_texts
+        | st.sampled_from(["물음\nA. 가\nB. 나\nC. 다\nD. 라\nE. 마", "<think>가</think>B", "<think>"]),
+        "value": odd_texts,
+    },
+)
+
+
+@FUZZ
+@given(turns=st.lists(TURNS, max_size=4), name=st.sampled_from(["messages", "conversations"]), row=st.booleans())
+def test_any_messages(tmp_path: Path, turns: list[dict[str, str]], name: str, row: bool) -> None:
+    check(tmp_path / "fuzz.jsonl", json.dumps({**(ROW if row else {}), name: turns}).encode())
+
+
+@FUZZ
+@given(text=st.text(st.sampled_from("sheet=1,term%2Cencodingcp949#가"), max_size=30))
+def test_any_options(text: str) -> None:
+    options, _ = outcome(lambda: [parse_options(text, "source")])
+    for parsed in options:
+        assert parse_options(str(parsed), "source") == parsed
+
+
+@given(sheet=st.text(min_size=1).filter(lambda text: text == text.strip()), column=st.text(min_size=1))
+def test_any_name_of_a_sheet_and_a_column(sheet: str, column: str) -> None:
+    given = options_of({"sheet": sheet, "term": column.strip() or "x"}, "source")
+    assert isinstance(given, ReadOptions)
+    assert parse_options(str(given), "source") == given
 
 
 pairs = st.lists(odd_texts | st.none(), min_size=2, max_size=2)

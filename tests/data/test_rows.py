@@ -9,9 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lorachain.data import parquet, rows, text_io
-from lorachain.data.rows import Row, Tally, first_of, read_rows, text_of
+from lorachain.data import parquet, tables, text_io
+from lorachain.data.rows import Row, Tally, first_of, text_of
+from lorachain.data.tables import read_rows
 from lorachain.errors import DataError
+from workbook_making import write_workbook
 
 ROWS: list[Row] = [{"term": "콜레라", "n": "1"}, {"term": 'a "quoted", one', "n": "2"}, {"term": "두\n줄", "n": "3"}]
 
@@ -23,6 +25,8 @@ def write(path: Path, content: list[Any]) -> Path:
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content), encoding="utf-8")
     elif path.suffix == ".json":
         path.write_text(json.dumps(content), encoding="utf-8")
+    elif path.suffix in (".xlsx", ".ods"):
+        write_workbook(path, {"표": [list(content[0]), *(list(row.values()) for row in content)]})
     else:
         mark = "\t" if path.suffix == ".tsv" else ","
         cells = [[*content[0]], *([*row.values()] for row in content)]
@@ -36,7 +40,7 @@ def read(path: Path, *, skip: bool = False) -> tuple[list[Row], Tally]:
     return [located.row for located in read_rows(path, tally)], tally
 
 
-@pytest.mark.parametrize("suffix", rows.TABLE_SUFFIXES)
+@pytest.mark.parametrize("suffix", tables.TABLE_SUFFIXES)
 def test_every_format_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
     assert read(write(tmp_path / f"a{suffix}", ROWS))[0] == ROWS
 
@@ -104,7 +108,8 @@ def test_the_first_of_several_bad_rows_is_the_one_that_is_named(tmp_path: Path) 
 BAD_FILES = {
     "empty.jsonl": (b"", "empty"),
     "empty.parquet": (b"", "empty"),
-    "a.xlsx": (b"PK", "found .xlsx"),
+    "a.xlsx": (b"PK", "not a workbook"),
+    "a.doc": (b"PK", "found .doc"),
     "cut.json": (b'[{"a": 1}', "no valid JSON"),
     "lines.json": (b'{"a": 1}\n{"a": 2}\n', "rename the file"),
     "deep.json": (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
@@ -144,8 +149,8 @@ def test_parquet_is_read_by_batches_with_row_numbers(tmp_path: Path, monkeypatch
 
 def test_size_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_io, "MAX_LINE_BYTES", 100)
-    monkeypatch.setattr(rows, "MAX_LINE_BYTES", 50)
-    monkeypatch.setattr(rows, "MAX_JSON_BYTES", 100)
+    monkeypatch.setattr(tables, "MAX_LINE_BYTES", 50)
+    monkeypatch.setattr(tables, "MAX_JSON_BYTES", 100)
     long = {"a": "x" * 300}
     path = write(tmp_path / "a.jsonl", [{"a": "1"}, long, {"a": "3"}])
     with pytest.raises(DataError, match=r"a\.jsonl:2: .* a line longer"):

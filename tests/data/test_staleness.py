@@ -65,6 +65,18 @@ def test_every_spelling_of_the_same_content_is_the_same(
 
 
 @both
+def test_other_options_of_reading_are_a_change(directory: Path, reading: Reading) -> None:
+    name = "corpus/b.jsonl"
+    read = READERS[reading](name)
+    assert "is now corpus/b.jsonl#encoding=utf-8" in changed_since(read, f"{name}#encoding=utf-8", reading)
+    again = READERS[reading](f"{name}#encoding=utf-8")
+    assert changed_since(again, f"./{name}#encoding=utf-8", reading) == ""
+    assert changed_since(again, name, reading) != ""
+    assert again["sha256"] != read["sha256"]
+    assert reads_the_same(SourceInfo(**again), reading)
+
+
+@both
 def test_files_changed_added_and_removed_are_named(directory: Path, reading: Reading) -> None:
     read = READERS[reading]("corpus")
     (directory / "notes.md").write_text("no data", encoding="utf-8")

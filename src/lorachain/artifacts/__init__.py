@@ -5,6 +5,7 @@ JSON Schemas are exported to docs/schemas with `python -m lorachain.artifacts do
 
 from lorachain.artifacts.ablation import Ablation, ArmScore
 from lorachain.artifacts.data_gates import DataReport, HashedExam
+from lorachain.artifacts.data_summary import DataSummary, SourceSummary
 from lorachain.artifacts.doctor import Check, DoctorReport, ShownExample, ShownToken
 from lorachain.artifacts.evaluation import Comparison, EvalResult
 from lorachain.artifacts.fit import CardSettings, DiskNeed, FitReport, Measured, Rejected, StageMemory
@@ -56,6 +57,7 @@ __all__ = [
     "ComposeReport",
     "ConversionRecord",
     "DataReport",
+    "DataSummary",
     "DialPoint",
     "DialRecord",
     "DialReport",
@@ -86,6 +88,7 @@ __all__ = [
     "RunState",
     "ShownExample",
     "ShownToken",
+    "SourceSummary",
     "StageInfo",
     "StageMemory",
     "StepModel",

@@ -98,6 +98,8 @@ class SourceRecord(Record):
     revision: str | None = None
     revision_files: str | None = None
     read_to_end: bool = False
+    reasoning_writers: dict[str, int] = Field(default_factory=dict)
+    """Of an exam: who wrote the reasoning that came with it, and of how many questions."""
 
 
 class ReplayedData(Record):

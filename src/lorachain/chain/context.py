@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from lorachain.chain.stages import Stage, check_replay, default_settings, reasoning_for
 from lorachain.config import ChainConfig, Sources, StageConfig, read_config
+from lorachain.data.read_options import options_of
+from lorachain.data.sources import with_defaults
 from lorachain.errors import ConfigError
 from lorachain.registry import ModelEntry
 from lorachain.workspace import Workspace
@@ -48,7 +50,13 @@ class ChainContext:
 
     @property
     def sources(self) -> Sources:
-        return self.config.sources[self.entry.sources]
+        """The sources with how they are read (`[reading]`)."""
+        named = self.config.sources[self.entry.sources]
+        read: dict[str, list[str]] = {}
+        for kind, settings in self.config.reading.items():
+            defaults = options_of(settings.options(), f"reading.{kind}")
+            read[kind] = [with_defaults(name, defaults) for name in getattr(named, kind)]
+        return named.model_copy(update=read)
 
     def output(self, stage: Stage) -> Path:
         return self.workspace.output(stage.output, self.model) / stage.subfolder

@@ -37,10 +37,12 @@ def _effective_prefixes(stages: Sequence[Stage], source_set: SourceSet) -> Itera
     for stage in stages:
         if stage.kind == "reasoning":
             yield from (*_COMPUTING, "data.contamination", "reasoning")
-            yield from (f"sources.{source_set}.{kind}" for kind in ("exam", "dictionary"))
+            for kind in ("exam", "dictionary"):
+                yield from (f"sources.{source_set}.{kind}", f"reading.{kind}")
         if stage.kind == "training":
             yield from (*_COMPUTING, *_MEASURING, "data", "training", "tracking", "validation", f"stages.{stage.name}")
-            yield from (f"sources.{source_set}.{kind}" for kind in (stage.source, "exam", "instruct", "known"))
+            for kind in (stage.source, "exam", "instruct", "known"):
+                yield from (f"sources.{source_set}.{kind}", f"reading.{kind}")
             if reasoning_for(stage) is not None:
                 yield "reasoning.enabled"  # whether it trains on what was written
 
@@ -58,6 +60,8 @@ def _reason(key: str, source_set: SourceSet) -> str:
         if named != source_set:
             return f"this model reads the source set {source_set!r}"
         return f"no stage of this command reads {kind}"
+    if section == "reading":
+        return f"no stage of this command reads {rest.partition('.')[0]}"
     if section in ("name", "note"):
         return "it is only a label; set it in a --config file"
     if section == "reasoning":

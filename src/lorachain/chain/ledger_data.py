@@ -19,7 +19,7 @@ from lorachain.data.plain_text import stream_plain_text
 from lorachain.errors import DataError
 from lorachain.evaluation.exact_match import SHORT_ANSWERS
 from lorachain.prompts import Direction, answer_prompt, dictionary_example, directions, plain_text_example
-from lorachain.records import ExamQuestion, Term
+from lorachain.records import ExamQuestion, PlainText, Term
 from lorachain.tokens import TokenEncoder, TokenRow
 
 _DIRECTIONS: tuple[Direction, ...] = SHORT_ANSWERS
@@ -160,7 +160,8 @@ def _general_sample(name: str) -> str:
 
 
 def _documents(sources: list[str], encoder: TokenEncoder, settings: LedgerConfig) -> list[TokenRow]:
-    documents = enumerate(stream_plain_text(sources, max_samples=settings.documents))
+    stream = stream_plain_text(sources, max_samples=settings.documents)
+    documents = enumerate(document for document in stream if isinstance(document, PlainText))
     rows = [replace(encoder.encode(plain_text_example(document)), record=number) for number, document in documents]
     return _beginnings(rows, settings)
 

@@ -122,7 +122,7 @@ def recorded_context(context: ChainContext, running: str | None = None) -> Chain
             held = {"dtype": settings.dtype, "quantization": settings.quantization}
             named["exam"] = [source.name for source in info.exam_sources]
     sources: dict[SourceSet, Sources] = {**config.sources, context.entry.sources: Sources(**named)}
-    update = {"stages": stages, "validation": validation, "seed": seed, "sources": sources, **held}
+    update = {"stages": stages, "validation": validation, "seed": seed, "sources": sources, "reading": {}, **held}
     return replace(context, config=config.model_copy(update=update))
 
 

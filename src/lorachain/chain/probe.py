@@ -16,6 +16,7 @@ from lorachain.data.plain_text import stream_plain_text
 from lorachain.evaluation.scoring import letter_tokens
 from lorachain.memory import release
 from lorachain.prompts import answer_prompt
+from lorachain.records import PlainText
 from lorachain.tokens import TokenEncoder
 from lorachain.weights.load import load_model, load_tokenizer
 from lorachain.weights.logit_diff import check_logit_diff, compare_logits, mean_kl_limit, probe_logits
@@ -38,7 +39,8 @@ class Probe:
     def __init__(self, base: Path, device: torch.device, dtype: torch.dtype) -> None:
         encoder = TokenEncoder(load_tokenizer(base))
         questions = load_exam(["sample"], "dev", max_samples=QUESTIONS).questions
-        documents = stream_plain_text(["sample"], max_samples=DOCUMENTS)
+        stream = stream_plain_text(["sample"], max_samples=DOCUMENTS)
+        documents = [document for document in stream if isinstance(document, PlainText)]
         self._rows = [encoder.prompt_ids(answer_prompt(question)) for question in questions]
         self._rows += [[encoder.bos_id, *encoder.text_ids(d.text)][:_DOCUMENT_TOKENS] for d in documents]
         self._letters = letter_tokens(encoder).ids

@@ -49,6 +49,9 @@ def train(
     plain_text: o.PlainText = None,
     dictionary: o.Dictionary = None,
     exam: o.Exam = None,
+    encoding: o.Encoding = None,
+    sheet: o.Sheet = None,
+    columns: o.Columns = None,
     max_samples: o.MaxSamples = None,
     learning_rate: o.LearningRate = None,
     batch_size: o.BatchSize = None,
@@ -71,7 +74,8 @@ def train(
 
     common = o.Common(
         model, workspace, config, set_, plain_text, dictionary, exam, epochs, max_samples, learning_rate, batch_size,
-        max_length, rank, device, seed, save_every, skip_bad_rows, yes, from_base, ledger_text, accept_harm,
+        max_length, rank, device, seed, save_every, skip_bad_rows, yes, from_base, ledger_text, accept_harm, encoding,
+        sheet, columns,
     )  # fmt: skip
     run_command(common, find_training_stage(stage).command, dry_run)
 
@@ -86,6 +90,9 @@ def run(
     plain_text: o.PlainText = None,
     dictionary: o.Dictionary = None,
     exam: o.Exam = None,
+    encoding: o.Encoding = None,
+    sheet: o.Sheet = None,
+    columns: o.Columns = None,
     max_samples: o.MaxSamples = None,
     learning_rate: o.LearningRate = None,
     batch_size: o.BatchSize = None,
@@ -103,7 +110,8 @@ def run(
     """Run the whole chain; finished stages are skipped."""
     common = o.Common(
         model, workspace, config, set_, plain_text, dictionary, exam, epochs, max_samples, learning_rate, batch_size,
-        max_length, rank, device, seed, save_every, skip_bad_rows, yes, False, ledger_text, accept_harm,
+        max_length, rank, device, seed, save_every, skip_bad_rows, yes, False, ledger_text, accept_harm, encoding,
+        sheet, columns,
     )  # fmt: skip
     run_command(common, "run", dry_run)
 
@@ -156,9 +164,13 @@ def run_command(common: o.Common, command: str, dry_run: bool) -> None:
     pending = stages_to_run(context, stages)
     sources = check_sources(context, pending)
     if dry_run:
+        from lorachain.chain.data_summary import planned_summaries
+
+        summaries = planned_summaries(context, [(source["name"], source["reading"]) for source in sources])
         planned = {
             "plan": plan(context, stages),
             "sources": sources,
+            "summaries": [summary.as_dict() for summary in summaries],
             "configuration": context.config.model_dump(mode="json"),
         }
         print(json.dumps(planned, ensure_ascii=False, indent=2))

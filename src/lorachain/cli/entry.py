@@ -21,6 +21,7 @@ from lorachain.cli import (  # noqa: F401
     ledger_commands,
     reasoning_commands,
     report_commands,
+    show_commands,
     weights_commands,
 )
 from lorachain.cli.app import app

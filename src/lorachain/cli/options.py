@@ -33,6 +33,13 @@ Set = Annotated[
 PlainText = Annotated[list[str] | None, typer.Option("--plain-text", help="Path, hub id or `sample`; repeatable.")]
 Dictionary = Annotated[list[str] | None, typer.Option("--dictionary", help="Path, hub id or `sample`; repeatable.")]
 Exam = Annotated[list[str] | None, typer.Option("--exam", help="Path, hub id or `sample`; repeatable.")]
+Encoding = Annotated[
+    str | None, typer.Option("--encoding", help="Of the text files named with this command: cp949, euc-kr, utf-16.")
+]
+Sheet = Annotated[str | None, typer.Option("--sheet", help="Of the workbooks named with this command: name or number.")]
+Columns = Annotated[
+    str | None, typer.Option("--columns", metavar="FIELD=COLUMN,…", help="Such as term=용어,definition=뜻.")
+]
 MaxSamples = Annotated[int | None, typer.Option("--max-samples", help="At most so many records per stage.")]
 LearningRate = Annotated[float | None, typer.Option("--learning-rate")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Examples (packs in 00) per optimizer step.")]
@@ -85,6 +92,9 @@ class Common:
     from_base: bool = False
     ledger_text: list[str] | None = None
     accept_harm: bool = False
+    encoding: str | None = None
+    sheet: str | None = None
+    columns: str | None = None
 
     def as_arguments(self) -> tuple[str, ...]:
         """The options but for model and workspace, as they would be typed again."""
@@ -119,6 +129,8 @@ def _arguments_for(common: Common, given_to: str, command: str, source_set: "Sou
 
     key_of = {"device": "device", "seed": "seed", "rank": "lora.rank", "save_every": "training.save_every_steps"}
     key_of |= {name: f"sources.{source_set}.{name}" for name in ("plain_text", "dictionary", "exam")}
+    if any(getattr(common, kind) for kind in ("plain_text", "dictionary", "exam")):
+        key_of |= dict.fromkeys(("encoding", "sheet", "columns"), "seed")  # they go with the sources
     key_of["skip_bad_rows"] = f"sources.{source_set}.exam"  # where data is read
     carried = {name: getattr(common, name) for name, key in key_of.items() if applies(key)}
     settings = [
@@ -201,6 +213,8 @@ def _named_options(common: Common, source_set: str, stages: "Sequence[Stage]") -
     sources = {"plain_text": common.plain_text, "dictionary": common.dictionary, "exam": common.exam}
     if named := {name: value for name, value in sources.items() if value}:
         overrides["sources"] = {source_set: named}
+    if reading := _reading(common):
+        overrides["reading"] = reading
     if common.ledger_text:
         overrides["ledger"] = {"text": common.ledger_text}
     if common.rank is not None:
@@ -208,6 +222,37 @@ def _named_options(common: Common, source_set: str, stages: "Sequence[Stage]") -
     if common.save_every is not None:
         overrides["training"] = _save_every(common.save_every)
     return overrides | {k: v for k, v in (("device", common.device), ("seed", common.seed)) if v is not None}
+
+
+def _reading(common: Common) -> dict[str, dict[str, Any]]:
+    """`--encoding` and `--sheet` for each kind of source that is named, `--columns` for the kinds with its fields.
+
+    Raises:
+        ConfigError: no source is named that they could be for, or `--columns` is not as expected.
+    """
+    from lorachain.data.columns import FIELDS, fields_of, kinds_of_field
+    from lorachain.data.read_options import columns_of
+
+    named = [kind for kind in ("plain_text", "dictionary", "exam") if getattr(common, kind)]
+    given = {name: value for name in ("encoding", "sheet") if (value := getattr(common, name)) is not None}
+    if given and not named:
+        option = f"--{next(iter(given))}"
+        raise ConfigError(
+            f"{option} is for sources that are named with it: give --plain-text, --dictionary or --exam, or set "
+            f"reading.KIND.{option[2:]}"
+        )
+    reading: dict[str, dict[str, Any]] = {kind: dict(given) for kind in named if given}
+    for field, column in columns_of(common.columns or "").items():
+        kinds = [kind for kind in kinds_of_field(field) if kind in named]
+        if not kinds:
+            allowed = fields_of([kind for kind in FIELDS if kind in named])
+            raise ConfigError(
+                f"--columns names the field {field!r}, which no source that is named with it has; allowed: "
+                f"{allowed or 'nothing without --plain-text, --dictionary or --exam'}"
+            )
+        for kind in kinds:
+            reading.setdefault(kind, {}).setdefault("columns", {})[field] = column
+    return reading
 
 
 def _save_every(text: str) -> dict[str, Any]:

@@ -3,16 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from lorachain.data.columns import CATEGORY_FIELDS, CODE_FIELDS, DEFINITION_FIELDS, ENGLISH_FIELDS, TERM_FIELDS
+from lorachain.data.record_reader import read_records
 from lorachain.data.rows import Located, Row, Tally, field_names, first_of, shorten
-from lorachain.data.sources import SourceInfo, SourceReader, resolve
-from lorachain.errors import DataError
+from lorachain.data.sources import SourceInfo
 from lorachain.records import Term
-
-TERM_FIELDS = ("term", "korean", "ko", "표제어", "용어", "한글")
-DEFINITION_FIELDS = ("definition", "meaning", "description", "뜻", "정의", "설명")
-ENGLISH_FIELDS = ("english", "en", "영어", "영문")
-CATEGORY_FIELDS = ("category", "group", "분류")
-CODE_FIELDS = ("code", "코드")
 
 
 @dataclass(frozen=True)
@@ -31,33 +26,19 @@ def load_dictionary(
     Entries with the same term and different descriptions are all kept: homonyms and synonyms are real. A category is
     taken from `category`, or else from a classification `code`, its part before the dot (A00.1 belongs to A00).
 
-    Args:
-        sources: .json, .jsonl, .csv, .tsv, .parquet files, directories of these, `sample`, or hub ids (split `train`).
-        max_samples: at most this many entries over all sources, the first ones.
-
     Raises:
-        DataError: a source does not exist, cannot be read (see `read_rows`) or has no entry; a row lacks a term, or
-            both a definition and an English name.
+        DataError: as `read_records`; a row lacks a term, or both a definition and an English name.
     """
-    if not sources:
-        raise DataError("dictionary: no source given. Name a file, a directory, a hub id, or `sample`.")
-    resolved = [resolve(name, sample="dictionary.jsonl") for name in sources]
-    entries: dict[Term, None] = {}
-    infos: list[SourceInfo] = []
-    for source in resolved:
-        reader = SourceReader(source, Tally(skip_bad_rows))
-        if max_samples is not None and len(entries) >= max_samples:
-            reader.read_to_end = False
-            infos.append(reader.info())  # named and not reached: no rows
-            continue
-        for entry in entries_of_rows(reader.all_rows(), reader.tally):
-            entries.setdefault(entry)
-            if max_samples is not None and len(entries) >= max_samples:
-                reader.read_to_end = False
-                break
-        reader.require_rows("entry")
-        infos.append(reader.info())
-    return LoadedDictionary(list(entries), infos, duplicates=sum(info.rows for info in infos) - len(entries))
+    entries, infos = read_records(
+        sources,
+        entries_of_rows,
+        sample="dictionary.jsonl",
+        what="dictionary",
+        record="entry",
+        skip_bad_rows=skip_bad_rows,
+        max_samples=max_samples,
+    )
+    return LoadedDictionary(entries, infos, duplicates=sum(info.rows for info in infos) - len(entries))
 
 
 def entries_of_rows(rows: Iterator[Located], tally: Tally) -> Iterator[Term]:

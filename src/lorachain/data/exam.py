@@ -7,11 +7,19 @@ from itertools import zip_longest
 
 from lorachain.data import hub
 from lorachain.data.decontamination import without_held_out
-from lorachain.data.exam_files import Split, canonical_split, exam_files, is_subject_name
-from lorachain.data.exam_schema import EXPECTED, content_hash, parse_question, text_hash
+from lorachain.data.exam_files import exam_files, is_subject_name
+from lorachain.data.exam_schema import (
+    EXPECTED,
+    UNKNOWN_WRITER,
+    content_hash,
+    parse_question,
+    reasoning_writer,
+    text_hash,
+)
 from lorachain.data.normalization import normalize_name
 from lorachain.data.rows import Located, Tally
-from lorachain.data.sources import Source, SourceInfo, SourceReader, resolve
+from lorachain.data.sources import SAMPLE, Source, SourceInfo, SourceReader, resolve
+from lorachain.data.splits import Split, canonical_split
 from lorachain.errors import DataError
 from lorachain.records import ExamQuestion
 
@@ -68,6 +76,10 @@ def load_exam(
     present: set[str] = set()
     lacking: list[DataError] = []
     for reader in _readers(sources, skip_bad_rows):
+        if split != "train" and reader.source.options.split is not None:
+            reader.read_to_end = False
+            infos.append(reader.info())  # it is only trained on
+            continue
         parts, splits = _parts(reader, split, selected)
         if not parts:
             lacking.append(no_split_error(reader.source, split, splits))
@@ -84,6 +96,11 @@ def load_exam(
             fewshot += _read_fewshot(fewshot_reader, selected)
             reader.add_files(fewshot_reader)
         infos.append(reader.info())
+    if not present:
+        raise DataError(
+            f"exam: every source is only trained on (#split=…), so that none has a {split} split: "
+            f"{', '.join(sources)}. Name another exam with one besides, such as sample."
+        )
     if missing := sorted(set(selected or ()) - present):
         raise DataError(f"exam: no question of the subject {', '.join(missing)}; found: {', '.join(sorted(present))}.")
     questions, left_out = without_held_out(questions, fewshot)
@@ -125,9 +142,14 @@ def spread(questions: Sequence[ExamQuestion], limit: int | None) -> list[ExamQue
 
 
 def questions_of_rows(
-    rows: Iterator[Located], tally: Tally, *, exam: str, subject: str | None
+    rows: Iterator[Located], tally: Tally, *, exam: str, subject: str | None, writer: str | None = None
 ) -> Iterator[ExamQuestion]:
-    """Raises DataError for a bad row unless bad rows are skipped."""
+    """Args:
+        writer: who wrote the reasoning of rows that do not say it.
+
+    Raises:
+        DataError: for a bad row unless bad rows are skipped.
+    """
     for where, _, row in rows:
         try:
             question = parse_question(row, exam=exam, subject=subject)
@@ -135,6 +157,8 @@ def questions_of_rows(
             tally.refuse(where, EXPECTED, str(error))
             continue
         tally.rows += 1
+        if question.reasoning is not None:
+            tally.writers[reasoning_writer(row) or writer or UNKNOWN_WRITER] += 1
         yield question
 
 
@@ -151,7 +175,25 @@ def _readers(sources: Sequence[str], skip_bad_rows: bool) -> list[SourceReader]:
 
 def _questions(reader: SourceReader, parts: Sequence[_Part]) -> Iterator[ExamQuestion]:
     for subject, rows in parts:
-        yield from questions_of_rows(rows, reader.tally, exam=reader.source.short_name, subject=subject)
+        source = reader.source
+        yield from questions_of_rows(
+            rows,
+            reader.tally,
+            exam=source.short_name,
+            subject=subject,
+            writer=SAMPLE if source.kind == "sample" else source.options.writer,
+        )
+
+
+def questions_of_split(reader: SourceReader, split: Split) -> Iterator[ExamQuestion]:
+    """The questions of one split of one source, none where it lacks the split.
+
+    Raises:
+        DataError: the test split, or a source that cannot be read.
+    """
+    if split == "test":
+        raise DataError("exam: the test split is read by `lorachain eval --split test` and nothing else.")
+    yield from _questions(reader, _parts(reader, split, None)[0])
 
 
 def _read_fewshot(reader: SourceReader, subjects: Sequence[str] | None) -> list[ExamQuestion]:
@@ -168,14 +210,25 @@ def _parts(reader: SourceReader, split: Split, subjects: Sequence[str] | None) -
     source = reader.source
     if source.path is not None:
         files = exam_files(source.path)
-        return [(f.subject, reader.file_rows(f.path)) for f in files if f.split == split], {f.split for f in files}
+        only = canonical_split(source.options.split or "")
+        return [(f.subject, reader.file_rows(f.path)) for f in files if f.split == split and only in (None, f.split)], {
+            f.split for f in files
+        }
     names = hub_splits(reader, subjects)
     parts = [
         (config if is_subject_name(config) else None, reader.hub_rows(config, name, streaming=False))
         for config, name in names
-        if canonical_split(name) == split
+        if exam_split(source, name) == split
     ]
     return parts, {name for _, name in names}
+
+
+def exam_split(source: Source, name: str) -> Split | None:
+    """What the split `name` of a hub data set is to the exam: where the source's options name one, that one is
+    trained on and no other is read."""
+    if source.options.split is None:
+        return canonical_split(name)
+    return "train" if name == source.options.split else None
 
 
 def hub_splits(reader: SourceReader, subjects: Sequence[str] | None = None) -> list[tuple[str, str]]:

@@ -3,24 +3,14 @@
 import os
 import re
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from lorachain.data.normalization import normalize_name
-from lorachain.data.rows import TABLE_SUFFIXES
 from lorachain.data.sources import walk
+from lorachain.data.splits import SPLITS, Split
+from lorachain.data.tables import TABLE_SUFFIXES
 
-Split = Literal["train", "dev", "fewshot", "test"]
-_SPLITS: dict[str, Split] = {
-    "train": "train",
-    "dev": "dev",
-    "validation": "dev",
-    "valid": "dev",
-    "fewshot": "fewshot",
-    "few-shot": "fewshot",
-    "few_shot": "fewshot",
-    "test": "test",
-}
-_SPLIT = rf"(?P<split>{'|'.join(_SPLITS)})(?:-\d+-of-\d+)?"  # the hub's -00000-of-00001
+_SPLIT = rf"(?P<split>{'|'.join(SPLITS)})(?:-\d+-of-\d+)?"  # the hub's -00000-of-00001
 _NAMES = (
     re.compile(rf"(?:(?P<subject>.+)[_-])?{_SPLIT}", re.IGNORECASE),
     re.compile(rf"{_SPLIT}[_-](?P<subject>.+)", re.IGNORECASE),
@@ -29,7 +19,7 @@ PROFESSIONS = frozenset({"doctor", "nurse", "pharm", "dentist", "의사", "간�
 """Names that are always subjects: KorMedMCQA's configurations, and the professions in Korean."""
 _CONTAINERS = frozenset(
     {"data", "dataset", "datasets", "exam", "exams", "questions", "raw", "json", "jsonl", "csv", "tsv", "parquet",
-     "default", "all", "kormedmcqa"}
+     "xlsx", "ods", "default", "all", "kormedmcqa"}
 )  # fmt: skip
 
 
@@ -57,10 +47,10 @@ def _exam_file(path: Path, root: Path) -> ExamFile:
     names = list(directories)
     split: Split | None = None
     if match := next(filter(None, (pattern.fullmatch(stem) for pattern in _NAMES)), None):
-        split = _SPLITS[match["split"].casefold()]
+        split = SPLITS[match["split"].casefold()]
         if match["subject"]:
             names.insert(0, match["subject"])
-    elif split := next((_SPLITS[name.casefold()] for name in directories if name.casefold() in _SPLITS), None):
+    elif split := next((SPLITS[name.casefold()] for name in directories if name.casefold() in SPLITS), None):
         names.insert(0, stem)
     subject = next(filter(is_subject_name, names), None)
     above = normalize_name(Path(os.path.abspath(root if root.is_dir() else root.parent)).name)
@@ -74,9 +64,4 @@ def is_subject_name(name: str) -> bool:
     (`dev`, `my_test`) or a general word (`data`, `exam`)."""
     folded = name.casefold()
     last_word = re.split(r"[\W_]+", folded)[-1]
-    return bool(folded) and not folded[0].isdigit() and last_word not in _SPLITS and folded not in _CONTAINERS
-
-
-def canonical_split(name: str) -> Split | None:
-    """The split that a hub's split name means."""
-    return _SPLITS.get(name.casefold())
+    return bool(folded) and not folded[0].isdigit() and last_word not in SPLITS and folded not in _CONTAINERS

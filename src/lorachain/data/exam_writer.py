@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lorachain.atomic import replaced_file
-from lorachain.data.exam_files import Split
 from lorachain.data.normalization import normalize_name
+from lorachain.data.splits import Split
 from lorachain.errors import DataError
 from lorachain.records import LETTERS, ExamQuestion
 
@@ -28,8 +28,13 @@ def refuse_existing_exam(out_dir: Path, subject: str, splits: Sequence[Split]) -
             )
 
 
-def write_exam(questions: Mapping[Split, Sequence[ExamQuestion]], out_dir: Path) -> list[Path]:
+def write_exam(
+    questions: Mapping[Split, Sequence[ExamQuestion]], out_dir: Path, *, writer: str | None = None
+) -> list[Path]:
     """Writes `<subject>/<split>.jsonl` for each split; returns the files.
+
+    Args:
+        writer: who wrote the reasoning, as a column of the rows that have some.
 
     Raises:
         DataError: one of the files exists (nothing is written then), or cannot be written.
@@ -41,7 +46,7 @@ def write_exam(questions: Mapping[Split, Sequence[ExamQuestion]], out_dir: Path)
         for question in part:
             by_path[_exam_path(out_dir, question.subject, split)].append(question)
     for path, rows in by_path.items():
-        write_json_lines(path, [exam_row(question) for question in rows])
+        write_json_lines(path, [exam_row(question) | _by(question, writer) for question in rows])
     return list(by_path)
 
 
@@ -70,6 +75,10 @@ def exam_row(question: ExamQuestion) -> dict[str, object]:
         "answer": question.answer + 1,
         "cot": question.reasoning or "",
     }
+
+
+def _by(question: ExamQuestion, writer: str | None) -> dict[str, object]:
+    return {"reasoning_writer": writer} if writer and question.reasoning else {}
 
 
 def _exam_path(out_dir: Path, subject: str, split: Split) -> Path:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lorachain.data.decontamination import normalized
-from lorachain.data.exam_files import Split
 from lorachain.data.normalization import normalize_name
+from lorachain.data.splits import Split
 from lorachain.errors import ConfigError, DataError
 from lorachain.records import ExamQuestion, Term
 

@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from lorachain.data.columns import MESSAGES_FIELDS
 from lorachain.data.parquet_footer import DICTIONARY_PAGE, PageSizes, RowGroupSizes, read_footer, read_page_sizes
-from lorachain.data.text_io import open_file
+from lorachain.data.text_file import open_file
 from lorachain.errors import DataError
 
-NESTED_FIELDS = ("options", "choices")
+NESTED_FIELDS = ("options", "choices", *MESSAGES_FIELDS)
 """Columns of lists or objects that are decoded; of others only the type is kept."""
 BATCH_ROWS = 1024
 BATCH_BYTES = 16 * 2**20

@@ -5,17 +5,26 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
+from lorachain.data.chat import exchange_of, is_chat
+from lorachain.data.columns import TEXT_FIELDS
+from lorachain.data.json_records import joined
 from lorachain.data.normalization import normalize_text
-from lorachain.data.rows import TABLE_SUFFIXES, Located, Tally, field_names, first_of
+from lorachain.data.rows import Located, Row, Tally, field_names, first_of, value_of
 from lorachain.data.sources import SourceInfo, SourceReader, resolve, walk
-from lorachain.data.text_io import Line, open_file, read_lines
+from lorachain.data.tables import TABLE_SUFFIXES
+from lorachain.data.text_file import open_file
+from lorachain.data.text_io import Line, read_lines
 from lorachain.errors import DataError
-from lorachain.records import PlainText
+from lorachain.records import Instruction, PlainText
 
 DEFAULT_HUB_SOURCE = "wikimedia/wikipedia:20231101.ko"
 """Korean Wikipedia, CC BY-SA 4.0: what the MedGemma models read unless the user names something else."""
-TEXT_FIELDS = ("text", "content", "document")
+_PIECES = ("paragraph", "answer")
+"""Fields of published corpora whose text is in pieces."""
+Document = PlainText | Instruction
+"""What stage 00 trains on: all of a text, of an exchange the answer."""
 MAX_DOCUMENT_BYTES = 2**20
 """A .txt up to this size is one document; a larger one is split at blank lines, as a corpus in one file is."""
 
@@ -25,9 +34,9 @@ class PlainTextStream:
     """Documents in the order of the sources, read as they are iterated; they can be iterated once."""
 
     _readers: Sequence[SourceReader]
-    _documents: Iterator[PlainText]
+    _documents: Iterator[Document]
 
-    def __iter__(self) -> Iterator[PlainText]:
+    def __iter__(self) -> Iterator[Document]:
         return self._documents
 
     @property
@@ -39,8 +48,8 @@ class PlainTextStream:
 def stream_plain_text(
     sources: Sequence[str], *, skip_bad_rows: bool = False, max_samples: int | None = None
 ) -> PlainTextStream:
-    """Documents from .txt, .jsonl, .json, .csv, .tsv, .parquet (field `text`, `content` or `document`), directories of
-    these, `sample`, or hub ids (split `train`, streamed). Rows whose text is blank are not documents.
+    """Documents from .txt and tables (`columns.TEXT_FIELDS`), directories of these, `sample`, or hub ids (split
+    `train`, streamed). Rows whose text is blank are not documents; rows that are exchanges are instructions.
 
     Args:
         max_samples: at most this many documents over all sources, the first ones.
@@ -61,24 +70,38 @@ def plain_text_files(root: Path) -> list[Path]:
     return walk(root, (".txt", *TABLE_SUFFIXES))
 
 
-def documents_of_rows(rows: Iterator[Located], tally: Tally) -> Iterator[PlainText]:
-    """Raises DataError for a bad row unless bad rows are skipped."""
+def documents_of_rows(rows: Iterator[Located], tally: Tally) -> Iterator[Document]:
+    """A row with a text is a document, one without that is an exchange (`chat`) an instruction.
+
+    Raises:
+        DataError: for a bad row unless bad rows are skipped.
+    """
     for where, _, row in rows:
+        names = {name.strip().casefold() for name in row}
         try:
-            text = first_of(row, TEXT_FIELDS)
+            text = _text(row)
+            chat = exchange_of(row) if text is None and is_chat(row) else None
         except ValueError as error:
             tally.refuse(where, "text", str(error))
             continue
-        if text is not None:
+        if text is not None or chat is not None:
             tally.rows += 1
-            yield PlainText(text, where)
-        elif not {name.casefold() for name in row} & set(TEXT_FIELDS):
+            yield PlainText(text, where) if text is not None else cast(Instruction, chat)
+        elif not names & {*TEXT_FIELDS, *_PIECES}:
             tally.refuse(where, f"a field named {', '.join(TEXT_FIELDS)}", f"only {field_names(row)}")
 
 
-def documents_of_txt(path: Path, tally: Tally) -> Iterator[PlainText]:
+def _text(row: Row) -> str | None:
+    """The row's text; a text in pieces as one (`json_records.joined`)."""
+    pieces = {name: joined(value_of(row, name)) for name in (*TEXT_FIELDS, *_PIECES)}
+    if isinstance(pieces["answer"], str) and isinstance(value_of(row, "answer"), str):
+        del pieces["answer"]  # the answer to a question, not a text
+    return first_of(pieces, (*TEXT_FIELDS, *_PIECES))
+
+
+def documents_of_txt(path: Path, tally: Tally, encoding: str | None = None) -> Iterator[PlainText]:
     """The documents of one .txt. Raises DataError as `documents_of_lines` does, or where it cannot be read."""
-    return documents_of_lines(path, read_lines(path), tally, several=is_split(path))
+    return documents_of_lines(path, read_lines(path, encoding), tally, several=is_split(path))
 
 
 def is_split(path: Path) -> bool:
@@ -119,19 +142,20 @@ def _document(lines: list[str], path: Path, first: int, tally: Tally) -> Iterato
         yield PlainText(text, f"{path}:{first}")
 
 
-def _read(readers: Sequence[SourceReader]) -> Iterator[PlainText]:
+def _read(readers: Sequence[SourceReader]) -> Iterator[Document]:
     for reader in readers:
-        yield from _documents(reader)
+        yield from documents_of_source(reader)
         reader.require_rows("document with text")
         reader.read_to_end = True
 
 
-def _documents(reader: SourceReader) -> Iterator[PlainText]:
+def documents_of_source(reader: SourceReader) -> Iterator[Document]:
+    """The documents of one source. Raises DataError as `stream_plain_text` does while iterating."""
     if reader.source.path is None:
         yield from documents_of_rows(reader.all_rows(), reader.tally)
         return
     for path in plain_text_files(reader.source.path):
         if path.suffix.casefold() == ".txt":
-            yield from documents_of_txt(reader.open(path), reader.tally)
+            yield from documents_of_txt(reader.open(path), reader.tally, reader.source.options.encoding)
         else:
             yield from documents_of_rows(reader.file_rows(path), reader.tally)

@@ -8,15 +8,18 @@ from typing import Generic, TypeVar
 
 from lorachain.data import hub
 from lorachain.data.dictionary import entries_of_rows
-from lorachain.data.exam import hub_splits, no_split_error, questions_of_rows
-from lorachain.data.exam_files import Split, canonical_split, exam_files
+from lorachain.data.exam import exam_split, hub_splits, no_split_error, questions_of_rows
+from lorachain.data.exam_files import exam_files
 from lorachain.data.instruct import instructions_of_rows
 from lorachain.data.parquet import count_parquet_rows
 from lorachain.data.plain_text import documents_of_lines, documents_of_rows, is_split, plain_text_files
-from lorachain.data.rows import TABLE_SUFFIXES, Located, Tally, read_rows
+from lorachain.data.rows import Located, Tally
 from lorachain.data.sources import Source, SourceReader, resolve, suffix_of, walk
+from lorachain.data.splits import Split
 from lorachain.data.staleness import SAMPLE_PARTS, Reading
-from lorachain.data.text_io import Line, open_file, read_lines
+from lorachain.data.tables import TABLE_SUFFIXES, WHOLE_SUFFIXES, read_rows
+from lorachain.data.text_file import open_file
+from lorachain.data.text_io import Line, read_lines
 from lorachain.errors import DataError
 
 PREVIEW_ROWS = 100
@@ -88,6 +91,8 @@ def preview_source(
     source = resolve(name, sample=SAMPLE_PARTS[reading])
     if optional and (splits := _splits_of(source)) and _SPLITS[reading][0] not in splits:
         return SourcePreview(name, reading, 0, 0, exact=True)
+    if reading == "exam for validation" and source.options.split is not None:
+        return SourcePreview(name, reading, 0, 0, exact=True)  # it is only trained on
     if source.path is None:
         return _preview_hub(source, reading)
     tally = _PreviewTally(skip_bad_rows)
@@ -150,9 +155,9 @@ def _preview_files(source: Source, root: Path, reading: Reading, tally: Tally) -
     if reading not in _SPLITS:
         for path in plain_text_files(root) if reading == "plain text" else walk(root, TABLE_SUFFIXES):
             if suffix_of(path.name) == ".txt":
-                yield _preview_txt(path, tally)
+                yield _preview_txt(path, source, tally)
             else:
-                rows = _first_rows(path, tally)
+                rows = _first_rows(path, source, tally)
                 yield _count(path, _PARSERS[reading](iter(rows), tally), rows)
         return
     files = exam_files(root)
@@ -162,19 +167,20 @@ def _preview_files(source: Source, root: Path, reading: Reading, tally: Tally) -
     for file in files:
         if file.split == counted or file.split in others:
             file_tally = tally if file.split == counted else _PreviewTally(tally.skip_bad_rows)
-            rows = _first_rows(file.path, file_tally)
+            rows = _first_rows(file.path, source, file_tally)
             questions = questions_of_rows(iter(rows), file_tally, exam=source.short_name, subject=file.subject)
             count = _count(file.path, questions, rows)
             yield count if file.split == counted else None
 
 
-def _first_rows(path: Path, tally: Tally) -> _First[Located]:
-    """A .json is parsed at once in any case, so all of its rows are taken."""
-    return _First(read_rows(path, tally), None if suffix_of(path.name) == ".json" else PREVIEW_ROWS)
+def _first_rows(path: Path, source: Source, tally: Tally) -> _First[Located]:
+    """Of what is read at once in any case, such as a .json, all rows are taken."""
+    limit = None if suffix_of(path.name) in WHOLE_SUFFIXES else PREVIEW_ROWS
+    return _First(read_rows(path, tally, source.options), limit)
 
 
-def _preview_txt(path: Path, tally: Tally) -> _Count:
-    lines = _First(read_lines(path))
+def _preview_txt(path: Path, source: Source, tally: Tally) -> _Count:
+    lines = _First(read_lines(path, source.options.encoding))
     several = is_split(path)
     count = _count(path, documents_of_lines(path, lines, tally, several=several), lines)
     return count if several or not count.records else _Count(1, exact=True)
@@ -205,17 +211,18 @@ def _preview_hub(source: Source, reading: Reading) -> SourcePreview:
     if reading in _SPLITS:
         split = _SPLITS[reading][0]
         names = hub_splits(reader)
-        chosen: list[tuple[str | None, str]] = [(c, name) for c, name in names if canonical_split(name) == split]
+        chosen: list[tuple[str | None, str]] = [(c, name) for c, name in names if exam_split(source, name) == split]
         if not chosen:
             raise no_split_error(source, split, {name for _, name in names})
     else:
         splits = hub.splits(source.repo, source.config, revision)
-        if "train" not in splits:
+        wanted = source.options.split or "train"
+        if wanted not in splits:
             raise DataError(
-                f"{source.name}: no train split; found: {', '.join(sorted(splits)) or 'none'}. Name another "
-                "configuration (owner/name:config), or a local copy."
+                f"{source.name}: no split {wanted}; found: {', '.join(sorted(splits)) or 'none'}. Name one of them "
+                "(owner/name#split=NAME), another configuration (owner/name:config), or a local copy."
             )
-        chosen = [(source.config, "train")]
+        chosen = [(source.config, wanted)]
     counts = [hub.row_counts(source.repo, config, revision).get(name) for config, name in chosen]
     known = [count for count in counts if count is not None]
     return SourcePreview(

@@ -2,7 +2,7 @@
 
 A source is `sample` (the embedded one) or `sample:quick-look` (a small part of it, `data/quick_look.py`), an existing
 file or directory, or a data set on the hub (`owner/name` or `owner/name:config`). A local path named like one of the
-others is written `./sample`.
+others is written `./sample`. Options of reading follow after `#` (`read_options`): `terms.csv#encoding=cp949`.
 """
 
 import hashlib
@@ -17,9 +17,13 @@ from pathlib import Path
 from typing import Literal
 
 from lorachain.data import hub
+from lorachain.data.columns import renamed
 from lorachain.data.normalization import normalize_name, normalize_row
-from lorachain.data.rows import TABLE_SUFFIXES, Located, Tally, read_rows
-from lorachain.data.text_io import open_file
+from lorachain.data.read_options import ReadOptions, parse_options
+from lorachain.data.rows import Located, Tally
+from lorachain.data.splits import canonical_split
+from lorachain.data.tables import DEFAULTS, TABLE_SUFFIXES, read_rows
+from lorachain.data.text_file import open_file
 from lorachain.errors import DataError
 
 SAMPLE = "sample"
@@ -53,6 +57,8 @@ class SourceInfo:
     """SHA-256 of that commit's files (`hub.Commit`); None for files, and offline."""
     read_to_end: bool = True
     """False where `max_samples` was reached before: files after the last one read then have no influence."""
+    reasoning_writers: dict[str, int] = field(default_factory=dict)
+    """Of an exam: who wrote the reasoning that came with it, and of how many questions."""
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -67,6 +73,7 @@ class Source:
     path: Path | None = None
     repo: str = ""
     config: str | None = None
+    options: ReadOptions = DEFAULTS
 
     @property
     def short_name(self) -> str:
@@ -90,18 +97,50 @@ def resolve(name: str, *, sample: str) -> Source:
         if not path.exists():
             raise DataError(f"{name}: the installed package lacks {sample}. {_without_the_sample(name)}")
         return Source(name, "sample", path)
-    try:
-        if (local := _existing(name)) is not None:
-            return Source(name, "local", local)
-    except (OSError, RuntimeError, ValueError) as error:  # no home directory, a NUL in the name
-        raise DataError(f"{name!r}: not a path ({error}).") from error
-    match = _HUB_ID.fullmatch(name)
-    if match is None or suffix_of(name) in (*TABLE_SUFFIXES, ".txt"):
+    place, options = split_options(name)
+    if (local := _existing_path(place)) is not None:
+        return Source(name, "local", local, options=options)
+    match = _HUB_ID.fullmatch(place)
+    if match is None or suffix_of(place) in (*TABLE_SUFFIXES, ".txt"):
         raise DataError(
             f"{name!r}: neither a path that exists (current directory: {Path.cwd()}) nor a hub id (owner/name or "
             "owner/name:config) nor `sample`. Check the spelling."
         )
-    return Source(name, "hub", None, match["repo"], match["config"])
+    if options.split is not None and canonical_split(options.split) == "test":
+        raise DataError(f"{name}: the test split is read by `lorachain eval --split test` and nothing else.")
+    return Source(name, "hub", None, match["repo"], match["config"], options)
+
+
+def split_options(name: str) -> tuple[str, ReadOptions]:
+    """A source's name without its options, and these; a path that exists under the whole name has none.
+
+    Raises:
+        DataError: the options are not as `parse_options` expects.
+    """
+    place, mark, options = name.rpartition("#")
+    if not mark or _existing_path(name) is not None:
+        return name, DEFAULTS
+    return place, parse_options(options, name)
+
+
+def with_defaults(name: str, defaults: ReadOptions) -> str:
+    """The source with `defaults` where it has no options of its own. The sample needs none.
+
+    Raises:
+        DataError: as `split_options`.
+    """
+    if name in _SAMPLE_DIRECTORIES or defaults == DEFAULTS:
+        return name
+    place, own = split_options(name)
+    options = str(own.over(defaults))
+    return f"{place}#{options}" if options else place
+
+
+def _existing_path(name: str) -> Path | None:
+    try:
+        return _existing(name)
+    except (OSError, RuntimeError, ValueError) as error:  # no home directory, a NUL in the name
+        raise DataError(f"{name!r}: not a path ({error}).") from error
 
 
 def _without_the_sample(name: str) -> str:
@@ -135,7 +174,7 @@ def walk(root: Path, suffixes: Iterable[str]) -> list[Path]:
     allowed = _link_targets(root)
     files: list[Path] = []
     for directory, subdirectories, names in os.walk(root, onerror=fail):
-        visible = [name for name in names if Path(name).suffix.casefold() in known and not name.startswith(".")]
+        visible = [name for name in names if Path(name).suffix.casefold() in known and not name.startswith((".", "~$"))]
         files += [Path(directory, name) for name in visible]
         for name in (*visible, *(name for name in subdirectories if not name.startswith("."))):
             _refuse_link_outside(Path(directory, name), root, allowed)
@@ -216,7 +255,7 @@ class SourceReader:
 
     def file_rows(self, path: Path) -> Iterator[Located]:
         """Raises DataError as `read_rows` does."""
-        yield from read_rows(self.open(path), self.tally)
+        yield from read_rows(self.open(path), self.tally, self.source.options)
 
     def hub_revision(self) -> str | None:
         """The commit, fixed at the first call so that everything read is of one commit."""
@@ -225,7 +264,12 @@ class SourceReader:
         return self._commit.revision
 
     def hub_rows(self, config: str | None, split: str, *, streaming: bool) -> Iterator[Located]:
-        """Raises DataError as `hub.rows` does."""
+        """Raises DataError as `hub.rows` does, and for a column of the options that does not exist."""
+        rows = self._hub_rows(config, split, streaming=streaming)
+        columns = self.source.options.columns
+        return renamed(rows, columns, self.source.repo, tabular=True) if columns else rows
+
+    def _hub_rows(self, config: str | None, split: str, *, streaming: bool) -> Iterator[Located]:
         repo, revision = self.source.repo, self.hub_revision()
         label = repo if config is None else f"{repo}:{config}"
         if revision is None:
@@ -236,9 +280,10 @@ class SourceReader:
             yield Located(f"{label}:{split} row {number}", number, normalize_row(row))
 
     def all_rows(self) -> Iterator[Located]:
-        """Every row of every table of a source without splits; on the hub, of its split `train`, streamed."""
+        """Every row of every table of a source without splits; on the hub, of its split `train` or the one that its
+        options name, streamed."""
         if self.source.path is None:
-            yield from self.hub_rows(self.source.config, "train", streaming=True)
+            yield from self.hub_rows(self.source.config, self.source.options.split or "train", streaming=True)
             return
         for path in walk(self.source.path, TABLE_SUFFIXES):
             yield from self.file_rows(path)
@@ -261,6 +306,8 @@ class SourceReader:
             )
         if self.named:
             listing = f"{self.source.short_name}\0\n{listing}"
+        if options := str(self.source.options):
+            listing = f"{options}\0\n{listing}"
         commit = self._commit or hub.Commit(None, None)
         return SourceInfo(
             name=self.source.name,
@@ -273,4 +320,5 @@ class SourceReader:
             revision=commit.revision or self._cached,
             revision_files=commit.files_sha256,
             read_to_end=self.read_to_end,
+            reasoning_writers=dict(sorted(self.tally.writers.items())),
         )

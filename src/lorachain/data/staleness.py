@@ -7,8 +7,9 @@ from typing import Any, Literal
 from lorachain.data import hub
 from lorachain.data.exam_files import exam_files
 from lorachain.data.plain_text import plain_text_files
-from lorachain.data.rows import TABLE_SUFFIXES
-from lorachain.data.sources import Source, SourceInfo, name_within, resolve, suffix_of, walk
+from lorachain.data.read_options import ReadOptions
+from lorachain.data.sources import Source, SourceInfo, name_within, resolve, split_options, suffix_of, walk
+from lorachain.data.tables import DEFAULTS, TABLE_SUFFIXES
 from lorachain.errors import DataError
 from lorachain.provenance import sha256_file
 
@@ -51,6 +52,8 @@ def changed_since(
     different = f"the source was {read['name']} ({read['kind']}), is {name} ({source.kind})"
     if (source.kind == "hub") != (read["kind"] == "hub"):
         return different
+    if source.path is not None and source.options != _options_of(read["name"]):
+        return f"the source was read as {read['name']}, is now {name}"
     if source.path is None:
         if name != read["name"]:
             return different
@@ -77,6 +80,13 @@ def reads_the_same(info: SourceInfo, reading: Reading) -> bool:
         return True  # named and never reached
     now = hub.commit_of(source.repo).revision or hub.cached_revision(source.repo, source.config)
     return now is not None and now == info.revision
+
+
+def _options_of(name: str) -> ReadOptions:
+    try:
+        return split_options(name)[1]
+    except DataError:  # a file that is gone, whose own name has a `#`
+        return DEFAULTS
 
 
 def _difference(read: Mapping[str, Any], source: Source, root: Path, reading: Reading) -> str:

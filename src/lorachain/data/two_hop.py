@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorachain.data.decontamination import normalized
-from lorachain.data.exam_files import Split
 from lorachain.data.exam_writer import write_exam, write_json_lines
+from lorachain.data.splits import Split
 from lorachain.errors import ConfigError, DataError
 from lorachain.records import ExamQuestion, Term
 

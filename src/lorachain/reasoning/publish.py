@@ -67,7 +67,7 @@ def publish_reasoning(
     """
     kept = kept_questions(samples, questions)
     if kept:
-        write_exam({"train": kept}, folder / EXAM)
+        write_exam({"train": kept}, folder / EXAM, writer=inputs.writer.model)
     rows = [_row(sample, questions[sample.written.question]) for sample in samples]
     pq.write_table(pa.Table.from_pylist(rows, schema=_COLUMNS), folder / SAMPLES)
     by_subject: dict[str, list[Sample]] = defaultdict(list)

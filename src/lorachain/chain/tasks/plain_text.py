@@ -1,4 +1,5 @@
-"""Stage 00: documents packed with attention confined to each of them, loss on every token."""
+"""Stage 00: documents packed with attention confined to each of them, loss on every token; of an exchange of a user and
+a model, within the turns of the model's chat template, on the answer."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,11 +18,14 @@ from lorachain.data.staleness import reads_the_same
 from lorachain.errors import DataError
 from lorachain.evaluation.measures import PERPLEXITY
 from lorachain.evaluation.perplexity import document_sums, perplexity, rows_sha256
-from lorachain.prompts import plain_text_example
+from lorachain.prompts import instruction_example, plain_text_example
+from lorachain.records import Instruction
 from lorachain.token_store import StoredPacks, TokenStore
 from lorachain.tokens import TokenRow, pack, split_long
 
 MIN_DOCUMENTS = 2
+_WHOLE = -1
+"""As the start of a piece: a whole row. An exchange is never cut, since its answer depends on all of its prompt."""
 HELD_OUT_SHARE = 10
 """At most one in so many documents is held out for perplexity."""
 
@@ -49,6 +53,8 @@ class PlainTextTask:
         return StoredPacks(self.packs, self.lengths, self._piece)
 
     def _piece(self, number: int) -> TokenRow:
+        if self.start[number] == _WHOLE:
+            return self.store.row(int(self.document[number]))
         return self.store.piece(int(self.document[number]), int(self.start[number]), self.body_length)
 
     def measure(self, model: nn.Module) -> Measures:
@@ -84,27 +90,42 @@ def load_plain_text_task(inputs: TaskInputs) -> PlainTextTask:
     cache = _cache(inputs)
     store, facts = _cached(inputs, cache) or _tokenized(inputs, cache)
     bodies = store.lengths.astype(np.int64) - 1  # ids without the BOS
-    held_out_count = min(inputs.validation.heldout_documents, len(bodies) // HELD_OUT_SHARE)
-    held_out = np.sort(np.argsort(store.keys, kind="stable")[:held_out_count])
+    is_chat = store.supervised_from > 1
+    texts = np.flatnonzero(~is_chat)
+    held_out_count = min(inputs.validation.heldout_documents, len(texts) // HELD_OUT_SHARE)
+    held_out = np.sort(texts[np.argsort(store.keys[texts], kind="stable")[:held_out_count]])
     max_length = inputs.stage.max_length
-    documents = np.setdiff1d(np.arange(len(bodies)), held_out, assume_unique=True)
+    documents = np.setdiff1d(texts, held_out, assume_unique=True)
     pieces = -(-bodies[documents] // (max_length - 1))
     document = np.repeat(documents, pieces)
     number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)  # within its document
     start = number * (max_length - 1)
-    lengths: list[int] = (np.minimum(max_length - 1, bodies[document] - start) + 1).tolist()
+    exchanges = np.flatnonzero(is_chat & (store.lengths <= max_length))
+    left_out = int(is_chat.sum()) - len(exchanges)
+    if left_out:
+        inputs.on_message(f"{left_out} exchanges longer than {max_length} tokens are left out: none can be cut")
+    lengths: list[int] = [
+        *(np.minimum(max_length - 1, bodies[document] - start) + 1).tolist(),
+        *store.lengths[exchanges].tolist(),
+    ]
+    if not lengths:
+        raise DataError(
+            f"plain text {inputs.sources}: nothing is left to train on: each exchange is longer than {max_length} "
+            "tokens. Raise --max-length or name more with --plain-text"
+        )
     packs = pack(lengths, max_length)
     return PlainTextTask(
         sources=[SourceInfo(**source) for source in facts["sources"]],
         counts={
             **facts["counts"],
             "heldout_documents": held_out_count,
+            **({"exchanges": len(exchanges), "exchanges_left_out": left_out} if is_chat.any() else {}),
             "packs": len(packs),
             "tokens_per_epoch": sum(lengths),
         },
         store=store,
-        document=document,
-        start=start,
+        document=np.concatenate([document, exchanges]),
+        start=np.concatenate([start, np.full(len(exchanges), _WHOLE)]),
         lengths=lengths,
         packs=packs,
         body_length=max_length - 1,
@@ -141,7 +162,8 @@ def _tokenized(inputs: TaskInputs, cache: TokenCache) -> tuple[TokenStore, Facts
     def rows() -> Iterator[TokenRow]:
         for document in gates.kept(stream):
             counts["documents"] += 1
-            yield inputs.encoder.encode(plain_text_example(document))
+            chat = isinstance(document, Instruction)
+            yield inputs.encoder.encode(instruction_example(document) if chat else plain_text_example(document))
 
     def facts() -> Facts:
         report = write_report(inputs, gates, stream.sources)
