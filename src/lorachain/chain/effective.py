@@ -37,8 +37,8 @@ def _effective_prefixes(stages: Sequence[Stage], source_set: SourceSet) -> Itera
     for stage in stages:
         if stage.kind == "reasoning":
             yield from (*_COMPUTING, "data.contamination", "reasoning")
-            for kind in ("exam", "dictionary"):
-                yield from (f"sources.{source_set}.{kind}", f"reading.{kind}")
+            for read in ("exam", "dictionary"):
+                yield from (f"sources.{source_set}.{read}", f"reading.{read}")
         if stage.kind == "training":
             yield from (*_COMPUTING, *_MEASURING, "data", "training", "tracking", "validation", f"stages.{stage.name}")
             for kind in (stage.source, "exam", "instruct", "known"):

@@ -15,7 +15,7 @@ from lorachain.data.parquet import count_parquet_rows
 from lorachain.data.plain_text import documents_of_lines, documents_of_rows, is_split, plain_text_files
 from lorachain.data.rows import Located, Tally
 from lorachain.data.sources import Source, SourceReader, resolve, suffix_of, walk
-from lorachain.data.splits import Split
+from lorachain.data.splits import Split, canonical_split
 from lorachain.data.staleness import SAMPLE_PARTS, Reading
 from lorachain.data.tables import TABLE_SUFFIXES, WHOLE_SUFFIXES, read_rows
 from lorachain.data.text_file import open_file

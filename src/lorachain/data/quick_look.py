@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from lorachain.data.dictionary import load_dictionary
-from lorachain.data.exam_files import Split
 from lorachain.data.exam_writer import write_exam, write_json_lines
 from lorachain.data.make_exam import make_exam
+from lorachain.data.splits import Split
 from lorachain.records import ExamQuestion, Term
 
 SUBJECT = "names"

@@ -42,7 +42,7 @@ def check_data(context: ChainContext, base: Path | None, kinds: Sequence[str] | 
 
 
 def _previews(context: ChainContext, stage: Stage, seen: set[tuple[str, str]]) -> Iterator[Finding]:
-    for source in check_sources(context.sources, [stage], skip_bad_rows=context.skip_bad_rows):
+    for source in check_sources(context, [stage]):
         key = (str(source["name"]), str(source["reading"]))
         if key in seen:  # every stage is validated on the same exam
             continue

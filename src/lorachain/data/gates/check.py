@@ -7,12 +7,12 @@ from typing import Any, cast, get_args
 from lorachain.artifacts.data_gates import DataReport, HashedExam
 from lorachain.data.dictionary import load_dictionary
 from lorachain.data.exam import load_exam
-from lorachain.data.exam_files import Split
 from lorachain.data.gates.hashed_exam import hash_exam
 from lorachain.data.gates.screen import DataGates
 from lorachain.data.gates.views import DICTIONARY, EXAM, INSTRUCT, PLAIN_TEXT, View
 from lorachain.data.instruct import load_instructions
 from lorachain.data.plain_text import stream_plain_text
+from lorachain.data.splits import Split
 from lorachain.data_settings import DataConfig
 from lorachain.errors import ConfigError
 from lorachain.records import ExamQuestion

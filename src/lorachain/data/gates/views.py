@@ -41,12 +41,26 @@ def _rebuilt_question(question: ExamQuestion, fields: Sequence[str]) -> ExamQues
     return replace(question, question=stem, options=(a, b, c, d, e), reasoning=reasoning[0] if reasoning else None)
 
 
-PLAIN_TEXT: View[PlainText] = View(
+def _document_fields(document: PlainText | Instruction) -> Fields:
+    return (document.prompt, document.completion) if isinstance(document, Instruction) else (document.text,)
+
+
+def _rebuilt_document(document: PlainText | Instruction, fields: Sequence[str]) -> PlainText | Instruction:
+    if isinstance(document, Instruction):
+        return replace(document, prompt=fields[0], completion=fields[1])
+    return replace(document, text=fields[0])
+
+
+def _document_place(document: PlainText | Instruction, number: int) -> str:
+    return f"document {number}" if isinstance(document, Instruction) else document.source or f"document {number}"
+
+
+PLAIN_TEXT: View[PlainText | Instruction] = View(
     "plain_text",
     "document",
-    lambda document: (document.text,),
-    lambda document, fields: replace(document, text=fields[0]),
-    lambda document, number: document.source or f"document {number}",
+    _document_fields,
+    _rebuilt_document,
+    _document_place,
     duplicates=True,
     quality=True,
 )
@@ -73,7 +87,7 @@ INSTRUCT: View[Instruction] = View(
     "instruct",
     "instruction",
     lambda item: (item.prompt, item.completion),
-    lambda item, fields: Instruction(*fields),
+    lambda item, fields: replace(item, prompt=fields[0], completion=fields[1]),
     lambda item, number: f"instruction {number}",
     duplicates=True,
     quality=False,
