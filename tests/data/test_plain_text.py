@@ -6,6 +6,7 @@ import pytest
 from lorachain.data import plain_text
 from lorachain.data.plain_text import stream_plain_text
 from lorachain.errors import DataError
+from lorachain.records import PlainText
 
 
 def texts(*sources: Path, **options: object) -> list[str]:
@@ -17,7 +18,7 @@ def test_all_formats_in_a_folder(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text('{"text": "셋"}\n{"text": " "}\n{"content": "넷"}\n', encoding="utf-8")
     (tmp_path / "c.csv").write_text("id,Document\n1,다섯\n", encoding="utf-8")
     stream = stream_plain_text([str(tmp_path)])
-    assert [(d.text, d.source) for d in stream] == [
+    assert [(d.text, d.source) for d in stream if isinstance(d, PlainText)] == [
         ("첫 줄\n\n둘째 줄", f"{tmp_path / 'a.txt'}:1"),
         ("셋", f"{tmp_path / 'b.jsonl'}:1"),
         ("넷", f"{tmp_path / 'b.jsonl'}:3"),
@@ -34,7 +35,7 @@ def test_a_large_txt_is_split_at_blank_lines(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(plain_text, "MAX_DOCUMENT_BYTES", 20)
     documents = list(stream_plain_text([str(path)]))
     assert [d.text for d in documents[:2]] == ["하나\n하나", "둘"]
-    assert [d.source for d in documents[:3]] == [f"{path}:{n}" for n in (1, 5, 7)]
+    assert [d.source for d in documents[:3] if isinstance(d, PlainText)] == [f"{path}:{n}" for n in (1, 5, 7)]
     assert max(len(d.text) for d in documents) <= 20 + 6
     assert "".join(d.text for d in documents[2:]).count("긴 줄이다") == 9
 

@@ -10,8 +10,8 @@ import pytest
 
 from lorachain.data.dictionary import load_dictionary
 from lorachain.data.exam import load_exam
-from lorachain.data.exam_files import Split
 from lorachain.data.plain_text import stream_plain_text
+from lorachain.data.splits import Split
 from lorachain.evaluation.overlap import overlap_baseline
 from lorachain.evaluation.results import baselines
 from lorachain.records import LETTERS, ExamQuestion

@@ -10,7 +10,7 @@ from lorachain.data.gates.screen import DataGates
 from lorachain.data.gates.views import PLAIN_TEXT
 from lorachain.data_settings import DataConfig
 from lorachain.errors import DataError
-from lorachain.records import ExamQuestion, PlainText
+from lorachain.records import ExamQuestion, Instruction, PlainText
 
 QUESTION = ExamQuestion(
     "q",
@@ -38,7 +38,7 @@ def screened_chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def gates(journal: Path, **settings: object) -> DataGates[PlainText]:
+def gates(journal: Path, **settings: object) -> DataGates[PlainText | Instruction]:
     values = {"processes": 1, "personal": {"action": "mask"}, **settings}
     return DataGates(PLAIN_TEXT, DataConfig.model_validate(values), {"dev": [QUESTION]}, journal=journal)
 
