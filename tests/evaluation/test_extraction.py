@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lorachain.content_letters import squeezed
+from lorachain.evaluation.answer_line import reasoned_text_choice
 from lorachain.evaluation.extraction import answer_line_complete, kormedeval_choice, lm_eval_choice, reasoned_choice
 from lorachain.evaluation.protocols.lm_eval import STOPS, before_stop
 from lorachain.prompts import ANSWER_CUE, AnswerStyle, answer_text
@@ -104,6 +105,23 @@ def test_kormedeval(text: str, choice: int | None) -> None:
 )
 def test_reasoned(text: str, choice: int | None) -> None:
     assert reasoned_choice(text, OPTIONS) == choice
+
+
+@pytest.mark.parametrize(
+    ("text", "by_text", "by_letter"),
+    [
+        ("정답： 두통 (E)", 2, 4),  # the letter is another option's
+        ("정답： 두통 (C)", 2, 2),
+        ("풀이： 마른 기침이다.\n정답： 마른기침 (A).\n정답： 열 (B)", 1, 0),
+        ("정답： 비타민 A 결핍 (D)", 3, 3),  # no option's text
+        ("정답： D", 3, 3),
+        ("정답은 B", 1, 1),
+        ("정답： 모름", None, None),
+    ],
+)
+def test_a_model_that_names_the_text_first_is_read_by_it(text: str, by_text: int | None, by_letter: int | None) -> None:
+    assert reasoned_text_choice(text, OPTIONS) == by_text
+    assert reasoned_choice(text, OPTIONS) == by_letter
 
 
 CORPUS = [
