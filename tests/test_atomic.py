@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from lorachain import atomic
 from lorachain.atomic import (
     ASIDE_SUFFIX,
     STAGING_SUFFIX,
@@ -322,6 +321,10 @@ def test_everything_is_flushed_before_the_rename_and_the_parent_after_it(
     sync_tree(out)
     assert inode(outside) not in synced
     synced.clear()
+    (out / "manifest.json").write_text("{}")
+    move_folder(out, tmp_path / "a" / "moved")  # both parents have changed
+    assert set(synced) == {inode(tmp_path), inode(tmp_path / "a")}
+    synced.clear()
     atomic_write_text(tmp_path / "text", "x")
     assert synced == [inode(tmp_path / "text"), inode(tmp_path)]
 
@@ -434,7 +437,7 @@ def free(monkeypatch: pytest.MonkeyPatch, amount: int) -> Iterator[list[Path]]:
         return Usage()
 
     with monkeypatch.context() as patch:
-        patch.setattr(atomic.shutil, "disk_usage", usage)
+        patch.setattr(shutil, "disk_usage", usage)
         yield looked
 
 

@@ -157,7 +157,7 @@ def with_row(ledger: Ledger, row: LedgerStep) -> Ledger:
 
 
 def compared_again(ledger: Ledger, name: str) -> Ledger:
-    """The ledger with the row `name`, and every row that is compared with it, compared anew."""
+    """The ledger with the row `name`, and every row that is compared with it, compared again."""
     for row in ledger.steps:
         if name in (row.name, row.parent, BASE):
             ledger = with_row(ledger, compared(row, ledger))
