@@ -83,6 +83,9 @@ def test_a_directory_appears_complete_and_replaces_one_of_ours(tmp_path: Path, e
         ours(final)
     with atomic_folder(final) as staging:
         assert staging.parent == final.parent
+        # As leftovers are recognized that a killed run leaves.
+        assert staging.name.startswith(".out.")
+        assert staging.name.endswith(STAGING_SUFFIX)
         assert names(staging) == []
         (staging / "new").write_text("new")
         (staging / "sub").mkdir()
@@ -340,6 +343,9 @@ def test_a_file_is_replaced_when_the_block_succeeds(tmp_path: Path) -> None:
     assert mode(path) == 0o640
     with replaced_file(path) as file:
         file.write("용어\n")
+        (staging,) = set(names(path.parent)) - {"file"}
+        assert staging.startswith(".file.")
+        assert staging.endswith(STAGING_SUFFIX)
         assert path.read_bytes() == b"eins\nzwei\n"
     assert path.read_bytes() == "용어\n".encode()
     with replaced_binary_file(path) as binary:
