@@ -61,7 +61,7 @@ def names(folder: Path) -> list[str]:
 
 @pytest.fixture
 def umask() -> Iterator[None]:
-    before = os.umask(0o027)
+    before = os.umask(0o026)
     yield
     os.umask(before)
 
@@ -95,7 +95,7 @@ def test_a_directory_appears_complete_and_replaces_one_of_ours(tmp_path: Path, e
             assert (final / "data").read_text() == "old"
     assert names(final) == ["new", "sub"]
     assert names(final.parent) == ["out"]
-    assert (mode(final), mode(final / "new"), mode(final / "sub" / "secret")) == (0o750, 0o640, 0o640)
+    assert (mode(final), mode(final / "new"), mode(final / "sub" / "secret")) == (0o751, 0o640, 0o640)
 
 
 @pytest.mark.parametrize("error", [ValueError, Stopped])
@@ -377,10 +377,12 @@ def test_leftovers_of_a_file_are_removed_and_links_never_written_through(tmp_pat
     assert (tmp_path / "file").read_text() == "x"
 
 
+@pytest.mark.usefixtures("umask")
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     path = tmp_path / "file"
     descriptor = open_regular(path, os.O_WRONLY | os.O_CREAT)
     assert not os.get_inheritable(descriptor)
+    assert mode(path) == 0o640
     os.close(descriptor)
     (tmp_path / "link").symlink_to(path)
     os.mkfifo(tmp_path / "pipe")
