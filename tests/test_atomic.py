@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from lorachain import atomic
 from lorachain.atomic import (
     ASIDE_SUFFIX,
     STAGING_SUFFIX,
@@ -62,7 +61,7 @@ def names(folder: Path) -> list[str]:
 
 @pytest.fixture
 def umask() -> Iterator[None]:
-    before = os.umask(0o027)
+    before = os.umask(0o026)
     yield
     os.umask(before)
 
@@ -84,6 +83,9 @@ def test_a_directory_appears_complete_and_replaces_one_of_ours(tmp_path: Path, e
         ours(final)
     with atomic_folder(final) as staging:
         assert staging.parent == final.parent
+        # As leftovers are recognized that a killed run leaves.
+        assert staging.name.startswith(".out.")
+        assert staging.name.endswith(STAGING_SUFFIX)
         assert names(staging) == []
         (staging / "new").write_text("new")
         (staging / "sub").mkdir()
@@ -93,7 +95,7 @@ def test_a_directory_appears_complete_and_replaces_one_of_ours(tmp_path: Path, e
             assert (final / "data").read_text() == "old"
     assert names(final) == ["new", "sub"]
     assert names(final.parent) == ["out"]
-    assert (mode(final), mode(final / "new"), mode(final / "sub" / "secret")) == (0o750, 0o640, 0o640)
+    assert (mode(final), mode(final / "new"), mode(final / "sub" / "secret")) == (0o751, 0o640, 0o640)
 
 
 @pytest.mark.parametrize("error", [ValueError, Stopped])
@@ -322,6 +324,10 @@ def test_everything_is_flushed_before_the_rename_and_the_parent_after_it(
     sync_tree(out)
     assert inode(outside) not in synced
     synced.clear()
+    (out / "manifest.json").write_text("{}")
+    move_folder(out, tmp_path / "a" / "moved")  # both parents have changed
+    assert set(synced) == {inode(tmp_path), inode(tmp_path / "a")}
+    synced.clear()
     atomic_write_text(tmp_path / "text", "x")
     assert synced == [inode(tmp_path / "text"), inode(tmp_path)]
 
@@ -337,6 +343,9 @@ def test_a_file_is_replaced_when_the_block_succeeds(tmp_path: Path) -> None:
     assert mode(path) == 0o640
     with replaced_file(path) as file:
         file.write("용어\n")
+        (staging,) = set(names(path.parent)) - {"file"}
+        assert staging.startswith(".file.")
+        assert staging.endswith(STAGING_SUFFIX)
         assert path.read_bytes() == b"eins\nzwei\n"
     assert path.read_bytes() == "용어\n".encode()
     with replaced_binary_file(path) as binary:
@@ -368,10 +377,12 @@ def test_leftovers_of_a_file_are_removed_and_links_never_written_through(tmp_pat
     assert (tmp_path / "file").read_text() == "x"
 
 
+@pytest.mark.usefixtures("umask")
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     path = tmp_path / "file"
     descriptor = open_regular(path, os.O_WRONLY | os.O_CREAT)
     assert not os.get_inheritable(descriptor)
+    assert mode(path) == 0o640
     os.close(descriptor)
     (tmp_path / "link").symlink_to(path)
     os.mkfifo(tmp_path / "pipe")
@@ -434,7 +445,7 @@ def free(monkeypatch: pytest.MonkeyPatch, amount: int) -> Iterator[list[Path]]:
         return Usage()
 
     with monkeypatch.context() as patch:
-        patch.setattr(atomic.shutil, "disk_usage", usage)
+        patch.setattr(shutil, "disk_usage", usage)
         yield looked
 
 

@@ -21,27 +21,27 @@ from lorachain.workspace import (
 def test_every_place_is_the_documented_one() -> None:
     """All of them written out: other tools, and earlier versions' workspaces, rely on them."""
     workspace = Workspace(Path("w"))
-    places = {
-        workspace.model_root: "w/model",
-        workspace.model_paths: "w/model/raw/model_paths.json",
-        workspace.output("00_trained", "m"): "w/model/00_trained/m",
-        workspace.training("01", "m"): "w/model/01_training/m",
-        workspace.run_state("01", "m"): "w/model/01_training/m/run.json",
-        workspace.unpublished("01", "m"): "w/model/01_training/m/unpublished",
-        workspace.superseded("01", "m"): "w/model/01_training/.m.superseded",
-        workspace.token_cache("01", "m"): "w/model/01_training/.m.data/tokens",
-        workspace.token_cache("01", "m", 0): "w/model/01_training/.m.data/tokens",
-        workspace.token_cache("01", "m", 1): "w/model/01_training/.m.data-1/tokens",
-        workspace.token_cache("01", "m", 2): "w/model/01_training/.m.data-2/tokens",
-        workspace.ablation("m"): "w/ablation/m",
-        workspace.ablation_arm("m", "a", 3).root: "w/ablation/m/a/seed-3",
-        workspace.debug_log("02"): "w/model/02_training/train_02_debug.log",
-        workspace.ledger("m"): "w/model/ledger/m/ledger.json",
-        workspace.dial("01", "m", "uniform"): "w/model/ledger/m/dial-01-uniform.json",
-        workspace.lock_file("m"): "w/model/.lock-m",
-        merged_base(Path("out")): "out/base",
-    }
-    assert {path.as_posix(): path.as_posix() for path in places} == {place: place for place in places.values()}
+    places = [
+        (workspace.model_root, "w/model"),
+        (workspace.model_paths, "w/model/raw/model_paths.json"),
+        (workspace.output("00_trained", "m"), "w/model/00_trained/m"),
+        (workspace.training("01", "m"), "w/model/01_training/m"),
+        (workspace.run_state("01", "m"), "w/model/01_training/m/run.json"),
+        (workspace.unpublished("01", "m"), "w/model/01_training/m/unpublished"),
+        (workspace.superseded("01", "m"), "w/model/01_training/.m.superseded"),
+        (workspace.token_cache("01", "m"), "w/model/01_training/.m.data/tokens"),
+        (workspace.token_cache("01", "m", 0), "w/model/01_training/.m.data/tokens"),
+        (workspace.token_cache("01", "m", 1), "w/model/01_training/.m.data-1/tokens"),
+        (workspace.token_cache("01", "m", 2), "w/model/01_training/.m.data-2/tokens"),
+        (workspace.ablation("m"), "w/ablation/m"),
+        (workspace.ablation_arm("m", "a", 3).root, "w/ablation/m/a/seed-3"),
+        (workspace.debug_log("02"), "w/model/02_training/train_02_debug.log"),
+        (workspace.ledger("m"), "w/model/ledger/m/ledger.json"),
+        (workspace.dial("01", "m", "uniform"), "w/model/ledger/m/dial-01-uniform.json"),
+        (workspace.lock_file("m"), "w/model/.lock-m"),
+        (merged_base(Path("out")), "out/base"),
+    ]
+    assert [path.as_posix() for path, _ in places] == [place for _, place in places]
 
 
 @pytest.mark.parametrize("name", ["a", "7b", "medgemma-4b", "A.b_C-9", "x" * 96])

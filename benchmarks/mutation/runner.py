@@ -39,7 +39,7 @@ PRELOADED = (
     "pytest",
     "_hypothesis_pytestplugin",
 )
-"""None of them is lorachain: its modules are imported anew from the copy for every mutant."""
+"""None of them is lorachain: its modules are imported from the copy, for every mutant again."""
 _FACTOR, _EXTRA_SECONDS, _WALL_FACTOR = 4.0, 10.0, 8.0
 
 

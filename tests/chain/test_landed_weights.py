@@ -145,7 +145,7 @@ def test_of_equally_good_epochs_the_earlier_is_kept(started: Path, script: Scrip
 def exact_mcnemar(lost: int, gained: int) -> float:
     """Two-sided: twice the tail of Binomial(lost + gained, 1/2), at most 1."""
     n = lost + gained
-    tail = sum(math.comb(n, k) for k in range(min(lost, gained) + 1)) / 2**n
+    tail: float = sum(math.comb(n, k) for k in range(min(lost, gained) + 1)) / 2.0**n
     return min(1.0, 2 * tail)
 
 

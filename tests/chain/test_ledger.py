@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from artifact_making import exact_match_measure, perplexity_measure
 from chain_making import FinishedChain, options_of
-from lorachain.artifacts import Ledger, ValidationHistory
+from conftest import make_tokenizer
+from lorachain.artifacts import Ledger, StepModel, ValidationHistory
 from lorachain.chain import ledger as ledger_module
 from lorachain.chain import ledger_jobs
+from lorachain.chain.ledger import load_step
 from lorachain.chain.ledger_data import LedgerData
-from lorachain.chain.ledger_steps import Stored
+from lorachain.chain.ledger_steps import Step, Stored
+from lorachain.chain.runtime import Runtime
 from lorachain.evaluation import exact_match
 from lorachain.evaluation.perplexity import rows_sha256
 from lorachain.records import Term
-from lorachain.tokens import TokenRow
+from lorachain.tokens import TokenEncoder, TokenRow
 
 Run = Callable[..., tuple[int, str, str]]
 STEPS = ["base", "00", "01", "merge", "02"]
@@ -248,3 +252,13 @@ def test_a_chain_that_does_not_measure(started: Path, lorachain: Run, scored: li
         assert {cell.measure for cell in step.cells} == {"exam_letters", "exam_options"}
     assert [gate.outcome for gate in ledger.steps[1].gates] == ["passed"]
     assert lorachain("ledger", "--model", "tiny", "--workspace", started)[0] == 0
+
+
+@pytest.mark.parametrize("held", [torch.float32, torch.bfloat16])
+def test_a_step_is_loaded_in_the_type_that_it_was_trained_in(save_tiny: Callable[..., Path], held: torch.dtype) -> None:
+    """Whatever type the running command holds its own model in: the row says which one was measured."""
+    base, encoder = save_tiny("text"), TokenEncoder(make_tokenizer())
+    for dtype, expected in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        model = StepModel(base_sha256="0" * 64, adapter_sha256=None, quantization="none", dtype=dtype)
+        loaded, _ = load_step(Runtime(torch.device("cpu"), held), Step("base", None, base, None, model), encoder)
+        assert next(loaded.parameters()).dtype == expected

@@ -13,12 +13,14 @@ Factors = tuple[Tensor, Tensor, float]
 
 def dense_update(factors: list[Factors]) -> Tensor:
     """The sum of scale * B A."""
-    return torch.stack([scale * (b.double() @ a.double()) for a, b, scale in factors]).sum(dim=0)
+    updates = [scale * (b.double() @ a.double()) for a, b, scale in factors]
+    return torch.stack(updates).sum(dim=0)
 
 
 def best_of_rank(matrix: Tensor, rank: int) -> Tensor:
     u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
-    return (u[:, :rank] * s[:rank]) @ vt[:rank]
+    best: Tensor = (u[:, :rank] * s[:rank]) @ vt[:rank]
+    return best
 
 
 def frobenius(matrix: Tensor) -> float:

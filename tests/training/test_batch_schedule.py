@@ -120,7 +120,7 @@ def test_a_schedule_can_end_after_a_number_of_supervised_tokens(count: int) -> N
     sums = [0]
     for step in range(2 * len(schedule)):  # beyond `epochs` too
         sums.append(sums[-1] + schedule[step]["supervised"])
-    for wanted in (1, 50, 100, sums[-3]):
+    for wanted in range(1, sums[-3]):
         steps = schedule.steps_nearest(wanted)
         assert abs(sums[steps] - wanted) == min(abs(total - wanted) for total in sums[1:])
     assert schedule.steps_nearest(0) == 1  # a run has at least one step

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save
+from transformers import TrainerState
 
 from lorachain.artifacts import TrainingProgress
 from lorachain.atomic import STAGING_SUFFIX
@@ -204,7 +206,8 @@ def progress_of(step: int, losses: int) -> bytes:
 
 
 def state_of(step: int, **more: object) -> bytes:
-    return json.dumps({"global_step": step, **more}).encode()
+    state = asdict(TrainerState(global_step=step, epoch=1.0, max_steps=20, num_train_epochs=2))
+    return json.dumps(state | {"eval_steps": 1, "logging_steps": 1, "save_steps": 1} | more).encode()
 
 
 @pytest.mark.parametrize(

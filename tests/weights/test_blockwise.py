@@ -65,7 +65,7 @@ def test_results_come_in_the_order_of_the_jobs_and_few_jobs_are_pending(count: i
             yield job
 
     with ThreadPoolExecutor(count) as pool:
-        results = []
+        results: list[int] = []
         for result in BlockWorkers(pool, count).in_order(work, numbers()):
             largest = max(largest, drawn - len(results))
             results.append(result)

@@ -227,6 +227,14 @@ def test_half_ulp_is_half_the_distance_to_the_next_number(dtype: torch.dtype) ->
     assert torch.equal(half_ulp(values).double(), (following.double() - values.double()).abs() / 2)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_half_ulp_of_zero_and_of_subnormal_numbers_is_that_of_the_smallest_normal_one(dtype: torch.dtype) -> None:
+    """Never zero, which errors are divided by: in float32, half of the smallest step underflows."""
+    info = torch.finfo(dtype)
+    values = torch.tensor([0.0, -0.0, info.smallest_normal / 2, info.smallest_normal], dtype=dtype)
+    assert half_ulp(values).double().tolist() == [info.smallest_normal * info.eps / 2] * 4
+
+
 def test_a_delta_below_half_an_ulp_is_lost_and_one_above_is_not() -> None:
     weight = torch.ones(1, 2, dtype=torch.bfloat16)
     half = 2.0**-8
