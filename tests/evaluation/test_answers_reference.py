@@ -121,6 +121,21 @@ def test_what_names_no_option_or_several_is_no_answer(cue: str) -> None:
         assert reasoned_choice(f"{cue}{written}\n", OPTIONS) is None, written
 
 
+@pytest.mark.parametrize("line", ["3번 마른 기침", "(3) 마른 기침", "③ 마른 기침", "5. 마른 기침"])
+def test_a_text_says_more_than_the_number_before_it(line: str) -> None:
+    """Models count from zero, or number what they list themselves."""
+    assert reasoned_choice(f"정답： {line}", OPTIONS) == OPTIONS.index("마른 기침")
+    assert reasoned_choice("정답： 3번 아무것도", OPTIONS) == 2
+
+
+def test_a_line_may_begin_with_an_option_and_give_the_reason() -> None:
+    """Not where the option is a single character, with which other words begin too."""
+    options = ("위", "폐렴", "천식", "골절", "빈혈")
+    assert reasoned_choice("정답： 폐렴, 열이 나고 기침을 하므로", options) == 1
+    assert reasoned_choice("정답： 위, 장과 간 모두", options) is None
+    assert reasoned_choice("정답： 위", options) == 0
+
+
 @given(st.sampled_from(reference.CUES), st.text("가나 AB.:\n", max_size=8), st.text("가나 B\n", max_size=6))
 def test_an_answer_line_is_complete_where_what_follows_changes_nothing(cue: str, answer: str, more: str) -> None:
     text = f"풀이.\n{cue}{answer}"

@@ -1,15 +1,18 @@
 """Exact match of a dictionary: counts, limits of generation, and the measure that a stage records."""
 
+from dataclasses import replace
+
 import pytest
 
 from conftest import make_text_model, make_tokenizer
 from lorachain.artifacts import Measure
 from lorachain.errors import DataError
 from lorachain.evaluation import exact_match as exact_match_module
-from lorachain.evaluation.exact_match import character_f1, exact_match, normalize
+from lorachain.evaluation.exact_match import character_f1, entries_sha256, exact_match, normalize
 from lorachain.prompts import Prompt, render
 from lorachain.records import Term
 from lorachain.tokens import TokenEncoder
+from reference.exam_statistics import wilson
 
 ENTRIES = [Term("감기", "바이러스 감염", "Common cold"), Term("골절", "뼈가 부러짐"), Term("당뇨병", None, "Diabetes")]
 
@@ -84,7 +87,15 @@ def test_counts_per_direction_and_headline(monkeypatch: pytest.MonkeyPatch) -> N
     assert measure.wilson95 is not None
     assert measure.wilson95[0] < 2 / 6 < measure.wilson95[1]
     assert measure.detail["exact"] == 2
-    assert measure.detail["by_direction"]["english->term"]["exact_match"] == 0
+    f1 = {"definition->term": (1 + 0) / 2, "term->definition": 1 / 2, "english->term": 0, "term->english": 1 / 2}
+    correct = {"definition->term": "10", "term->definition": "10", "english->term": "00", "term->english": "01"}
+    for name, part in measure.detail["by_direction"].items():
+        exact, n = counts[name]
+        assert part["wilson95"] == pytest.approx(list(wilson(exact, n)))
+        assert (part["n"], part["exact"], part["exact_match"]) == (n, exact, exact / n)
+        assert part["character_f1"] == pytest.approx(f1[name])
+        assert part["correct"] == correct[name]
+    assert measure.detail["character_f1"] == pytest.approx(3 / 8)
     assert measure.summary.startswith("exact match 33.3 % [")
     assert measure.summary.endswith("] n=6")
 
@@ -95,6 +106,28 @@ def test_answers_are_bounded_by_the_longest_expected(monkeypatch: pytest.MonkeyP
     exact_match(make_text_model(), encoder, ENTRIES, split="s", ask=["term->english"])
     exact_match(make_text_model(), encoder, ENTRIES, split="s", ask=["term->english"], max_new_tokens=5)
     assert limits == [len(encoder.text_ids(" Common cold")) + 4, 5]
+
+
+def test_the_token_budget_is_that_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    budgets: list[int] = []
+
+    def generate(model, encoder, prompts, *, token_budget, **settings):  # type: ignore[no-untyped-def]
+        budgets.append(token_budget)
+        return ["x"] * len(prompts)
+
+    monkeypatch.setattr(exact_match_module, "generate_lines", generate)
+    exact_match(make_text_model(), TokenEncoder(make_tokenizer()), ENTRIES, split="s", token_budget=77)
+    assert set(budgets) == {77}
+
+
+@pytest.mark.parametrize("changed", range(3))
+def test_other_entries_have_another_hash(changed: int) -> None:
+    first = entries_sha256(ENTRIES)
+    for change in ({"term": "열"}, {"definition": "열"}, {"english": "fever"}):
+        others = [replace(entry, **change) if i == changed else entry for i, entry in enumerate(ENTRIES)]
+        assert entries_sha256(others) != first
+    assert entries_sha256([replace(entry, category="A") for entry in ENTRIES]) == first
+    assert entries_sha256(ENTRIES[::-1]) != first
 
 
 def test_really_generates() -> None:

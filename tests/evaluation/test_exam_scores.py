@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from conftest import make_multimodal_model, make_text_model, make_tokenizer
 from lorachain.evaluation.protocols.letters import Letters
 from lorachain.evaluation.protocols.options import Cloze, Options
-from lorachain.evaluation.scoring import letter_tokens, score_questions
+from lorachain.evaluation.scoring import LetterTokens, letter_tokens, score_questions
 from lorachain.inference import forward
 from lorachain.prompts import ANSWER_CUE
 from lorachain.records import LETTERS, ExamQuestion
@@ -96,6 +96,27 @@ def test_single_token_options_have_no_continuation() -> None:
         reference.options_after(model, tokenizer, prompt, question.options), abs=TOLERANCE
     )
     assert score.letter_logprobs == pytest.approx(reference.letters(model, tokenizer, prompt), abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("shared", [[], [9], [9, 200], [9, 200, 31]])
+@pytest.mark.parametrize("with_options", [True, False])
+@pytest.mark.parametrize("orders", [1, 5])
+def test_letters_are_read_after_every_token_that_they_share(
+    monkeypatch: pytest.MonkeyPatch, shared: list[int], with_options: bool, orders: int
+) -> None:
+    """A tokenizer may need several tokens for the space, as bytes are."""
+    model, tokenizer, question = MODELS["text"], gemma_like(), exam(1)[0]
+    ids = [reference.ids_of(tokenizer, f" {letter}")[0] for letter in LETTERS]
+    monkeypatch.setattr("lorachain.evaluation.scoring.letter_tokens", lambda encoder: LetterTokens(shared, ids))
+    (score,) = score_questions(
+        model, TokenEncoder(tokenizer), [question], with_options=with_options and orders == 1, all_orders=orders > 1
+    )
+    assert len(score.logprobs_by_order) == orders
+    for shift, logprobs in enumerate(score.logprobs_by_order):
+        options = [question.options[(i + shift) % 5] for i in range(5)]
+        prompt = reference.prompt_ids(tokenizer, reference.question_text(question.question, options))
+        at_cue = reference.logits_of(model, [*prompt, *shared])[-1][ids]
+        assert logprobs == pytest.approx(at_cue.log_softmax(-1).tolist(), abs=TOLERANCE)
 
 
 def test_letters_in_every_order_equal_the_reference(tiny_model: Any) -> None:

@@ -7,10 +7,11 @@ import torch
 
 from conftest import make_tokenizer
 from lorachain.errors import DataError, NonFiniteError
-from lorachain.evaluation.perplexity import perplexity
+from lorachain.evaluation.perplexity import document_sums, perplexity, rows_sha256
 from lorachain.prompts import Example, Prompt
-from lorachain.tokens import TokenEncoder
+from lorachain.tokens import TokenEncoder, TokenRow
 from lorachain.weights.load import head_weight
+from reference.ledger import document_nll
 
 
 @pytest.mark.parametrize("budget", [1, 150, 10_000])
@@ -47,3 +48,20 @@ def test_logits_that_are_not_finite_are_never_a_perplexity(tiny_model, value: fl
         head_weight(tiny_model)[380] = value  # a row that no token of the text needs
     with pytest.raises(NonFiniteError, match="perplexity of the held-out documents: the model's logits are NaN"):
         perplexity(tiny_model, rows)
+
+
+def test_pieces_of_a_document_are_added_up(tiny_model) -> None:  # type: ignore[no-untyped-def]
+    """In the order in which the documents come, whatever their numbers."""
+    pieces = [TokenRow([2, *range(40 + i, 50 + 2 * i)], 1, record=record) for i, record in enumerate((7, 7, 2, 7, 5))]
+    sums, tokens = document_sums(pieces, perplexity(tiny_model, pieces, token_budget=30))
+    expected = [document_nll(tiny_model, piece.ids) for piece in pieces]
+    assert sums == pytest.approx([expected[0] + expected[1] + expected[3], expected[2], expected[4]], rel=1e-5)
+    lengths = [len(piece.ids) - 1 for piece in pieces]
+    assert tokens == [lengths[0] + lengths[1] + lengths[3], lengths[2], lengths[4]]
+
+
+def test_other_tokens_have_another_hash() -> None:
+    rows = [TokenRow([2, 10, 11], 1), TokenRow([2, 12], 1)]
+    hashes = {rows_sha256(rows), rows_sha256(rows[::-1]), rows_sha256(rows[:1]), rows_sha256([*rows, rows[0]])}
+    hashes.add(rows_sha256([TokenRow([2, 10, 13], 1), rows[1]]))
+    assert len(hashes) == 5

@@ -99,6 +99,19 @@ def test_every_bootstrap_repeats_itself_and_depends_on_its_seed() -> None:
     assert len(statistics.resampled_statistic(mean, [values])[0]) == statistics.RESAMPLES == 10_000
 
 
+def test_samples_of_one_statistic_are_drawn_together() -> None:
+    """Drawn one by one, the difference of a sample and itself would not be zero."""
+    values = np.random.default_rng(2).normal(size=40)
+
+    def difference(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
+        return np.asarray((a - b).sum(axis=axis) + a.mean(axis=axis))
+
+    drawn, interval = statistics.resampled_statistic(difference, [values, values])
+    alone, of_mean = statistics.resampled_statistic(lambda a, axis: a.mean(axis=axis), [values])
+    assert interval == pytest.approx(of_mean)
+    assert drawn == pytest.approx(alone)
+
+
 def test_the_number_of_draws_is_a_setting() -> None:
     a, b = alternating(997)
     assert statistics.paired_bootstrap(a, b, resamples=2) != statistics.paired_bootstrap(a, b)
