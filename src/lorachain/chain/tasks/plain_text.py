@@ -163,8 +163,9 @@ def _tokenized(inputs: TaskInputs, cache: TokenCache) -> tuple[TokenStore, Facts
                 counts["documents_with_exam_questions_left_out"] += 1
                 continue
             counts["documents"] += 1
-            chat = isinstance(document, Instruction)
-            yield inputs.encoder.encode(instruction_example(document) if chat else plain_text_example(document))
+            yield inputs.encoder.encode(
+                instruction_example(document) if isinstance(document, Instruction) else plain_text_example(document)
+            )
 
     def facts() -> Facts:
         if counts["documents"] < MIN_DOCUMENTS:
