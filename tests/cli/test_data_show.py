@@ -9,6 +9,7 @@ import pytest
 
 from chain_making import options_of, run_command_line
 from lorachain.artifacts import DataSummary
+from lorachain.cli.options import Common, build_context
 from workbook_making import write_workbook
 
 ROWS = [
@@ -96,6 +97,17 @@ def test_the_chain_file_sets_how_a_kind_is_read(tiny_workspace: Callable[..., Pa
         f"{config.read_text(encoding='utf-8')}\n{reading}dictionary = [{json.dumps(str(terms))}]\n", "utf-8"
     )
     assert f"{terms}#encoding=cp949,term=표준용어,definition=풀이" in [s["name"] for s in planned(root)["sources"]]
+
+
+def test_a_proposed_command_reads_the_sources_as_this_one(tiny_workspace: Callable[..., Path], terms: Path) -> None:
+    common = Common("tiny", tiny_workspace(), dictionary=[str(terms)], encoding="cp949", columns="term=표준용어")
+    context = build_context(common, "run")
+    read = f"{terms}#encoding=cp949,term=표준용어"
+    assert context.options_for("train 01") == ("--dictionary", read)
+    assert context.options_for("train 00") == ()
+    assert context.options_for("run") == (
+        *("--dictionary", str(terms), "--encoding", "cp949", "--columns", "term=표준용어"),
+    )
 
 
 @pytest.mark.parametrize(

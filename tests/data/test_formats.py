@@ -1,6 +1,7 @@
 """The layouts in which people have their data, a small file of each."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -294,7 +295,8 @@ def test_the_input_of_alpaca_follows_the_instruction(tmp_path: Path) -> None:
 
 def test_an_exam_is_no_chat_data(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "a.jsonl", {"question": "물음", **OPTIONS, "answer": "2"})
-    for load in (load_instructions, lambda names: list(stream_plain_text(names))):
+    loaders: list[Callable[[list[str]], object]] = [load_instructions, lambda names: list(stream_plain_text(names))]
+    for load in loaders:
         with pytest.raises(DataError, match="name it as an exam"):
             load([source])
 

@@ -4,7 +4,9 @@ import datetime
 import io
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import openpyxl
 import pytest
@@ -27,13 +29,13 @@ EXAM_HEADER = ["문제", "보기1", "보기2", "보기3", "보기4", "보기5", 
 SUFFIXES = [".xlsx", ".ods"]
 
 
-def edited(path: Path, edit: object) -> Path:
+def edited(path: Path, edit: Callable[[Any], object]) -> Path:
     """A workbook of two rows of terms, changed by `edit(sheet)`."""
     workbook = openpyxl.Workbook()
     sheet = workbook.active
     for row in TERMS:
         sheet.append(row)
-    edit(sheet)  # type: ignore[operator]
+    edit(sheet)
     workbook.save(path)
     return path
 
@@ -154,8 +156,8 @@ def test_a_header_with_one_name_twice(tmp_path: Path, header: list[str]) -> None
 
 
 def test_styled_cells_far_away_do_no_harm(tmp_path: Path) -> None:
-    def style(sheet: object) -> None:
-        sheet["XFD1048576"].number_format = "0.0"  # type: ignore[index]
+    def style(sheet: Any) -> None:
+        sheet["XFD1048576"].number_format = "0.0"
 
     assert len(load_dictionary([str(edited(tmp_path / "a.xlsx", style))]).entries) == 2
 

@@ -118,6 +118,8 @@ def _arguments_for(common: Common, given_to: str, command: str, source_set: "Sou
     from lorachain.chain.effective import dotted_keys, is_effective
     from lorachain.chain.stages import stages_of_command
     from lorachain.config import parse_setting
+    from lorachain.data.read_options import options_of
+    from lorachain.data.sources import with_defaults
 
     if command == given_to:
         return common.as_arguments()
@@ -129,10 +131,12 @@ def _arguments_for(common: Common, given_to: str, command: str, source_set: "Sou
 
     key_of = {"device": "device", "seed": "seed", "rank": "lora.rank", "save_every": "training.save_every_steps"}
     key_of |= {name: f"sources.{source_set}.{name}" for name in ("plain_text", "dictionary", "exam")}
-    if any(getattr(common, kind) for kind in ("plain_text", "dictionary", "exam")):
-        key_of |= dict.fromkeys(("encoding", "sheet", "columns"), "seed")  # they go with the sources
     key_of["skip_bad_rows"] = f"sources.{source_set}.exam"  # where data is read
     carried = {name: getattr(common, name) for name, key in key_of.items() if applies(key)}
+    for kind, values in _reading(common).items():  # a command may not have --encoding: it goes with the source
+        options = options_of({**{k: v for k, v in values.items() if k != "columns"}, **values.get("columns", {})}, kind)
+        if carried.get(kind):
+            carried[kind] = [with_defaults(name, options) for name in carried[kind]]
     settings = [
         setting for setting in common.set or [] if all(applies(key) for key in dotted_keys(parse_setting(setting)))
     ]

@@ -69,7 +69,7 @@ def _question(text: str) -> dict[str, object]:
     """
     lines = text.splitlines()
     for marks in _MARKS:
-        starts = []
+        starts: list[tuple[int, str]] = []
         for mark in marks:
             pattern = re.compile(rf"\s*\(?{mark}(?:[.)]|(?<=[①-⑤]))\s*(?P<option>\S.*)")
             after = starts[-1][0] + 1 if starts else 0

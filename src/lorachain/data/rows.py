@@ -112,7 +112,9 @@ class RawRow(NamedTuple):
 
 def header_problem(fields: Sequence[str]) -> str | None:
     """Why these are not the names of a table's columns; None where they are."""
-    names = [name for name in map(normalize_name, fields) if name]
-    if twice := next((name for number, name in enumerate(names) if name in names[:number]), None):
-        return f"{shorten(twice)} twice in {shorten(list(fields))}"
-    return None if names else "only blank names"
+    seen: set[str] = set()
+    for name in filter(None, map(normalize_name, fields)):
+        if name in seen:
+            return f"{shorten(name)} twice in {shorten(list(fields))}"
+        seen.add(name)
+    return None if seen else "only blank names"

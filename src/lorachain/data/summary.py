@@ -257,7 +257,7 @@ class _Counts:
 
 
 def _reasons(tally: Tally) -> list[tuple[int, str]]:
-    reasons = tally.reasons.values() if isinstance(tally, _Collecting) else ()
+    reasons = list(tally.reasons.values()) if isinstance(tally, _Collecting) else []
     return sorted(reasons, key=lambda reason: -reason[0])
 
 

@@ -1,7 +1,7 @@
 """Rows of workbooks (.xlsx, .ods) with the calamine library, after `workbook_scan` found that they are harmless."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lorachain.data.normalization import normalize_name
@@ -33,7 +33,7 @@ def read_workbook(path: Path, tally: Tally, *, sheet: str | None, header: int | 
     yield from _rows(path, label, _values(path, name) if facts.rows else iter(()), facts, tally, header)
 
 
-def _values(path: Path, sheet: str) -> Iterator[tuple[int, list[object]]]:
+def _values(path: Path, sheet: str) -> Iterator[tuple[int, Sequence[object]]]:
     """Number, from 1, and values of each row of a sheet. Raises DataError where the library cannot read it."""
     from python_calamine import CalamineError, CalamineWorkbook
 
@@ -76,7 +76,7 @@ def _sheet_name(path: Path, sheets: Mapping[str, SheetFacts], wanted: str | None
 def _rows(
     path: Path,
     label: str,
-    rows: Iterator[tuple[int, list[object]]],
+    rows: Iterator[tuple[int, Sequence[object]]],
     facts: SheetFacts,
     tally: Tally,
     header: int | None,

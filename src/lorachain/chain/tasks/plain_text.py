@@ -162,10 +162,9 @@ def _tokenized(inputs: TaskInputs, cache: TokenCache) -> tuple[TokenStore, Facts
     def rows() -> Iterator[TokenRow]:
         for document in gates.kept(stream):
             counts["documents"] += 1
-            if isinstance(document, Instruction):
-                yield inputs.encoder.encode(instruction_example(document))
-            else:
-                yield inputs.encoder.encode(plain_text_example(document))
+            yield inputs.encoder.encode(
+                instruction_example(document) if isinstance(document, Instruction) else plain_text_example(document)
+            )
 
     def facts() -> Facts:
         report = write_report(inputs, gates, stream.sources)
