@@ -9,7 +9,7 @@ from lorachain.data.gates import chunk, screen
 from lorachain.data.gates.screen import DataGates
 from lorachain.data.gates.views import PLAIN_TEXT
 from lorachain.data_settings import DataConfig
-from lorachain.errors import DataError
+from lorachain.errors import DataError, WorkspaceError
 from lorachain.records import ExamQuestion, Instruction, PlainText
 
 QUESTION = ExamQuestion(
@@ -92,6 +92,12 @@ def test_what_is_damaged_is_screened_again(tmp_path: Path, screened_chunks: list
     assert len(screened_chunks) == (4 if damage == "cut" else 5)
 
 
+def test_a_header_that_was_cut_off_is_no_journal(tmp_path: Path, screened_chunks: list[int]) -> None:
+    (tmp_path / "journal").write_text('{"jour', encoding="utf-8")
+    interrupted(tmp_path / "journal")
+    assert (tmp_path / "journal").read_text(encoding="utf-8").startswith('{"journal":')
+
+
 def test_other_settings_or_records_begin_at_the_first_chunk(tmp_path: Path, screened_chunks: list[int]) -> None:
     interrupted(tmp_path / "journal")
     screened_chunks.clear()
@@ -101,6 +107,13 @@ def test_other_settings_or_records_begin_at_the_first_chunk(tmp_path: Path, scre
     screened_chunks.clear()
     kept(gates(tmp_path / "journal"), [PlainText("다른 문서", "b:1"), *documents()])
     assert len(screened_chunks) == 7
+
+
+def test_a_file_of_somebody_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "journal").write_text("my notes\n", encoding="utf-8")
+    with pytest.raises(WorkspaceError, match="not a journal"):
+        kept(gates(tmp_path / "journal"), documents())
+    assert (tmp_path / "journal").read_text(encoding="utf-8") == "my notes\n"
 
 
 def test_after_a_refusal_the_pass_resumes_with_another_action(tmp_path: Path, screened_chunks: list[int]) -> None:

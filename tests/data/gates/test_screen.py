@@ -1,6 +1,7 @@
 """Records through the gates: what is kept, masked, refused and reported."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,14 @@ def test_a_dictionary_may_describe_what_a_question_asks_for() -> None:
     gates = DataGates(DICTIONARY, config(), {"dev": [QUESTION]})
     described, quoted = Term("신우신염", definition), Term("기출", QUESTION.question)
     assert list(gates.kept([described, quoted])) == [described]
+
+
+def test_the_same_question_is_left_out_whatever_the_action() -> None:
+    reordered = replace(QUESTION, options=QUESTION.options[::-1], answer=4)
+    changed = replace(reordered, question=QUESTION.question.replace("남자가", "남자는"))
+    gates = DataGates(EXAM, config(contamination={"action": "report"}), {"dev": [QUESTION]})
+    assert list(gates.kept([reordered, changed])) == [changed]
+    assert gates.report([]).contamination.kinds == {"containment": 1, "verbatim": 1}
 
 
 def test_reasoning_that_quotes_another_question_is_found() -> None:

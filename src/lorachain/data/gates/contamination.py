@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from lorachain.data.decontamination import ExamScreen
+from lorachain.data.decontamination import SHORT_ANCHOR, ExamScreen, normalized
 from lorachain.data.gates.question_index import (
     QuestionHashes,
     QuestionIndex,
@@ -70,7 +70,11 @@ class Contamination:
         self._same = [ExamScreen(questions) for _, questions in known]
         # A stem without n-grams that start a comparison is searched for in every text.
         self._short = [
-            [number for number in range(len(questions)) if not self._indexes[position].rare[number]]
+            [
+                number
+                for number, question in enumerate(questions)
+                if not self._indexes[position].rare[number] and len(normalized(question.question)) >= SHORT_ANCHOR
+            ]
             for position, (_, questions) in enumerate(known)
         ]
         self._short_screens = [
@@ -155,7 +159,10 @@ class Contamination:
                 answers = held_out.whole_options[held_out.answer], salted[text].whole_options[salted[text].answer]
                 same_answer = share == 1.0 and answers[0] == answers[1]
                 if share >= self._threshold and (options >= self._threshold or same_answer):
-                    matches.append(Match(text, index.name, held_out.id, "containment", share))
+                    # Another version of it, or letter for letter the same: the latter is never kept.
+                    same = position < len(self._same) and self._same[position].same_question(questions[text])
+                    kind: MatchKind = "verbatim" if same else "containment"
+                    matches.append(Match(text, index.name, held_out.id, kind, share))
                     matched.add(text)
             if position < len(self._same):
                 matches += self._verbatim_questions(position, questions, matched)

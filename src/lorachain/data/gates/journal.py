@@ -29,7 +29,7 @@ from lorachain.data.gates.workers import screened
 from lorachain.errors import WorkspaceError
 from lorachain.user_key import is_signed, signature
 
-_HEADER = "{}"
+_HEADER = '{"journal":"of the data gates"}'
 _UNSIGNED = ""
 
 
@@ -74,12 +74,19 @@ class ScreenJournal:
         self._path.unlink(missing_ok=True)
 
     def _lines(self) -> Iterator[bytes]:
-        """The complete lines behind the header."""
+        """The complete lines behind the header. Raises WorkspaceError where the file is somebody's own."""
         if not os.path.lexists(self._path):
             return
         with os.fdopen(open_regular(self._path, os.O_RDONLY), "rb") as file:
-            if file.readline() == f"{_HEADER}\n".encode():
-                yield from (line for line in file if line.endswith(b"\n"))
+            header, expected = file.readline(), f"{_HEADER}\n".encode()
+            if not expected.startswith(header):
+                raise WorkspaceError(
+                    f"{self._path} is not a journal of lorachain, which would replace it: move or rename it"
+                )
+            if header != expected:  # the first write was cut off
+                self.remove()
+                return
+            yield from (line for line in file if line.endswith(b"\n"))
 
     def _result(self, line: bytes, chunk: Chunk | None) -> ChunkResult | None:
         """What a line says of `chunk`; None where it is another's, or damaged."""

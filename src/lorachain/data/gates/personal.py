@@ -38,7 +38,12 @@ _PLAIN = str.maketrans(
     }
 )
 """One character for one, so that positions stay."""
-_WIDE = re.compile("[０-９‐-―−－﹣ー\u00a0\u2002\u2003\u2009\u202f\u3000（）．・·ㆍ＋＠／~]")
+_REGION = re.compile(
+    "[+(＋（]?\\d[\\d ()./+\\-‐‑‒–—―−－﹣ー\u00a0\u2002\u2003\u2009\u202f\u3000（）．・·ㆍ＋／~]{6,2000}"
+)
+"""Digits and what may be between them: numbers are only searched for within."""
+_MARGIN = 3
+"""Characters around a region that the patterns look at."""
 _SPOKEN = str.maketrans("공영일이삼사오육륙칠팔구", "001234566789")
 
 _RESIDENT = re.compile(r"(?<![\d-])(\d{6})( ?[-./] ?| )?(\d{7})(?!\d)")
@@ -49,6 +54,7 @@ _PHONE = re.compile(
 _SPOKEN_PHONE = re.compile(
     r"[공영]일[공영일육칠팔구](?: ?- ?| )?[공영일이삼사오육륙칠팔구]{3,4}(?: ?- ?| )?[공영일이삼사오육륙칠팔구]{4}"
 )
+_AT = ("@", "＠", "(at)", "[at]", "골뱅이")
 _EMAIL = re.compile(
     r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9][A-Za-z0-9._%+-]{0,63} ?(?:@|\(at\)|\[at\]|골뱅이) ?"
     r"[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,3}\.[A-Za-z]{2,24}(?![A-Za-z0-9])"
@@ -88,9 +94,8 @@ class PersonalData:
 
     def find(self, text: str) -> list[Finding]:
         """What is in the text, in its order; of overlapping findings the one that begins first, then the longest."""
-        plain = text.translate(_PLAIN) if _WIDE.search(text) else text
         findings: list[Finding] = []
-        for start, end, kind in sorted(self._all(plain), key=lambda item: (item[0], -item[1])):
+        for start, end, kind in sorted(self._all(text), key=lambda item: (item[0], -item[1])):
             if kind in self._kinds and (not findings or start >= findings[-1].end):
                 findings.append(Finding(kind, start, end))
         return findings
@@ -98,13 +103,22 @@ class PersonalData:
     def _all(self, text: str) -> Iterator[tuple[int, int, PersonalKind]]:
         if self._chart is not None:
             yield from ((match.start(), match.end(), "chart") for match in self._chart.finditer(text))
-        if "@" in text or "(at)" in text or "[at]" in text or "골뱅이" in text:
-            yield from ((match.start(), match.end(), "email") for match in _EMAIL.finditer(text))
-        for pattern, classify in _NUMBERS:
-            for match in pattern.finditer(text):
-                kind = classify(match, text)
-                if kind is not None:
-                    yield match.start(), match.end(), kind
+        if any(at in text for at in _AT):
+            plain = text.translate(_PLAIN)
+            yield from ((match.start(), match.end(), "email") for match in _EMAIL.finditer(plain))
+        if "공일" in text or "영일" in text:
+            for match in _SPOKEN_PHONE.finditer(text):
+                if is_mobile(re.sub(r"\D", "", match[0].translate(_SPOKEN))):
+                    yield match.start(), match.end(), "phone"
+        for region in _REGION.finditer(text):
+            first = max(0, region.start() - _MARGIN)
+            part = text[first : region.end() + _MARGIN].translate(_PLAIN)
+            for pattern, classify in _NUMBERS:
+                for match in pattern.finditer(part):
+                    start = first + match.start()
+                    kind = classify(match, text[max(0, start - _CONTEXT) : start])
+                    if kind is not None:
+                        yield start, first + match.end(), kind
 
 
 def masked(text: str, findings: list[Finding]) -> str:
@@ -114,27 +128,23 @@ def masked(text: str, findings: list[Finding]) -> str:
     return text
 
 
-def _before(match: re.Match[str], text: str, words: re.Pattern[str]) -> bool:
-    return words.search(text, max(0, match.start() - _CONTEXT), match.start()) is not None
-
-
 def _digits(match: re.Match[str]) -> str:
     return re.sub(r"\D", "", match[0])
 
 
-def _registration(match: re.Match[str], text: str) -> PersonalKind | None:
+def _registration(match: re.Match[str], before: str) -> PersonalKind | None:
     """With a hyphen the form is that of a registration number, whatever its check digit; without one, the check digit
     or a word before it decides."""
     digits = _digits(match)
     if not is_birth_date(digits):
         return None
     hyphen = "-" in (match[2] or "")
-    if not (hyphen or has_check_digit(digits) or _before(match, text, _RESIDENT_WORDS)):
+    if not (hyphen or has_check_digit(digits) or _RESIDENT_WORDS.search(before)):
         return None
     return "alien" if is_alien(digits) else "resident"
 
 
-def _phone(match: re.Match[str], text: str) -> PersonalKind | None:
+def _phone(match: re.Match[str], before: str) -> PersonalKind | None:
     digits = _digits(match)
     if digits.startswith("82"):
         national = digits[2:]
@@ -142,27 +152,22 @@ def _phone(match: re.Match[str], text: str) -> PersonalKind | None:
     if is_mobile(digits):
         return "phone"
     separated = re.fullmatch(r"\d+", match[0]) is None
-    return "phone" if is_landline(digits) and (separated or _before(match, text, _PHONE_WORDS)) else None
+    return "phone" if is_landline(digits) and (separated or _PHONE_WORDS.search(before)) else None
 
 
-def _spoken_phone(match: re.Match[str], text: str) -> PersonalKind | None:
-    return "phone" if is_mobile(re.sub(r"\D", "", match[0].translate(_SPOKEN))) else None
-
-
-def _card(match: re.Match[str], text: str) -> PersonalKind | None:
+def _card(match: re.Match[str], before: str) -> PersonalKind | None:
     return "card" if is_card(_digits(match)) else None
 
 
-def _account(match: re.Match[str], text: str) -> PersonalKind | None:
+def _account(match: re.Match[str], before: str) -> PersonalKind | None:
     """Account numbers have no common form: a word before them decides."""
     enough = 10 <= len(_digits(match)) <= 14
-    return "account" if enough and _before(match, text, _ACCOUNT_WORDS) else None
+    return "account" if enough and _ACCOUNT_WORDS.search(before) else None
 
 
 _NUMBERS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], str], PersonalKind | None]], ...] = (
     (_RESIDENT, _registration),
     (_PHONE, _phone),
-    (_SPOKEN_PHONE, _spoken_phone),
     (_CARD, _card),
     (_ACCOUNT, _account),
 )

@@ -139,7 +139,7 @@ class DataGates(Generic[R]):
             yield self._chunk(batch)
 
     def _chunk(self, batch: list[R]) -> Chunk:
-        questions = [record for record in batch if isinstance(record, ExamQuestion)]
+        questions: list[ExamQuestion] = [record for record in batch if isinstance(record, ExamQuestion)]
         return Chunk([self._view.fields(record) for record in batch], questions or None)
 
     def _decide(self, batch: list[R], chunk: Chunk, result: ChunkResult) -> Iterator[R]:
