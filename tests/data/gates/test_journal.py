@@ -50,7 +50,7 @@ def documents(end: int = len(TEXTS)) -> Iterator[PlainText]:
         yield PlainText(text, f"a:{number}")
 
 
-def kept(gate: DataGates[PlainText], records: Iterable[PlainText]) -> list[str]:
+def kept(gate: DataGates[PlainText | Instruction], records: Iterable[PlainText]) -> list[str]:
     return [document.text for document in gate.kept(records)]
 
 

@@ -98,7 +98,7 @@ def _funnel_table(total: Funnel, checks: dict[str, str]) -> Table:
         Text("left", "남음"),
         Text("picture", "그림"),
     )
-    return Table(Text("The funnel", "깔때기"), columns, rows)
+    return Table(Text("The funnel", "단계별 통과 현황"), columns, rows)
 
 
 def _funnel_row(check: Words, asked: Words, rejected: int | None, left: int, drawn: int) -> tuple[Words | Cell, ...]:
