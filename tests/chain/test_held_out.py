@@ -116,9 +116,9 @@ def test_a_reformatted_dev_question_is_left_out_of_every_kind_of_data(
     changed = PLANTED.replace("간에서", "간에").replace("것은", "것이").replace("담낭에", "담낭으로")
     texts = [f"{n}번째 문서는 간과 담낭을 다룬다." for n in range(12)]
     write_rows(tmp_path / "plain.jsonl", [{"text": text} for text in [*texts, f"기출: {changed} 답은 담즙이다."]])
-    terms = [{"term": f"용어{n}", "definition": f"{n}번째 뜻풀이"} for n in range(8)]
+    terms: list[dict[str, object]] = [{"term": f"용어{n}", "definition": f"{n}번째 뜻풀이"} for n in range(8)]
     write_rows(tmp_path / "terms.jsonl", [*terms, {"term": "기출", "definition": PLANTED}])
-    prompts = [{"prompt": f"{n}번째 지시", "completion": "예"} for n in range(8)]
+    prompts: list[dict[str, object]] = [{"prompt": f"{n}번째 지시", "completion": "예"} for n in range(8)]
     write_rows(tmp_path / "instruct.jsonl", [*prompts, {"prompt": changed, "completion": "담즙"}])
     encoder = TokenEncoder(tokenizer)
     loads: list[tuple[str, str, Callable[[TaskInputs], StageTask], str]] = [
