@@ -143,15 +143,6 @@ class GateConfig(_Strict):
     on_fail: Literal["stop", "warn", "dial"] = "stop"
 
 
-Tracker = Literal["tensorboard", "trackio", "wandb", "mlflow"]
-
-
-class TrackingConfig(_Strict):
-    """Where each step's metrics go besides losses.csv; it changes no result."""
-
-    to: list[Tracker]
-
-
 class StageConfig(_Strict):
     epochs: Annotated[int, Field(ge=1, le=10_000)]
     learning_rate: Annotated[float, Field(gt=0, lt=1)]
@@ -228,7 +219,6 @@ class ChainConfig(_Strict):
     training: TrainingConfig
     validation: ValidationConfig
     reasoning: ReasoningConfig
-    tracking: TrackingConfig
     ledger: LedgerConfig
     gates: dict[Literal[GATED], GateConfig]  # type: ignore[valid-type]
     stages: dict[str, StageConfig]

@@ -55,10 +55,6 @@ class Workspace:
     def run_state(self, stage: str, model: str) -> Path:
         return self.training(stage, model) / "run.json"
 
-    def tracking(self, model: str) -> Path:
-        """What trackers write, of all stages."""
-        return self.output("tracking", model)
-
     def loss_log(self, stage: str, model: str) -> Path:
         return self.training(stage, model) / LOSS_LOG
 

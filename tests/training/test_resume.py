@@ -22,7 +22,6 @@ from lorachain.tokens import TokenRow
 from lorachain.training.batch_schedule import BatchSchedule
 from lorachain.training.checkpoints import checkpoint_directory
 from lorachain.training.progress import Progress, TrainingSettings
-from lorachain.training.trackers import Tracking
 from lorachain.training.trainer import train
 from lorachain.weights.load import load_model
 from lorachain.weights.lora import PeftModel, add_new_lora
@@ -66,7 +65,6 @@ def go(
     on_step: Callable[[Progress], None] = lambda progress: None,
     *,
     quantization: str = "none",
-    tracking: Tracking | None = None,
 ) -> tuple[Progress, dict[str, Tensor], list[int], list[str]]:
     """One start of the run: (progress, adapter, epochs that ended in this start, messages)."""
     ended: list[int] = []
@@ -97,7 +95,6 @@ def go(
         on_epoch_end=on_epoch_end,
         on_step=on_step,
         on_message=messages.append,
-        tracking=tracking,
     )
     return progress, tensors, ended, messages
 
@@ -152,27 +149,6 @@ def test_losses_are_written_step_by_step(tmp_path: Path) -> None:
     assert [row.learning_rate for row in rows[:3]] == [0, 5e-3, 1e-2]
     assert rows[-1].learning_rate == pytest.approx(1e-2 * (1 + math.cos(math.pi * 6 / 7)) / 2)
     assert all(row.grad_norm > 0 for row in rows)
-
-
-def test_tensorboard_has_each_step_of_a_killed_run_once(tmp_path: Path) -> None:
-    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    tracking = Tracking(("tensorboard",), tmp_path / "tracking", "02-abc")
-
-    def kill(progress: Progress) -> None:
-        if progress.step == 5:
-            raise Killed
-
-    with pytest.raises(Killed):
-        go(tmp_path / "run", "text", 0.0, kill, tracking=tracking)
-    progress, _, _, messages = go(tmp_path / "run", "text", 0.0, tracking=tracking)
-    assert messages == ["resuming from checkpoint-4"]
-    events = accumulators.EventAccumulator(str(tmp_path / "tracking" / "tensorboard" / "02-abc"))
-    events.Reload()
-    names = {"train/loss", "train/learning_rate", "train/grad_norm", "train/num_tokens", "train/epoch"}
-    assert set(events.Tags()["scalars"]) == names
-    logged = events.Scalars("train/loss")
-    assert [event.step for event in logged] == list(range(1, 10))
-    assert [event.value for event in logged] == pytest.approx(progress.losses)
 
 
 def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def _effective_prefixes(stages: Sequence[Stage], source_set: SourceSet) -> Itera
         if stage.kind == "reasoning":
             yield from (*_COMPUTING, "reasoning", f"sources.{source_set}.exam", f"sources.{source_set}.dictionary")
         if stage.kind == "training":
-            yield from (*_COMPUTING, *_MEASURING, "training", "tracking", "validation", f"stages.{stage.name}")
+            yield from (*_COMPUTING, *_MEASURING, "training", "validation", f"stages.{stage.name}")
             yield from (f"sources.{source_set}.{kind}" for kind in (stage.source, "exam", "instruct", "known"))
             if reasoning_for(stage) is not None:
                 yield "reasoning.enabled"  # whether it trains on what was written

@@ -14,7 +14,6 @@ from lorachain.chain.reasoning_stage import write_chain_reasoning
 from lorachain.chain.runtime import Runtime
 from lorachain.chain.stages import Stage, chain_steps, stages_after
 from lorachain.chain.state import StageState, stage_state
-from lorachain.chain.trackers import require_trackers
 from lorachain.chain.train_stage import train_stage
 from lorachain.errors import WorkspaceError
 from lorachain.memory import release
@@ -32,7 +31,6 @@ def run_stages(context: ChainContext, runtime: Runtime, stages: Sequence[Stage])
         LorachainError: anything the user can fix; what was finished is kept.
         TrainingInterrupted: on a signal, after saving.
     """
-    require_trackers(context.config)
     workspace, processes = context.workspace, runtime.processes
     command = "run" if len(stages) == len(chain_steps()) else stages[0].command
     locked = model_lock(workspace, context.model, context.command(command)) if processes.main else nullcontext()

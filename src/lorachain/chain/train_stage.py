@@ -34,7 +34,6 @@ from lorachain.training.batch_schedule import BatchSchedule
 from lorachain.training.checkpoints import checkpoint_directory
 from lorachain.training.progress import Progress, TrainingSettings
 from lorachain.training.sharding import shard_layers
-from lorachain.training.trackers import Tracking
 from lorachain.training.trainer import train
 from lorachain.weights.load import load_model, load_tokenizer
 from lorachain.weights.lora import PeftModel, load_adapter, set_adapter_tensors
@@ -260,11 +259,6 @@ def fit(run: StageRun, model: PeftModel) -> tuple[Progress, dict[str, Tensor]]:
             checkpoint=point.search,
             best_step=point.best_step,
             processes=processes,
-            tracking=Tracking(
-                to=tuple(config.tracking.to),
-                folder=context.workspace.tracking(context.model),
-                run=f"{run.stage.name}-{run.inputs.fingerprint[:12]}",
-            ),
         )
 
 

@@ -40,7 +40,6 @@ from lorachain.training.loss import SupervisedLanguageModel
 from lorachain.training.loss_log import LossLog
 from lorachain.training.optimizer import MasterWeightAdamW, master_tensors
 from lorachain.training.progress import Progress, TrainingSettings
-from lorachain.training.trackers import PROJECT, Tracking, logged, tracker_callbacks, tracker_environment
 from lorachain.weights.load import plain_model
 from lorachain.weights.lora import (
     ADAPTER_WEIGHTS,
@@ -67,7 +66,6 @@ class _ChainTrainer(Trainer):
         processes: Processes,
         run: Path,
         fingerprint: str,
-        tracking: Tracking | None,
     ) -> None:
         self.peft_model = model
         self.schedule = schedule
@@ -92,9 +90,7 @@ class _ChainTrainer(Trainer):
             use_cpu=plain_model(model).device.type == "cpu",
             save_strategy="no",  # _StepCallback requests checkpoints
             logging_strategy="no",
-            report_to=[],  # `train` adds the trackers
-            run_name=tracking.run if tracking else None,
-            project=PROJECT,
+            report_to=[],
             disable_tqdm=True,
             remove_unused_columns=False,
             ddp_find_unused_parameters=False,
@@ -287,10 +283,7 @@ class _StepCallback(TrainerCallback):
         settings = self.trainer.settings
         self.trainer.progress.step = state.global_step
         if self.trainer.processes.main:
-            row = self.trainer.step_row()
-            self.trainer.loss_log.append(row)
-            # Not `Trainer.log`, which also keeps everything in the state that each checkpoint stores.
-            self.trainer.callback_handler.on_log(args, state, control, logged(row))
+            self.trainer.loss_log.append(self.trainer.step_row())
         self.call_step(self.trainer.progress)
         if state.global_step % steps_per_epoch == 0 or state.global_step == len(self.trainer.schedule):
             epoch = -(-state.global_step // steps_per_epoch)
@@ -326,7 +319,6 @@ def train(
     checkpoint: CheckpointSearch | None = None,
     best_step: int | None = None,
     processes: Processes | None = None,
-    tracking: Tracking | None = None,
 ) -> tuple[Progress, dict[str, Tensor]]:
     """Trains the adapter; resumes from the newest complete checkpoint of the same fingerprint in `run`.
 
@@ -338,7 +330,6 @@ def train(
         checkpoint: the checkpoint to resume from, where the caller has searched already.
         best_step: the step of the best epoch before an interruption, whose checkpoint is kept.
         processes: the processes that share each step.
-        tracking: where the main process logs each step besides `losses.csv`.
 
     Returns:
         The progress, and the adapter's tensors (float32, PEFT's names).
@@ -359,14 +350,12 @@ def train(
     checkpoint = checkpoint or newest_complete(run, fingerprint)
     for message in checkpoint.skipped:
         on_message(message)
-    trainer = _ChainTrainer(model, schedule, settings, processes, run, fingerprint, tracking)
+    trainer = _ChainTrainer(model, schedule, settings, processes, run, fingerprint)
     trainer.kept_steps = {best_step} if best_step is not None else set()
     if trainer.processes.main:
         trainer.keep_newest(checkpoint.step)
         trainer.loss_log.drop_after(checkpoint.step)
-    with tracker_environment(tracking), signals_finish_the_step() as flag:
-        for callback in tracker_callbacks(tracking, checkpoint.step) if tracking and processes.main else ():
-            trainer.add_callback(callback)
+    with signals_finish_the_step() as flag:
         trainer.add_callback(_StepCallback(trainer, flag, on_epoch_end, on_step))
         if checkpoint.directory is not None:
             on_message(f"resuming from {checkpoint.directory.name}")
