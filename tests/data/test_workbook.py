@@ -23,7 +23,11 @@ from lorachain.errors import DataError
 from lorachain.records import Term
 from workbook_making import write_workbook
 
-TERMS = [["용어명", "영문용어", "정의"], ["위염", "gastritis", "위 점막의 염증"], ["혈압", "blood pressure", None]]
+TERMS: list[list[Any]] = [
+    ["용어명", "영문용어", "정의"],
+    ["위염", "gastritis", "위 점막의 염증"],
+    ["혈압", "blood pressure", None],
+]
 QUESTION = ["다음 중 옳은 것은?", "하나", 2, 3.0, 0.1 + 0.2, "다섯", 3.0, "셋째가 옳다.", 2024]
 EXAM_HEADER = ["문제", "보기1", "보기2", "보기3", "보기4", "보기5", "정답", "해설", "연도"]
 SUFFIXES = [".xlsx", ".ods"]

@@ -1,7 +1,7 @@
 """Trackers: each step once, the same run after a kill, nothing sent, and a missing package refused at once."""
 
 import os
-from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -64,8 +64,7 @@ def test_what_the_user_has_set_stays(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_missing_package_is_refused_before_anything_starts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    find: Callable[[str], object] = installed.find_spec
-    monkeypatch.setattr(installed, "find_spec", lambda name: None if name == "wandb" else find(name))
+    monkeypatch.setattr(installed, "find_spec", lambda name: None if name == "wandb" else find_spec(name))
     says = ("tracking.to names 'wandb', which is not installed", "pip install wandb")
     refused(root, "run", *options_of(root), "--set", 'tracking.to=["wandb"]', says=says)
 

@@ -274,8 +274,8 @@ def _scan_xlsx(path: Path, archive: zipfile.ZipFile) -> dict[str, SheetFacts]:
         by_sheet[title] = facts[part.casefold()]
     if not by_sheet:
         raise zipfile.BadZipFile("no sheet")
-    for name, sheet in facts.items():  # whatever is named as a sheet by other means
-        _check_area(path, name, sheet)
+    for name, contents in facts.items():  # whatever is named as a sheet by other means
+        _check_area(path, name, contents)
     return by_sheet
 
 

@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.integrations import MLflowCallback, TensorBoardCallback, TrackioCallback, WandbCallback
+from transformers.integrations.integration_utils import (
+    MLflowCallback,
+    TensorBoardCallback,
+    TrackioCallback,
+    WandbCallback,
+)
 
 from lorachain.artifacts import LossRow
 from lorachain.atomic import atomic_write_text
@@ -42,9 +47,9 @@ def tracker_callbacks(tracking: Tracking, step: int) -> list[TrainerCallback]:
     """The callbacks of the trackers, for a run that continues after `step` (0: from the start)."""
     make: Mapping[str, Callable[[], list[TrainerCallback]]] = {
         "tensorboard": lambda: [_tensorboard(tracking, step)],
-        "trackio": lambda: [TrackioCallback()],
-        "wandb": lambda: [WandbCallback(), _FinishWandb()],
-        "mlflow": lambda: [MLflowCallback(), _RememberMlflow(_mlflow_id_file(tracking))],
+        "trackio": lambda: [TrackioCallback()],  # type: ignore[no-untyped-call]
+        "wandb": lambda: [WandbCallback(), _FinishWandb()],  # type: ignore[no-untyped-call]
+        "mlflow": lambda: [MLflowCallback(), _RememberMlflow(_mlflow_id_file(tracking))],  # type: ignore[no-untyped-call]
     }
     return [callback for name in tracking.to for callback in make[name]()]
 
@@ -90,8 +95,8 @@ def _tensorboard(tracking: Tracking, step: int) -> TrainerCallback:
     from torch.utils.tensorboard import SummaryWriter
 
     folder = tracking.folder / "tensorboard" / tracking.run
-    writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)  # type: ignore[no-untyped-call]
-    callback: TrainerCallback = TensorBoardCallback(writer)
+    writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+    callback: TrainerCallback = TensorBoardCallback(writer)  # type: ignore[no-untyped-call]
     return callback
 
 

@@ -7,7 +7,19 @@ from lorachain.artifacts import EvalResult, ValidationResult
 from lorachain.artifacts.validation import Proportion
 from lorachain.records import LETTERS, ExamQuestion
 from lorachain.report.document import numbers
-from lorachain.report.document.blocks import Block, Cell, Fold, Paragraph, Quote, Section, Table, Text, Words, parts
+from lorachain.report.document.blocks import (
+    Block,
+    Cell,
+    Fold,
+    Number,
+    Paragraph,
+    Quote,
+    Section,
+    Table,
+    Text,
+    Words,
+    parts,
+)
 from lorachain.report.document.collect import ReportData
 from lorachain.report.document.sections import words
 from lorachain.report.document.sections.overview import score_picture
@@ -89,7 +101,7 @@ def flip_section(data: ReportData) -> Section:
     return Section("flips", title, blocks)
 
 
-def _between(stage: str, start: Text) -> tuple[str | Text | numbers.Number, ...]:
+def _between(stage: str, start: Text) -> tuple[str | Text | Number, ...]:
     return (Text("Step ", ""), stage, Text(f" against the {start.en}", f"단계와 {start.ko}의 비교"))
 
 
@@ -222,7 +234,7 @@ def _result_flips(data: ReportData) -> Iterator[Block]:
     names = [Text(result.model.name, result.model.name) for result in (given.results[0], given.results[-1])]
     if names[0] == names[1]:
         names = [Text(f"A: {names[0].en}", f"A: {names[0].ko}"), Text(f"B: {names[1].en}", f"B: {names[1].ko}")]
-    difference = numbers.Number(compared.difference, f"{100 * compared.difference:+.1f}")
+    difference = Number(compared.difference, f"{100 * compared.difference:+.1f}")
     yield Paragraph(
         (
             *(names[1], Text(" against ", "와 다음의 비교: "), names[0], f", {compared.protocol}: ", difference),

@@ -3,7 +3,7 @@
 from lorachain.artifacts.stages import SourceRecord
 from lorachain.licences import UNKNOWN_LICENCE, licence_of_source, terms_of_base
 from lorachain.report.document import numbers
-from lorachain.report.document.blocks import Block, Cell, Paragraph, Section, Table, Text, Words
+from lorachain.report.document.blocks import Block, Cell, Number, Paragraph, Section, Table, Text, Words
 from lorachain.report.document.collect import ReportData
 from lorachain.report.document.sections import words
 
@@ -40,8 +40,8 @@ def source_section(data: ReportData) -> Section:
         blocks.append(_count_table(data))
     else:
         blocks.append(words.missing("No step has read data yet.", "아직 데이터를 읽은 단계가 없습니다."))
-    columns = (Text("terms", "약관"), Text("notice", "고지"), Text("address", "주소"))
-    blocks.append(Table((Text("Terms of the base ", "베이스의 약관: "), data.base_id), columns, terms))
+    of_terms = (Text("terms", "약관"), Text("notice", "고지"), Text("address", "주소"))
+    blocks.append(Table((Text("Terms of the base ", "베이스의 약관: "), data.base_id), of_terms, terms))
     return Section("sources", Text("Data and licences", "데이터와 라이선스"), blocks)
 
 
@@ -80,7 +80,7 @@ def environment_section(data: ReportData) -> Section:
                 f"{settings.dtype}, {settings.quantization}",
                 numbers.decimal(facts.seconds, 0, " s"),
                 numbers.decimal(facts.tokens_per_second, 0),
-                numbers.Number(facts.peak_memory_bytes, f"{facts.peak_memory_bytes / 1e9:.1f} GB"),
+                Number(facts.peak_memory_bytes, f"{facts.peak_memory_bytes / 1e9:.1f} GB"),
                 numbers.count(info.depends_on.seed),
             )
         )

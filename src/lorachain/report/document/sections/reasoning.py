@@ -114,7 +114,7 @@ def _subject_table(subjects: dict[str, Funnel]) -> Table:
         Text("kept", "남음"),
         Text("questions kept", "남은 문항"),
     )
-    rows = [
+    rows: list[tuple[Words, ...]] = [
         (name, *(numbers.count(n) for n in (part.questions, part.drawn, part.kept, part.questions_kept)))
         for name, part in subjects.items()
     ]
