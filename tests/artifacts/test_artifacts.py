@@ -27,6 +27,7 @@ from lorachain.artifacts import (
     CheckpointManifest,
     ComposeReport,
     ConversionRecord,
+    DataSummary,
     DialPoint,
     DialReport,
     DiskNeed,
@@ -43,6 +44,7 @@ from lorachain.artifacts import (
     RunState,
     ShownExample,
     ShownToken,
+    SourceSummary,
     StageMemory,
     TokenCacheManifest,
     TrainingInfo,
@@ -127,6 +129,16 @@ def artifacts() -> Iterator[Artifact]:
             Measured(stage="00", tokens=8, device="cpu", calculated=66, peak=70, tokens_per_second=9.5, joules=1.5),
         ),
     )
+    yield DataSummary(
+        model=None,
+        sources=(
+            SourceSummary(
+                name="terms.csv", read_as="dictionary", files=1, records=3, complete=True, splits={}, duplicates=1,
+                refused_rows=0, refused=(), characters=None, tokens=None, hangul=0.9, latin=0.1, other_letters=0.0,
+                reasoning_writers={}, shown=(),
+            ),
+        ),
+    )  # fmt: skip
     yield reasoning_report()
     yield PushManifest(
         step="02",
