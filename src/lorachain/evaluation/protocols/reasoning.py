@@ -11,7 +11,7 @@ from torch import nn
 
 from lorachain.artifacts.schema import Record
 from lorachain.errors import ConfigError
-from lorachain.evaluation.answer_line import answer_line_complete, reasoned_choice
+from lorachain.evaluation.answer_line import answer_line_complete, reasoned_choice, reasoned_text_choice
 from lorachain.evaluation.explained import direct_choices, tax_of_explaining
 from lorachain.evaluation.protocols.base import Option, QuestionResult
 from lorachain.evaluation.protocols.generated import WrittenDetail, written_report, written_row
@@ -43,7 +43,8 @@ class Reasoning:
     """Greedy with one sample; with several, sampled at `temperature` and decided by majority, a tie by the earliest
     (self-consistency: Wang et al. 2022, arXiv 2203.11171). Samples that cannot be parsed have no vote.
 
-    Version 3 draws samples by `inference.sampling`. Version 2 read answers by `answer_line`: before, a letter that
+    Version 4 reads a model that names the option's text first (`style`) by the text, as its direct answers are: a small
+    model writes the right text with any letter behind it. Version 3 draws samples by `inference.sampling`. Version 2 read answers by `answer_line`: before, a letter that
     begins an option's text was taken for the answer.
     """
 
@@ -55,10 +56,10 @@ class Reasoning:
     engine: TextEngine | None = None
     """What generates the texts; None: the model in memory."""
     style: AnswerStyle = "letters"
-    """What a direct answer, which is reported beside the explained one, names first."""
+    """What an answer names first; direct answers, which are reported beside the explained ones, are read alike."""
     detail_type: type[Record] = _Detail
     name: str = "reasoning"
-    version: str = "3"
+    version: str = "4"
     batch_questions: int = 128
 
     def __post_init__(self) -> None:
@@ -90,10 +91,11 @@ class Reasoning:
         direct: list[int] | list[None] = [None] * len(questions)
         if model is not None and encoder is not None:
             direct = direct_choices(model, encoder, questions, self.style, token_budget=self.token_budget)
+        read = reasoned_text_choice if self.style == "options" else reasoned_choice
         rows = []
         for number, question in enumerate(questions):
             samples = [completions[number * self.samples + sample] for sample in range(self.samples)]
-            votes = [reasoned_choice(completion.text, question.options) for completion in samples]
+            votes = [read(completion.text, question.options) for completion in samples]
             rows.append(
                 written_row(
                     question,
