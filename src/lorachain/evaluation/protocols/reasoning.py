@@ -44,8 +44,8 @@ class Reasoning:
     (self-consistency: Wang et al. 2022, arXiv 2203.11171). Samples that cannot be parsed have no vote.
 
     Version 4 reads a model that names the option's text first (`style`) by the text, as its direct answers are: a small
-    model writes the right text with any letter behind it. Version 3 draws samples by `inference.sampling`. Version 2 read
-    answers by `answer_line`: before, a letter that begins an option's text was taken for the answer.
+    model writes the right text with any letter behind it. Version 3 draws samples by `inference.sampling`. Version 2
+    read answers by `answer_line`: before, a letter that begins an option's text was taken for the answer.
     """
 
     samples: int = 1
