@@ -8,11 +8,11 @@ from chain_making import run_command_line
 
 
 def listing(root: Path) -> dict[str, str]:
-    """Every file with its hash, and every empty directory; without debug logs, which record failed attempts."""
+    """Every file with its hash, and every empty directory; without debug logs and journals, which record attempts."""
     return {
         path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "empty"
         for path in root.rglob("*")
-        if not path.name.endswith("_debug.log") and (path.is_file() or not any(path.iterdir()))
+        if not path.name.endswith(("_debug.log", ".part.jsonl")) and (path.is_file() or not any(path.iterdir()))
     }
 
 

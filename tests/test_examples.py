@@ -50,8 +50,11 @@ def test_a_dry_run(tiny_workspace: Callable[..., Path], lorachain: Run, example:
     resolved = dict(leaves(planned["configuration"]))
     for key, value in leaves(tomllib.loads(example.read_text(encoding="utf-8"))):
         assert resolved[key] == value, key
-    names = {source["name"] for source in planned["sources"]}
-    assert names == ({"data/plain_text", "data/dictionary.csv", "data/KorMedMCQA"} if local else {"sample"})
+    expected = {
+        "air_gapped": {"data/plain_text", "data/dictionary.csv", "data/KorMedMCQA"},
+        "quick_look": {"sample", "sample:quick-look"},
+    }
+    assert {source["name"] for source in planned["sources"]} == expected.get(example.stem, {"sample"})
     assert all(source["records"] > 5 for source in planned["sources"])
 
 

@@ -222,7 +222,7 @@ def test_a_stage_can_be_given_supervised_tokens_instead_of_epochs(
     wanted = round(1.3 * before.supervised_tokens)
     train_again(finished_copy, *replay_options("02", **shares), "--set", f"stages.02.supervised_tokens={wanted}")
     info = trained(finished_copy)
-    assert info.training.supervised_tokens == pytest.approx(wanted, rel=0.05)
+    assert info.training.supervised_tokens == pytest.approx(wanted, rel=0.1)
     assert info.training.optimizer_steps % (before.optimizer_steps // 2)
     history = json.loads((finished_copy / "model/02_trained/tiny/kormedmcqa_validation_results.json").read_text())
     last = history["results"][-1]

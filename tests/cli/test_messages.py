@@ -191,7 +191,7 @@ def question(**changes: object) -> str:
     [
         ("--plain-text", "a.jsonl", b'{"text": "a"}\n{"text": \n', ("a.jsonl:2", "expected one JSON object")),
         ("--plain-text", "a.jsonl", b'{"body": "x"}\n', ("a.jsonl:1", "a field named text")),
-        ("--plain-text", "a.txt", "간".encode("cp949"), ("a.txt:1", "not UTF-8 (CP949", "save the file as UTF-8")),
+        ("--plain-text", "a.txt", "간".encode("cp949"), ("a.txt:1", "not UTF-8", "--encoding cp949", "save the file")),
         ("--plain-text", "a.jsonl", b"", ("a.jsonl", "empty")),
         ("--plain-text", "a.txt", b" \n \n", ("a.txt",)),
         ("--exam", "dev.jsonl", question(answer="F").encode(), ("dev.jsonl:1", "'F'", "1 to 5 or A to E")),

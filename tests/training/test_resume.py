@@ -169,7 +169,7 @@ def test_tensorboard_has_each_step_of_a_killed_run_once(tmp_path: Path) -> None:
     events = accumulators.EventAccumulator(str(tmp_path / "tracking" / "tensorboard" / "02-abc"))
     events.Reload()
     names = {"train/loss", "train/learning_rate", "train/grad_norm", "train/num_tokens", "train/epoch"}
-    assert set(events.Tags()["scalars"]) == names
+    assert names <= set(events.Tags()["scalars"])
     logged = events.Scalars("train/loss")
     assert [event.step for event in logged] == list(range(1, 10))
     assert [event.value for event in logged] == pytest.approx(progress.losses)

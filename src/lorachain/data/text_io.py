@@ -107,9 +107,10 @@ class _Utf16:
             data = self._file.read(max(size, 4))
             try:
                 text = self._decoder.decode(data, final=not data)
-            except UnicodeDecodeError as error:
+            except UnicodeError as error:  # a UnicodeDecodeError, unless the byte order mark is missing
+                position = self._offset + getattr(error, "start", 0)
                 raise DataError(
-                    f"{self._path}: not UTF-16 (at byte {self._offset + error.start}). Give its real encoding, or save "
+                    f"{self._path}: not UTF-16 (at byte {position}). Give its real encoding, or save "
                     "the file as UTF-8 and leave the encoding out."
                 ) from None
             self._offset += len(data)
