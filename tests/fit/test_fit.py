@@ -26,6 +26,7 @@ from lorachain.fit.estimate import (
     read_structure,
     stage_memory,
 )
+from lorachain.report.fit_table import measured_table
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -239,6 +240,16 @@ def test_a_model_of_the_workspace_without_a_card(root: Path, lorachain: Run) -> 
     assert [need.stage for need in report.stages] == ["00", "01", "02"]
 
 
+def test_a_process_that_needed_no_more_memory_has_no_difference(root: Path, lorachain: Run) -> None:
+    code, out, err = lorachain("fit", "tiny", *options_of(root)[2:], "--measure", "02", "--json", "--device", "cpu")
+    assert code == 0, err
+    report = report_of(out)
+    for peak, difference in ((0, "–"), (report.measured[0].calculated * 2, "-50.0%")):
+        changed = report.measured[0].model_copy(update={"peak": peak})
+        table = measured_table(report.model_copy(update={"measured": (changed,)}))
+        assert list(table.columns[5].cells) == [difference]
+
+
 def test_two_measured_steps(root: Path, lorachain: Run) -> None:
     code, out, err = lorachain(
         "fit", "tiny", *options_of(root)[2:], "--measure", "01", "--measure", "02", "--json", "--device", "cpu"
@@ -249,8 +260,8 @@ def test_two_measured_steps(root: Path, lorachain: Run) -> None:
     assert [one.tokens for one in measured] == [2048, 2048]
     assert all(one.tokens_per_second > 0 and one.device == "cpu" for one in measured)
     assert not (root / "model" / "01_training").exists()
-    code, out, _ = lorachain("fit", "tiny", *options_of(root)[2:], "--measure", "02", "--device", "cpu")
-    assert code == 0
+    code, out, err = lorachain("fit", "tiny", *options_of(root)[2:], "--measure", "02", "--device", "cpu")
+    assert code == 0, err
     assert "two optimizer steps at the limits of the settings" in out
 
 

@@ -2,8 +2,9 @@
 
 import csv
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from lorachain.append_file import read_complete_lines
 from lorachain.artifacts.schema import Record, first_problem
@@ -19,8 +20,8 @@ class LossRow(Record):
     """Epochs that are done after the step."""
     loss: float
     """Mean negative log-likelihood of a supervised token, in nats."""
-    learning_rate: float
-    """Of this step."""
+    learning_rate: Annotated[float, Field(allow_inf_nan=True)]
+    """Of this step. The adapter that an infinite one gives is refused where it is saved."""
     grad_norm: float
     """Before it is clipped."""
     num_tokens: int

@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from lorachain.artifacts import CardSettings, FitReport
+from lorachain.artifacts import CardSettings, FitReport, Measured
 from lorachain.report.tables import escape
 
 
@@ -54,6 +54,11 @@ def _settings(settings: CardSettings) -> str:
     return ", ".join([*parts, *lengths])
 
 
+def _difference(measured: Measured) -> str:
+    """Of the calculation; none where a process that had held a model before needed no more memory than it has."""
+    return f"{measured.calculated / measured.peak - 1:+.1%}" if measured.peak > 0 else "–"
+
+
 def measured_table(report: FitReport) -> Table:
     """Two steps of each measured stage, against the calculation."""
     table = Table(
@@ -80,7 +85,7 @@ def measured_table(report: FitReport) -> Table:
             f"{measured.tokens:,}",
             _gb(measured.calculated),
             _gb(measured.peak),
-            f"{measured.calculated / measured.peak - 1:+.1%}",
+            _difference(measured),
             f"{measured.tokens_per_second:,.0f}",
             f"{minutes:,.1f} min{energy}",
         )
