@@ -1,6 +1,6 @@
 """02_reasoning: the chain's own model writes reasoning for the questions that stage 02 trains on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def write_with(
         data = load_writing_data(context, subjects=subjects)
         choice = choose_writer(runtime, model, engine)
         target = out or context.output(step)
-        _confirm_replacement(context, target, writing_fingerprint(context, data, model, choice))
+        _confirm_replacement(context, target, lambda: writing_fingerprint(context, data, model, choice))
         return write_to(context, runtime, data, model, choice, target, by_parent=False)
 
 
@@ -106,9 +106,9 @@ def plan_writing(
     }
 
 
-def _confirm_replacement(context: ChainContext, folder: Path, fingerprint: str) -> None:
+def _confirm_replacement(context: ChainContext, folder: Path, fingerprint: Callable[[], str]) -> None:
     path = folder / REASONING_REPORT
-    if not path.is_file() or ReasoningReport.read(path).depends_on_sha256 == fingerprint:
+    if not path.is_file() or ReasoningReport.read(path).depends_on_sha256 == fingerprint():
         return
     if not context.confirm(f"Replace the reasoning in {folder}, which had another writer, other data or settings?"):
         raise WorkspaceError(

@@ -12,7 +12,7 @@ from torch import nn
 
 from lorachain.evaluation.answer_line import answer_line_complete, reasoned_choice, reasoned_text_choice
 from lorachain.evaluation.measures import DIRECT, EXPLAINED, MeasureKind
-from lorachain.evaluation.reasoning_text import hangul_share, last_named, reasoning_of
+from lorachain.evaluation.reasoning_text import hangul_share, names_another, reasoning_of
 from lorachain.evaluation.scoring import score_questions
 from lorachain.evaluation.statistics import (
     comparison_summary,
@@ -97,7 +97,6 @@ def _explanation(question: ExamQuestion, direct: int, generation: Generation, st
     read = reasoned_text_choice if style == "options" else reasoned_choice
     chosen = read(generation.text, question.options)
     reasoning = reasoning_of(generation.text)
-    named = last_named(reasoning, question)
     return Explanation(
         question=(question.exam, question.id),
         direct=direct,
@@ -105,7 +104,7 @@ def _explanation(question: ExamQuestion, direct: int, generation: Generation, st
         gold=question.answer,
         generation=generation,
         hangul_share=hangul_share(reasoning, [question.question, *question.options]),
-        contradicts=chosen is not None and named is not None and named != chosen,
+        contradicts=chosen is not None and names_another(reasoning, question, chosen),
     )
 
 

@@ -37,6 +37,13 @@ def last_named(reasoning: str, shown: ExamQuestion) -> int | None:
     return max(named)[2] if named else None
 
 
+def names_another(reasoning: str, shown: ExamQuestion, chosen: int) -> bool:
+    """Whether the option that the reasoning names last is not the one answered. Reasoning that names none does not
+    contradict its answer."""
+    named = last_named(reasoning, shown)
+    return named is not None and named != chosen
+
+
 def reasoning_of(text: str) -> str:
     """What comes before the answer line."""
     lines = answer_lines(text)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from lorachain.content_letters import squeezed
 from lorachain.evaluation.answer_line import answer_lines
-from lorachain.evaluation.reasoning_text import last_named
+from lorachain.evaluation.reasoning_text import names_another
 from lorachain.letter_uses import Kind, letter_uses
 from lorachain.records import ExamQuestion
 
@@ -38,8 +38,7 @@ def is_consistent(reasoning: str, shown: ExamQuestion, chosen: int) -> bool:
 
     An option is named by its text or by a letter that certainly refers to it; reasoning that names none is consistent.
     """
-    named = last_named(reasoning, shown)
-    return named is None or named == chosen
+    return not names_another(reasoning, shown, chosen)
 
 
 def is_long_enough(reasoning: str) -> bool:

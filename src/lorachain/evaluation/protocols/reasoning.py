@@ -15,7 +15,7 @@ from lorachain.evaluation.answer_line import answer_line_complete, reasoned_choi
 from lorachain.evaluation.explained import direct_choices, tax_of_explaining
 from lorachain.evaluation.protocols.base import Option, QuestionResult
 from lorachain.evaluation.protocols.generated import WrittenDetail, written_report, written_row
-from lorachain.evaluation.reasoning_text import hangul_share, last_named, reasoning_of
+from lorachain.evaluation.reasoning_text import hangul_share, names_another, reasoning_of
 from lorachain.inference.engines.base import Completion, EngineIdentity, Message, Sampling, TextEngine, TextRequest
 from lorachain.inference.engines.local import LocalEngine
 from lorachain.prompts import REASONING_INSTRUCTION, AnswerStyle, ChatTurns, reasoning_prompt, render
@@ -126,12 +126,12 @@ class Reasoning:
 def _texts(question: ExamQuestion, texts: Sequence[str], votes: Sequence[int | None]) -> dict[str, Any]:
     """What the reasoning of a question's samples is like."""
     reasoning = [reasoning_of(text) for text in texts]
-    named = [last_named(text, question) for text in reasoning]
     return {
         "hangul_share": sum(hangul_share(text, [question.question, *question.options]) for text in reasoning)
         / len(reasoning),
         "contradictions": sum(
-            vote is not None and last is not None and vote != last for vote, last in zip(votes, named, strict=True)
+            vote is not None and names_another(text, question, vote)
+            for vote, text in zip(votes, reasoning, strict=True)
         ),
     }
 
