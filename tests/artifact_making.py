@@ -43,7 +43,7 @@ from lorachain.artifacts.stages import (
 )
 from lorachain.artifacts.validation import Proportion, ProtocolScore
 from lorachain.data.gates.hashed_exam import hash_exam
-from lorachain.data.gates.screen import DataGates
+from lorachain.data.gates.screen import open_data_gates
 from lorachain.data.gates.views import PLAIN_TEXT
 from lorachain.data_settings import DataConfig
 from lorachain.evaluation.statistics import proportion
@@ -328,7 +328,7 @@ def data_report() -> DataReport:
     settings = DataConfig.model_validate(
         {"processes": 1, "contamination": {"action": "report"}, "personal": {"action": "mask"}}
     )
-    gates = DataGates(PLAIN_TEXT, settings, {"dev": [question]})
+    gates = open_data_gates(PLAIN_TEXT, settings, {"dev": [question]})
     texts = [
         question.question.replace("남자가", "남자는"),
         "전화 010-1234-5678",

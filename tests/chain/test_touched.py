@@ -7,7 +7,7 @@ from lorachain.chain.context import ChainContext, load_config
 from lorachain.chain.history import score_epoch
 from lorachain.chain.stages import find_stage
 from lorachain.chain.touched import touched_measures, touched_questions
-from lorachain.data.gates.screen import DataGates
+from lorachain.data.gates.screen import open_data_gates
 from lorachain.data.gates.views import PLAIN_TEXT
 from lorachain.data_settings import DataConfig
 from lorachain.evaluation.validation_result import summarize_validation
@@ -52,7 +52,7 @@ def test_earlier_stages_count(tmp_path: Path) -> None:
         "q", "s", "발열과 옆구리 통증으로 병원에 온 52세 남자의 진단은 무엇인가?", QUESTIONS[0].options, 0
     )
     settings = DataConfig.model_validate({"processes": 1, "contamination": {"action": "report"}})
-    gates = DataGates(PLAIN_TEXT, settings, {"dev": [question]})
+    gates = open_data_gates(PLAIN_TEXT, settings, {"dev": [question]})
     assert len(list(gates.kept([PlainText(question.question.replace("병원에", "병원으로"), "a:1")]))) == 1
     path = data_report(context.workspace.token_cache("00", "tiny"))
     path.parent.mkdir(parents=True)

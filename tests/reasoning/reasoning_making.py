@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from lorachain.data.gates.held_out import TextScreen
+from lorachain.data.gates.held_out import open_text_screen
+from lorachain.data_settings import ContaminationConfig
 from lorachain.inference.engines.base import Completion, EngineIdentity, FinishReason, Message, Sampling, TextRequest
 from lorachain.reasoning.orders import in_order, sample_order
 from lorachain.reasoning.sample import Written, question_key
@@ -93,7 +94,7 @@ def verifier(engine: ScriptedEngine, support: Callable[[str | None], bool] | Non
     return Verifier(
         writer=writer(engine),
         score_options=scorer(support or (lambda text: text is not None and "혈색소" in text)),
-        screen=TextScreen([HELD_OUT]),
+        screen=open_text_screen([HELD_OUT], ContaminationConfig()),
         terms=TermCheck(DICTIONARY),
         min_hangul=0.7,
         orders=2,

@@ -18,7 +18,7 @@ from lorachain.chain.scored_model import ScoredModel
 from lorachain.chain.source_records import source_records, sources_hash
 from lorachain.data.dictionary import load_dictionary
 from lorachain.data.exam import load_exam, load_fewshot, spread
-from lorachain.data.gates.held_out import TextScreen, without_same_questions
+from lorachain.data.gates.held_out import open_text_screen, without_same_questions
 from lorachain.data.sources import SourceInfo
 from lorachain.errors import DataError
 from lorachain.inference.engines.base import EngineIdentity, TextEngine, TextRequest
@@ -234,7 +234,7 @@ def _write(
         score_options=ModelScorer(
             weights, encoder, context.entry.answer_style, examples.text, context.config.validation.token_budget
         ),
-        screen=TextScreen(data.held_out, context.config.data.contamination),
+        screen=open_text_screen(data.held_out, context.config.data.contamination),
         terms=TermCheck(data.dictionary),
         min_hangul=config.min_hangul,
         orders=config.orders,

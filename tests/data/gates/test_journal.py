@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lorachain.data.gates import chunk, screen
-from lorachain.data.gates.screen import DataGates
+from lorachain.data.gates.screen import DataGates, open_data_gates
 from lorachain.data.gates.views import PLAIN_TEXT
 from lorachain.data_settings import DataConfig
 from lorachain.errors import DataError, WorkspaceError
@@ -40,7 +40,7 @@ def screened_chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def gates(journal: Path, **settings: object) -> DataGates[PlainText | Instruction]:
     values = {"processes": 1, "personal": {"action": "mask"}, **settings}
-    return DataGates(PLAIN_TEXT, DataConfig.model_validate(values), {"dev": [QUESTION]}, journal=journal)
+    return open_data_gates(PLAIN_TEXT, DataConfig.model_validate(values), {"dev": [QUESTION]}, journal=journal)
 
 
 def documents(end: int = len(TEXTS)) -> Iterator[PlainText]:

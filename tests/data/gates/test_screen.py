@@ -10,7 +10,7 @@ from lorachain.artifacts import DataReport, HashedExam
 from lorachain.artifacts.data_gates import ContaminationReport
 from lorachain.data.gates import screen, workers
 from lorachain.data.gates.hashed_exam import hash_exam
-from lorachain.data.gates.screen import DataGates
+from lorachain.data.gates.screen import open_data_gates
 from lorachain.data.gates.views import DICTIONARY, EXAM, INSTRUCT, PLAIN_TEXT
 from lorachain.data_settings import DataConfig
 from lorachain.errors import ConfigError, DataError, WorkspaceError
@@ -37,7 +37,7 @@ def config(**gates: object) -> DataConfig:
 
 
 def run(settings: DataConfig, *texts: str) -> tuple[list[str], DataReport]:
-    gates = DataGates(PLAIN_TEXT, settings, {"dev": [QUESTION]})
+    gates = open_data_gates(PLAIN_TEXT, settings, {"dev": [QUESTION]})
     kept = [document.text for document in gates.kept(documents(*texts))]
     return kept, gates.report(["corpus.jsonl"])
 
@@ -92,7 +92,7 @@ def test_duplicates_are_kept_once_and_counted() -> None:
 
 
 def test_duplicates_across_files_are_counted() -> None:
-    gates = DataGates(PLAIN_TEXT, config(), {})
+    gates = open_data_gates(PLAIN_TEXT, config(), {})
     assert len(list(gates.kept([PlainText(TEXT, "a.jsonl:1"), PlainText(TEXT, "b.jsonl:1")]))) == 1
     report = gates.report(["a.jsonl", "b.jsonl"])
     assert report.duplicates is not None
@@ -139,18 +139,18 @@ def test_quality_limits_leave_out() -> None:
 
 def test_every_kind_of_record_is_masked_field_by_field() -> None:
     settings = config(personal={"action": "mask"})
-    [term] = DataGates(DICTIONARY, settings, {}).kept([Term("담낭", f"문의 {PHONE}", None, "A00")])
+    [term] = open_data_gates(DICTIONARY, settings, {}).kept([Term("담낭", f"문의 {PHONE}", None, "A00")])
     assert term == Term("담낭", "문의 [전화번호]", None, "A00")
-    [item] = DataGates(INSTRUCT, settings, {}).kept([Instruction("번호는?", PHONE)])
+    [item] = open_data_gates(INSTRUCT, settings, {}).kept([Instruction("번호는?", PHONE)])
     assert item == Instruction("번호는?", "[전화번호]")
     question = ExamQuestion("q", "s", "번호는?", (PHONE, "나", "다", "라", "마"), 0, f"{PHONE}이다", "e")
-    [masked] = DataGates(EXAM, settings, {}).kept([question])
+    [masked] = open_data_gates(EXAM, settings, {}).kept([question])
     assert (masked.options[0], masked.reasoning, masked.exam) == ("[전화번호]", "[전화번호]이다", "e")
 
 
 def test_a_dictionary_may_describe_what_a_question_asks_for() -> None:
     definition = QUESTION.question.removesuffix(" 가장 알맞은 진단은 무엇인가?")
-    gates = DataGates(DICTIONARY, config(), {"dev": [QUESTION]})
+    gates = open_data_gates(DICTIONARY, config(), {"dev": [QUESTION]})
     described, quoted = Term("신우신염", definition), Term("기출", QUESTION.question)
     assert list(gates.kept([described, quoted])) == [described]
 
@@ -158,14 +158,14 @@ def test_a_dictionary_may_describe_what_a_question_asks_for() -> None:
 def test_the_same_question_is_left_out_whatever_the_action() -> None:
     reordered = replace(QUESTION, options=QUESTION.options[::-1], answer=4)
     changed = replace(reordered, question=QUESTION.question.replace("남자가", "남자는"))
-    gates = DataGates(EXAM, config(contamination={"action": "report"}), {"dev": [QUESTION]})
+    gates = open_data_gates(EXAM, config(contamination={"action": "report"}), {"dev": [QUESTION]})
     assert list(gates.kept([reordered, changed])) == [changed]
     assert gates.report([]).contamination.kinds == {"containment": 1, "verbatim": 1}
 
 
 def test_reasoning_that_quotes_another_question_is_found() -> None:
     question = ExamQuestion("q", "s", "담즙을 만드는 곳은?", ("간", "폐", "뇌", "위", "눈"), 0, QUESTION.question)
-    gates = DataGates(EXAM, config(), {"dev": [QUESTION]})
+    gates = open_data_gates(EXAM, config(), {"dev": [QUESTION]})
     assert list(gates.kept([question])) == []
 
 
@@ -173,13 +173,13 @@ def test_hashed_questions_are_removed(tmp_path: Path) -> None:
     path = tmp_path / "test.json"
     hash_exam("test", [QUESTION]).write(path)
     assert "옆구리" not in path.read_text(encoding="utf-8")
-    gates = DataGates(PLAIN_TEXT, config(contamination={"hashes": [str(path)]}), {})
+    gates = open_data_gates(PLAIN_TEXT, config(contamination={"hashes": [str(path)]}), {})
     assert [document.text for document in gates.kept(documents(TEXT, CONTAMINATED))] == [TEXT]
     assert gates.report([]).contamination.questions == {"test": 1}
     stored = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**stored, "skeleton_version": 99}), encoding="utf-8")
     with pytest.raises(DataError, match="hash-exam"):
-        DataGates(PLAIN_TEXT, config(contamination={"hashes": [str(path)]}), {})
+        open_data_gates(PLAIN_TEXT, config(contamination={"hashes": [str(path)]}), {})
     stored["questions"][0]["stem"] = "no base64"
     path.write_text(json.dumps(stored), encoding="utf-8")
     with pytest.raises(WorkspaceError, match="hash-exam"):
@@ -192,7 +192,7 @@ def test_processes_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [f"{number}번째 문서. {TEXT[number:]}" * 2 for number in range(8)] + [CONTAMINATED, TEXT, TEXT]
 
     def result(processes: int) -> tuple[list[str], ContaminationReport]:
-        gates = DataGates(PLAIN_TEXT, config(processes=processes), {"dev": [QUESTION]})
+        gates = open_data_gates(PLAIN_TEXT, config(processes=processes), {"dev": [QUESTION]})
         kept = [document.text for document in gates.kept(documents(*texts))]
         return kept, gates.report([]).contamination
 

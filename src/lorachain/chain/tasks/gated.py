@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from lorachain.artifacts.data_gates import DataReport
 from lorachain.chain.tasks.base import TaskInputs
-from lorachain.data.gates.screen import DataGates
+from lorachain.data.gates.screen import DataGates, open_data_gates
 from lorachain.data.gates.views import View
 from lorachain.data.sources import SourceInfo
 from lorachain.provenance import sha256_file
@@ -27,7 +27,7 @@ def open_gates(inputs: TaskInputs, view: View[R]) -> DataGates[R]:
         inputs.on_message(f"{records:,} {view.singular} records checked ({characters / 1e6:,.0f} M characters)")
 
     journal = data_report(inputs.cache).with_suffix(".part.jsonl")
-    return DataGates(view, inputs.data, {HELD_OUT: inputs.held_out}, on_progress=on_progress, journal=journal)
+    return open_data_gates(view, inputs.data, {HELD_OUT: inputs.held_out}, on_progress=on_progress, journal=journal)
 
 
 def gate_identity(inputs: TaskInputs) -> dict[str, Any]:

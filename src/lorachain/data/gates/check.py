@@ -8,7 +8,7 @@ from lorachain.artifacts.data_gates import DataReport, HashedExam
 from lorachain.data.dictionary import load_dictionary
 from lorachain.data.exam import load_exam
 from lorachain.data.gates.hashed_exam import hash_exam
-from lorachain.data.gates.screen import DataGates
+from lorachain.data.gates.screen import open_data_gates
 from lorachain.data.gates.views import DICTIONARY, EXAM, INSTRUCT, PLAIN_TEXT, View
 from lorachain.data.instruct import load_instructions
 from lorachain.data.plain_text import stream_plain_text
@@ -46,7 +46,7 @@ def check_sources(
     if exams:
         dev = load_exam(exams, "dev", skip_bad_rows=skip_bad_rows)
         held_out = [*dev.questions, *dev.fewshot]
-    gates = DataGates(
+    gates = open_data_gates(
         READINGS[read_as],
         settings,
         {"dev and few-shot": held_out},

@@ -1,6 +1,7 @@
 """Held-out questions in generated reasoning, and among the questions that reasoning is written for."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from lorachain.data.gates.contamination import Contamination
 from lorachain.data.gates.hashed_exam import open_hashed_exams
@@ -9,21 +10,24 @@ from lorachain.data_settings import ContaminationConfig
 from lorachain.records import ExamQuestion
 
 
+@dataclass(frozen=True, slots=True)
 class TextScreen:
-    """Finds a set of questions in single texts, whatever `action` is set: what is written can be left out at no cost.
+    """Finds questions in single texts, whatever `action` is set: what is written can be left out at no cost."""
+
+    contamination: Contamination
+
+    def contains(self, text: str) -> bool:
+        """Whether the text contains a question, copied, reformatted or partly reworded."""
+        return bool(self.contamination.in_texts([text], grams(skeletons([text]))))
+
+
+def open_text_screen(questions: Sequence[ExamQuestion], settings: ContaminationConfig) -> TextScreen:
+    """The screen for these questions and those of the hash files.
 
     Raises:
         WorkspaceError, DataError: a file of hashed questions cannot be used.
     """
-
-    def __init__(self, questions: Sequence[ExamQuestion], settings: ContaminationConfig | None = None) -> None:
-        settings = settings or ContaminationConfig()
-        hashed = open_hashed_exams(settings.hashes)
-        self._contamination = Contamination([("held out", questions)], hashed, settings.threshold)
-
-    def contains(self, text: str) -> bool:
-        """Whether the text contains a question, copied, reformatted or partly reworded."""
-        return bool(self._contamination.in_texts([text], grams(skeletons([text]))))
+    return TextScreen(Contamination([("held out", questions)], open_hashed_exams(settings.hashes), settings.threshold))
 
 
 def without_same_questions(

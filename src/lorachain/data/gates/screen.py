@@ -33,59 +33,26 @@ R = TypeVar("R")
 
 
 class DataGates(Generic[R]):
-    """The gates of one kind of source. Records are screened in chunks; memory does not grow with their number, except
-    for what recognizes duplicates.
-
-    Args:
-        held_out: sets of questions that nothing may be trained on, by name.
-        refuse: False: what would be refused is only reported, for `lorachain data check`.
-        on_progress: receives the numbers of records and characters so far.
-        journal: where an interrupted pass leaves what it has done; None: nowhere.
-
-    Raises:
-        ConfigError: a setting cannot be used. WorkspaceError, DataError: a file of hashed questions.
-    """
+    """The gates of one kind of source, by `open_data_gates`. Records are screened in chunks; memory does not grow with
+    their number, except for what recognizes duplicates."""
 
     def __init__(
         self,
         view: View[R],
         settings: DataConfig,
-        held_out: Mapping[str, Sequence[ExamQuestion]],
+        screen: ChunkScreen,
+        questions: dict[str, int],
         *,
-        refuse: bool = True,
-        on_progress: Callable[[int, int], None] = lambda records, characters: None,
-        journal: Path | None = None,
+        refuse: bool,
+        on_progress: Callable[[int, int], None],
+        journal: ScreenJournal | None,
     ) -> None:
         self._view, self._settings, self._refuse, self._on_progress = view, settings, refuse, on_progress
-        hashed = open_hashed_exams(settings.contamination.hashes)
-        sets = [(name, questions) for name, questions in held_out.items() if questions]
-        personal = settings.personal
-        self._near = view.duplicates and settings.duplicates.similarity < 1
-        self._screen = ChunkScreen(
-            Contamination(sets, hashed, settings.contamination.threshold, stem_alone=view.stem_alone),
-            None if personal.action == "off" else PersonalData(personal.kinds, personal.chart_pattern),
-            near=self._near,
-        )
-        questions = {name: len(list(some)) for name, some in sets} | {
-            index.name: len(index.questions) for index in hashed
-        }
-        self._journal = None
-        if journal is not None:
-            texts = [(name, [(q.exam, q.id, q.question, *q.options) for q in some]) for name, some in sets]
-            self._journal = ScreenJournal(
-                journal,
-                {
-                    "kind": view.kind,
-                    "threshold": settings.contamination.threshold,
-                    "questions": sha256_json(texts),
-                    "hashed": [(index.name, index.salt, sha256_json(index.keys.tolist())) for index in hashed],
-                    "personal": None if personal.action == "off" else [*personal.kinds, personal.chart_pattern],
-                    "near": self._near,
-                },
-            )
+        self._screen, self._journal = screen, journal
+        self._near = _searches_similar(view, settings)
         self._contamination = ContaminationCounts(settings.contamination, questions)
         self._duplicates = DuplicateCounts(settings.duplicates)
-        self._personal = PersonalCounts(personal)
+        self._personal = PersonalCounts(settings.personal)
         self._quality = QualityCounts(settings.quality)
         self._index = DuplicateIndex(settings.duplicates.similarity)
         self._files: list[str] = []
@@ -230,3 +197,53 @@ def _hashed(located: Located, chunk: Chunk, i: int) -> Located:
 def _file_of(where: str) -> str:
     """The file of `file:line` or `hub-id row N`; one string a file."""
     return sys.intern(where.rpartition(":")[0])
+
+
+def open_data_gates(
+    view: View[R],
+    settings: DataConfig,
+    held_out: Mapping[str, Sequence[ExamQuestion]],
+    *,
+    refuse: bool = True,
+    on_progress: Callable[[int, int], None] = lambda records, characters: None,
+    journal: Path | None = None,
+) -> DataGates[R]:
+    """The gates for records of one kind.
+
+    Args:
+        held_out: sets of questions that nothing may be trained on, by name.
+        refuse: False: what would be refused is only reported, for `lorachain data check`.
+        on_progress: receives the numbers of records and characters so far.
+        journal: where an interrupted pass leaves what it has done; None: nowhere.
+
+    Raises:
+        ConfigError: a setting cannot be used. WorkspaceError, DataError: a file of hashed questions.
+    """
+    hashed = open_hashed_exams(settings.contamination.hashes)
+    sets = [(name, questions) for name, questions in held_out.items() if questions]
+    personal, near = settings.personal, _searches_similar(view, settings)
+    screen = ChunkScreen(
+        Contamination(sets, hashed, settings.contamination.threshold, stem_alone=view.stem_alone),
+        None if personal.action == "off" else PersonalData(personal.kinds, personal.chart_pattern),
+        near=near,
+    )
+    opened = None
+    if journal is not None:
+        texts = [(name, [(q.exam, q.id, q.question, *q.options) for q in some]) for name, some in sets]
+        opened = ScreenJournal(
+            journal,
+            {
+                "kind": view.kind,
+                "threshold": settings.contamination.threshold,
+                "questions": sha256_json(texts),
+                "hashed": [(index.name, index.salt, sha256_json(index.keys.tolist())) for index in hashed],
+                "personal": None if personal.action == "off" else [*personal.kinds, personal.chart_pattern],
+                "near": near,
+            },
+        )
+    questions = {name: len(some) for name, some in sets} | {index.name: len(index.questions) for index in hashed}
+    return DataGates(view, settings, screen, questions, refuse=refuse, on_progress=on_progress, journal=opened)
+
+
+def _searches_similar(view: View[R], settings: DataConfig) -> bool:
+    return view.duplicates and settings.duplicates.similarity < 1
