@@ -48,11 +48,11 @@ class StepCounts:
     bytes_by_operator: dict[str, int] = field(default_factory=dict)
 
 
-class Counting(TorchDispatchMode):
+class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts operators on the fake device; it sees what autograd and composite operators have become."""
 
     def __init__(self, tokens: int, supervised: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.tokens = tokens
         self.supervised = supervised
         self.counts = StepCounts()
@@ -116,13 +116,17 @@ class Counting(TorchDispatchMode):
 
     def _remember(self, outputs: list[Tensor]) -> None:
         for tensor in outputs:
-            reference = StorageWeakRef(tensor.untyped_storage())
+            reference = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
             self.storages[reference.cdata] = (reference, tensor.untyped_storage().nbytes())
 
     def alive(self) -> int:
         """Bytes of all tensors that operators have returned and that are still held."""
-        self.storages = {key: entry for key, entry in self.storages.items() if not entry[0].expired()}
+        self.storages = {key: entry for key, entry in self.storages.items() if _is_alive(entry[0])}
         return sum(size for _, size in self.storages.values())
+
+
+def _is_alive(reference: StorageWeakRef) -> bool:
+    return not reference.expired()  # type: ignore[no-untyped-call]
 
 
 def _is_view(func: Any) -> bool:

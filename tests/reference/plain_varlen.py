@@ -31,7 +31,7 @@ def varlen_attn(
     assert (sum(queries), sum(keys)) == (len(query), len(key)) == (len(query), len(value))
     shared = query.shape[1] // key.shape[1]
     outputs = []
-    for q, k, v in zip(query.split(queries), key.split(keys), value.split(keys), strict=True):
+    for q, k, v in zip(torch.split(query, queries), torch.split(key, keys), torch.split(value, keys), strict=True):
         distance = torch.arange(len(q))[:, None] + (len(k) - len(q)) - torch.arange(len(k))
         allowed = (distance >= 0) & ((distance <= left) if left >= 0 else True)
         scores = torch.einsum("qhd,khd->hqk", q, k.repeat_interleave(shared, 1)) * scale

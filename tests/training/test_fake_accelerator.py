@@ -6,7 +6,8 @@ a model (five with a window, one without); launches and bytes of all others repe
 
 import pytest
 
-from gpu_making import Case, StepCounts, count_steps
+from fake_gpu import StepCounts
+from gpu_making import Case, count_steps
 from lorachain.weights.packed_attention import VARLEN
 
 PACKED, LONG = (Case("medgemma-4b", 4096, layers=6, documents=n, attention=VARLEN) for n in (8, 1))

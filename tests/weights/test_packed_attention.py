@@ -11,12 +11,14 @@ from torch.nn.attention import varlen
 from transformers import PreTrainedModel
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
-from conftest import make_multimodal_model, make_text_model
+from conftest import make_multimodal_model, make_text_model, make_tokenizer
 from lorachain.inference.eval_mode import eval_mode
 from lorachain.inference.forward import hidden_states
+from lorachain.inference.generate import generate
 from lorachain.inference.prefix_cache import KeyValues, compute_prefix_cache
 from lorachain.inference.prefix_tree import PrefixTree
-from lorachain.tokens import TokenRow, collate, collate_packed
+from lorachain.prompts import Prompt
+from lorachain.tokens import TokenEncoder, TokenRow, collate, collate_packed
 from lorachain.training.loss import SupervisedLanguageModel
 from lorachain.weights import packed_attention
 from lorachain.weights.attention import BLOCKWISE, blockwise_attention
@@ -135,6 +137,20 @@ def test_prefix_trees_have_the_hidden_states_that_masks_give(make: Any, prefix: 
             results.append(hidden_states(model, TREES, read, KeyValues(cached) if cached else None))
     torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-4)
     assert len(results[0]) == sum(map(len, read))
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("name", [VARLEN, FLEX])
+@pytest.mark.parametrize("common", ["", "예시 " * 12], ids=["no prefix", "cached prefix"])
+def test_generation_is_that_of_masks(common: str, name: str) -> None:
+    """Prompts are computed by their bounds, and each following token with a mask."""
+    encoder = TokenEncoder(make_tokenizer())
+    prompts = [encoder.prompt_ids(Prompt(common + text, "뜻:")) for text in ("열", "감기는 바이러스로 생긴다", "yz")]
+    expected, ours = (
+        generate(switched(make_text_model(), of), encoder, prompts, stop=lambda text: False, max_new_tokens=20)
+        for of in ("sdpa", name)
+    )
+    assert ours == expected
 
 
 def test_packed_training_has_the_loss_and_gradients_of_padded_rows() -> None:

@@ -25,7 +25,7 @@ def activation_bytes(model: nn.Module, tokens: int, *, dense_masks: bool = False
             then keeps the mask as numbers and every key head once per query head that shares it.
     """
     config = _text_config(model)
-    kept = config.num_hidden_layers * layer_bytes(model, tokens) + _state_bytes(model, tokens)
+    kept = config.num_hidden_layers * layer_bytes(model, tokens) + _shared_bytes(model, tokens)
     if dense_masks:
         repeated = 2 * (config.num_attention_heads - config.num_key_value_heads) * config.head_dim
         kept += config.num_hidden_layers * tokens * (tokens + repeated) * _itemsize(model)
@@ -47,13 +47,16 @@ def layer_bytes(model: nn.Module, tokens: int) -> int:
 
 
 def recomputed_bytes(model: nn.Module, tokens: int) -> int:
-    """Bytes that are kept where the backward pass recomputes the layers: each one's input and the last one's output."""
-    return int((_text_config(model).num_hidden_layers + 1) * _state_bytes(model, tokens))
+    """Bytes that are kept where the backward pass recomputes the layers: each one's input instead of what it keeps."""
+    config = _text_config(model)
+    inputs = tokens * config.num_hidden_layers * config.hidden_size * _itemsize(model)
+    return int(inputs + _shared_bytes(model, tokens))
 
 
-def _state_bytes(model: nn.Module, tokens: int) -> int:
-    """Of the hidden states between two layers, or of those that the last norm keeps."""
-    return int(tokens * _text_config(model).hidden_size * _itemsize(model))
+def _shared_bytes(model: nn.Module, tokens: int) -> int:
+    """Besides the layers: the last one's output, and the cosines and sines of the positions for both types of layer."""
+    config = _text_config(model)
+    return int(tokens * (config.hidden_size + 4 * config.head_dim) * _itemsize(model))
 
 
 def _text_config(model: nn.Module) -> Any:

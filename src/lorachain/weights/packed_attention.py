@@ -118,7 +118,7 @@ def flex_kernel(
 def _flex(compiled: bool) -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention) if compiled else flex_attention
+    return cast(Callable[..., Any], torch.compile(flex_attention) if compiled else flex_attention)
 
 
 def block_mask(segments: Segments, window: int | None, queries: int, keys: int) -> Any:
@@ -167,15 +167,12 @@ def _in_order(blocks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mask_unless_causal(
-    batch_size: int, q_length: int, kv_length: int, *args: Any, allow_is_causal_skip: bool = True, **kwargs: Any
+    *, q_length: int, kv_length: int, allow_is_causal_skip: bool = True, **kwargs: Any
 ) -> Tensor | None:
     """transformers' mask interface: none where a row is one sequence, whatever its length and the layer's window."""
     if kwargs.get("attention_mask") is None and allow_is_causal_skip and q_length == kv_length:
         return None
-    return cast(
-        Tensor | None,
-        sdpa_mask(batch_size, q_length, kv_length, *args, allow_is_causal_skip=allow_is_causal_skip, **kwargs),
-    )
+    return sdpa_mask(q_length=q_length, kv_length=kv_length, allow_is_causal_skip=allow_is_causal_skip, **kwargs)
 
 
 for _name, _kernel in ((VARLEN, varlen_kernel), (FLEX, flex_kernel)):
