@@ -75,7 +75,7 @@ def needs_recomputation(model: nn.Module, tokens: int) -> bool:
     """
     device = plain_model(model).device
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    dense_masks = not takes_packed_rows(text_decoder(model))
+    dense_masks = device.type != "cpu" and not takes_packed_rows(text_decoder(model))
     return activation_bytes(model, tokens, dense_masks=dense_masks) > _USABLE_SHARE * free
 
 
