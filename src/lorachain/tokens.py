@@ -9,6 +9,7 @@ A pack is one row of a batch: a single sequence, or several end to end that do n
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -192,15 +193,24 @@ class Batch:
     input_ids: Tensor  # (B, T) int64
     position_ids: Tensor  # (B, T) int64
     labels: Tensor  # (B, T) int64, label of position t is the id at t + 1 or IGNORE_INDEX: already shifted
+    bounds: Tensor | None = None
+    """Of the N sequences of a single row, (N + 1,) int32; None: the rows are padded, or read by `position_ids`."""
+    longest: int = 0
+    """Tokens of the longest sequence between the bounds."""
 
     @property
     def supervised(self) -> int:
         """Number of ids that are targets."""
         return int((self.labels != IGNORE_INDEX).sum())
 
-    def as_inputs(self) -> dict[str, Tensor]:
+    def as_inputs(self) -> dict[str, Any]:
         """The arguments of a model's forward pass."""
-        return {"input_ids": self.input_ids, "position_ids": self.position_ids, "labels": self.labels}
+        inputs: dict[str, Any] = {
+            "input_ids": self.input_ids,
+            "position_ids": self.position_ids,
+            "labels": self.labels,
+        }
+        return inputs if self.bounds is None else inputs | {"bounds": self.bounds, "longest": self.longest}
 
 
 def collate(packs: Sequence[Sequence[TokenRow]], pad_id: int) -> Batch:
@@ -225,6 +235,14 @@ def collate(packs: Sequence[Sequence[TokenRow]], pad_id: int) -> Batch:
     return Batch(ids, positions, labels)
 
 
+def collate_packed(packs: Sequence[Sequence[TokenRow]], pad_id: int) -> Batch:
+    """A batch with one row, without padding, and the bounds of its sequences: for attention that takes them."""
+    rows = [row for pack_rows in packs for row in pack_rows]
+    batch = collate([rows], pad_id)
+    bounds = torch.tensor([0, *accumulate(map(len, rows))], dtype=torch.int32)
+    return replace(batch, bounds=bounds, longest=max(map(len, rows)))
+
+
 def token_budget_groups(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Indices, longest first, in groups whose padded size (count times the longest) is at most `budget` tokens.
 
@@ -236,4 +254,20 @@ def token_budget_groups(lengths: Sequence[int], budget: int) -> list[list[int]]:
             groups[-1].append(index)
         else:
             groups.append([index])
+    return groups
+
+
+def packed_groups(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices, longest first, in groups of at most `budget` tokens without padding.
+
+    A row longer than the budget is a group by itself.
+    """
+    groups: list[list[int]] = []
+    used = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if not groups or used + lengths[index] > budget:
+            groups.append([])
+            used = 0
+        groups[-1].append(index)
+        used += lengths[index]
     return groups

@@ -108,12 +108,15 @@ def test_sizes_of_the_published_models(structures: dict[str, Structure]) -> None
 
 def test_the_largest_micro_batch_of_a_stage() -> None:
     config = load_config()
-    sizes = {name: largest_micro_batch(config, find_training_stage(name)) for name in ("00", "01", "02")}
+    sizes = {name: largest_micro_batch(config, find_training_stage(name), packed=False) for name in ("00", "01", "02")}
     assert sizes == {"00": 4096, "01": 4096, "02": 4096}
     few = load_config(overrides=[{"training": {"micro_batch_tokens": 1000}, "stages": {"01": {"batch_size": 1}}}])
     # A row that is longer than micro_batch_tokens is processed alone.
-    sizes = {name: largest_micro_batch(few, find_training_stage(name)) for name in ("00", "01", "02")}
+    sizes = {name: largest_micro_batch(few, find_training_stage(name), packed=False) for name in ("00", "01", "02")}
     assert sizes == {"00": 1024, "01": 512, "02": 2048}
+    odd = load_config(overrides=[{"training": {"micro_batch_tokens": 5000}}])
+    assert largest_micro_batch(odd, find_training_stage("00"), packed=False) == 4096
+    assert largest_micro_batch(odd, find_training_stage("00"), packed=True) == 5000
 
 
 def test_memory_of_a_stage(structures: dict[str, Structure]) -> None:

@@ -13,7 +13,8 @@ from lorachain.inference.batching import packs_sequences
 from lorachain.inference.forward import hidden_states
 from lorachain.inference.prefix_cache import KeyValues, common_prefix, compute_prefix_cache
 from lorachain.inference.prefix_tree import PrefixTree
-from lorachain.weights.attention import takes_packed_rows, use_blockwise_attention
+from lorachain.weights.attention import use_blockwise_attention
+from lorachain.weights.attention_choice import takes_packed_rows
 from lorachain.weights.load import text_decoder
 
 

@@ -1,6 +1,7 @@
 """Which packs each optimizer step trains on."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -41,6 +42,23 @@ def test_a_step_depends_on_its_number_alone() -> None:
     forward, backward = make_schedule(), make_schedule()
     expected = [forward.packs_of_step(step) for step in range(len(forward))]
     assert [backward.packs_of_step(step) for step in reversed(range(len(backward)))] == expected[::-1]
+
+
+def test_packed_micro_batches_are_single_rows_of_the_same_sequences() -> None:
+    padded, packed = make_schedule(), make_schedule()
+    packed.packed = True
+    for step in range(len(packed)):
+        inputs, expected = packed[step], padded[step]
+        assert inputs["tokens"] == expected["tokens"]
+        assert inputs["supervised"] == expected["supervised"]
+        assert len(inputs["micro_batches"]) <= len(expected["micro_batches"])
+        sequences = []
+        for batch in inputs["micro_batches"]:
+            (ids,), bounds = batch["input_ids"], batch["bounds"].tolist()
+            assert len(ids) == bounds[-1] <= 12
+            sequences += [ids[a:b].tolist() for a, b in pairwise(bounds)]
+            assert batch["longest"] == max(b - a for a, b in pairwise(bounds))
+        assert sorted(sequences) == sorted(row.ids for pack in padded.packs_of_step(step) for row in pack)
 
 
 def test_construction_loads_nothing() -> None:

@@ -10,7 +10,7 @@ from lorachain.tokens import TokenRow, collate
 from lorachain.training import loss as loss_module
 from lorachain.training.batch_schedule import BatchSchedule
 from lorachain.training.loss import SupervisedLanguageModel, supervised_cross_entropy
-from lorachain.weights.attention import takes_packed_rows
+from lorachain.weights.attention_choice import takes_packed_rows
 from lorachain.weights.load import plain_model, text_decoder
 from lorachain.weights.lora import PeftModel, add_new_lora
 

@@ -1,6 +1,7 @@
 """Checks of a model in memory: packed documents are isolated, an adapter has an effect."""
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +10,12 @@ from lorachain.artifacts import Check
 from lorachain.doctor.findings import failure, ok, warning
 from lorachain.inference.eval_mode import eval_mode
 from lorachain.prompts import Prompt
-from lorachain.tokens import TokenEncoder, TokenRow, collate
+from lorachain.tokens import TokenEncoder, TokenRow, collate_packed
+from lorachain.weights.attention_choice import takes_segments
 from lorachain.weights.load import text_decoder
 from lorachain.weights.logit_diff import probe_logits
 from lorachain.weights.lora import PeftModel
+from lorachain.weights.segments import sequence_options
 
 _DOCUMENTS = (
     "고혈압은 혈압이 정상보다 높은 상태가 지속되는 질환으로, 심장과 혈관에 부담을 준다.",
@@ -56,10 +59,13 @@ def check_isolation(model: nn.Module, encoder: TokenEncoder) -> Iterator[Check]:
 def _states(model: nn.Module, rows: list[TokenRow], pad_id: int) -> Tensor:
     """Hidden states of one pack, (T, H) float32, computed as in training."""
     decoder = text_decoder(model)
-    batch = collate([rows], pad_id)
+    batch = collate_packed([rows], pad_id)
     device = next(decoder.parameters()).device
+    packing: dict[str, Any] = {}
+    if takes_segments(decoder):
+        packing = sequence_options(cast(Tensor, batch.bounds).to(device), batch.longest)
     states: Tensor = decoder(
-        input_ids=batch.input_ids.to(device), position_ids=batch.position_ids.to(device), use_cache=False
+        input_ids=batch.input_ids.to(device), position_ids=batch.position_ids.to(device), use_cache=False, **packing
     ).last_hidden_state
     return states[0].float().cpu()
 

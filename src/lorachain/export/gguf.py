@@ -30,7 +30,7 @@ from lorachain.licences import notice_text
 from lorachain.prompts import ChatTurns
 from lorachain.provenance import package_versions, sha256_file
 from lorachain.redaction import without_secrets
-from lorachain.weights.attention import use_blockwise_attention
+from lorachain.weights.attention_choice import use_fast_attention
 from lorachain.weights.load import load_tokenizer
 from lorachain.weights.safetensors_io import weights_sha256
 
@@ -179,7 +179,7 @@ def load_gguf(file: Path) -> PreTrainedModel:
         raise ModelError(f"{file} cannot be loaded back: {error}") from error
     finally:
         _log.info("%s", progress.getvalue())
-    use_blockwise_attention(model)
+    use_fast_attention(model)
     return model
 
 

@@ -13,7 +13,7 @@ from lorachain.chain.context import stage_config
 from lorachain.chain.runtime import dtype_of
 from lorachain.chain.stages import Stage
 from lorachain.config import ChainConfig, Quantization
-from lorachain.training.activations import activation_bytes
+from lorachain.training.activations import activation_bytes, layer_bytes, recomputed_bytes
 from lorachain.training.loss import ROW_BLOCK, VOCABULARY_BLOCK
 from lorachain.weights.load import decoder_linears, text_decoder
 from lorachain.weights.lora import language_model_targets
@@ -69,11 +69,11 @@ def base_bytes(structure: Structure, quantization: Quantization, dtype: torch.dt
     return plain - int(structure.decoder_linear * saved)
 
 
-def largest_micro_batch(config: ChainConfig, stage: Stage) -> int:
-    """Tokens of the largest forward pass that the settings of a stage allow."""
+def largest_micro_batch(config: ChainConfig, stage: Stage, *, packed: bool) -> int:
+    """Tokens of the largest forward pass that the settings of a stage allow; `packed`: without padding, as on CUDA."""
     settings, most = stage_config(config, stage), config.training.micro_batch_tokens
     longest = settings.max_length
-    return min(settings.batch_size * longest, max(longest, most // longest * longest))
+    return min(settings.batch_size * longest, max(longest, most if packed else most // longest * longest))
 
 
 def stage_memory(
@@ -84,7 +84,7 @@ def stage_memory(
     Args:
         capacity: bytes of the device, which decide for `gradient_checkpointing = "auto"`; None: as without it.
     """
-    tokens, dtype = largest_micro_batch(config, stage), dtype_of(config)
+    tokens, dtype = largest_micro_batch(config, stage, packed=device_type == "cuda"), dtype_of(config)
     if structure.model.dtype != dtype:
         cast(nn.Module, structure.model).to(dtype)  # on the meta device only the type changes
     kept = activation_bytes(structure.model, tokens)
@@ -95,8 +95,7 @@ def stage_memory(
         recompute = capacity is not None and kept > 0.85 * (capacity - base)
     text: Any = text_decoder(structure.model).config
     if recompute:
-        one_layer = kept // text.num_hidden_layers
-        kept = tokens * text.num_hidden_layers * text.hidden_size * dtype.itemsize + one_layer
+        kept = recomputed_bytes(structure.model, tokens) + layer_bytes(structure.model, tokens)
     supervises_all = stage.source == "plain_text"
     layer = _layer_working_bytes(text, tokens, dtype)
     working = max(layer, _loss_working_bytes(text, tokens if supervises_all else tokens // 4, dtype, device_type))

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from lorachain.inference.prefix_cache import PrefixCache
-from lorachain.tokens import token_budget_groups
-from lorachain.weights.attention import takes_packed_rows
+from lorachain.tokens import packed_groups, token_budget_groups
+from lorachain.weights.attention_choice import takes_packed_rows, takes_segments
 from lorachain.weights.load import text_decoder
 
 CPU_TOKENS = 1024
@@ -17,10 +17,10 @@ already use all of it (gemma-3-270m in bf16 on one core, 6,416 tokens: 5.7 s at 
 def packs_sequences(decoder: nn.Module, prefix_cache: PrefixCache | None) -> bool:
     """Whether sequences share a batch row.
 
-    They do where the attention keeps them apart and there is no prefix cache: with one, packing was slower than padding
-    (docs/benchmarks.md).
+    They do where the attention keeps them apart. On a CPU not behind a prefix cache: packing was slower than padding
+    there (docs/benchmarks.md).
     """
-    return prefix_cache is None and takes_packed_rows(decoder)
+    return takes_segments(decoder) or (prefix_cache is None and takes_packed_rows(decoder))
 
 
 def forward_groups(
@@ -35,12 +35,4 @@ def forward_groups(
     budget = min(token_budget, CPU_TOKENS) if on_cpu else token_budget
     if not packs_sequences(decoder, prefix_cache):
         return token_budget_groups(lengths, budget)
-    groups: list[list[int]] = []
-    used = 0
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if not groups or used + lengths[index] > budget:
-            groups.append([])
-            used = 0
-        groups[-1].append(index)
-        used += lengths[index]
-    return groups
+    return packed_groups(lengths, budget)

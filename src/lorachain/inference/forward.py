@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from lorachain.inference.batching import packs_sequences
 from lorachain.inference.masks import as_attention_mask, causal_masks
 from lorachain.inference.prefix_cache import KeyValues, PrefixCache
 from lorachain.inference.prefix_tree import PrefixTree, TreeBatch
+from lorachain.inference.tree_segments import tree_options
+from lorachain.weights.attention_choice import takes_segments
 from lorachain.weights.last_layer import last_layer_only_at
 from lorachain.weights.load import text_decoder
 
@@ -41,14 +43,13 @@ def hidden_states(
     most = max(map(len, columns))
     # Most of the last layer's work is outside its keys and values. Where few tokens are read, it computes only those.
     narrow = 2 * most <= batch.ids.shape[1]
-    with _last_layer_at(decoder, batch, prefix_cache, columns, read) if narrow else nullcontext():
+    with _last_layer_at(decoder, batch, trees, prefix_cache, columns, read) if narrow else nullcontext():
         hidden: Tensor = decoder(  # (B, T, H), or (B, most, H) where narrow
             input_ids=batch.ids,
-            attention_mask=_masks(decoder, batch, trees, prefix_cache),
             position_ids=batch.positions,
             past_key_values=key_values,
             use_cache=False,
-            **_bounds(batch, map(len, trees)),
+            **_attention_options(decoder, batch, trees, prefix_cache),
         ).last_hidden_state
     cells = [
         (row, column)
@@ -56,6 +57,16 @@ def hidden_states(
         for column in (range(len(row_columns)) if narrow else row_columns)
     ]
     return hidden[tuple(torch.tensor(cells, dtype=torch.int64, device=device).view(-1, 2).T)]
+
+
+def _attention_options(
+    decoder: nn.Module, batch: TreeBatch, trees: Sequence[PrefixTree], prefix_cache: PrefixCache | None
+) -> dict[str, Any]:
+    """Masks and bounds, or what takes their place, for the decoder's attention."""
+    if takes_segments(decoder):
+        return tree_options(decoder, trees, prefix_cache, batch.ids.device)
+    masks = _masks(decoder, batch, trees, prefix_cache)
+    return {"attention_mask": masks, **_bounds(batch, map(len, trees))}
 
 
 def _windows(decoder: nn.Module) -> dict[str, int | None]:
@@ -94,6 +105,7 @@ def _bounds(batch: TreeBatch, lengths: Iterable[int]) -> dict[str, Tensor]:
 def _last_layer_at(
     decoder: nn.Module,
     batch: TreeBatch,
+    trees: Sequence[PrefixTree],
     prefix_cache: PrefixCache | None,
     columns: list[list[int]],
     read: Sequence[Sequence[int]],
@@ -102,6 +114,9 @@ def _last_layer_at(
     padded = [[*row_columns, *[0] * (most - len(row_columns))] for row_columns in columns]
     indices = torch.tensor(padded, dtype=torch.int64, device=device)  # (B, most)
     rows = torch.arange(len(columns), device=device)[:, None].expand_as(indices)
+    if takes_segments(decoder):
+        options = tree_options(decoder, trees, prefix_cache, device, read)
+        return last_layer_only_at(decoder, rows, indices, None, segments=options["segments"])
     kind = cast(PretrainedConfig, decoder.config).layer_types[-1]
     allowed = batch.attention(_windows(decoder)[kind], _cached_span(prefix_cache, kind), (rows, indices))
     mask = as_attention_mask(decoder, allowed)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from lorachain.weights.attention_choice import takes_segments
+
 
 def as_attention_mask(decoder: nn.Module, allowed: Tensor) -> Tensor:
     """The mask `allowed` (B, 1, Q, K), True where a query attends to a key, in the decoder's form."""
@@ -26,6 +28,8 @@ def causal_masks(decoder: nn.Module, length: int, device: torch.device) -> dict[
     distance = position[:, None] - position
     causal = distance >= 0
     masks: dict[str, Tensor | None] = {"full_attention": None, "sliding_attention": None}
+    if takes_segments(decoder):
+        return masks
     if not _takes_booleans(decoder):
         masks["full_attention"] = as_attention_mask(decoder, causal[None, None])
     if length > window or not _takes_booleans(decoder):

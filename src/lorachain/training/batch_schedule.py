@@ -7,14 +7,14 @@ taking every world-th micro-batch of it.
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from lorachain.token_store import StoredPacks
-from lorachain.tokens import IGNORE_INDEX, TokenRow, collate, token_budget_groups
+from lorachain.tokens import IGNORE_INDEX, TokenRow, collate, collate_packed, packed_groups, token_budget_groups
 
 Pack = Sequence[TokenRow]
 """A row of a training batch: one sequence, or several that do not attend to each other."""
@@ -26,7 +26,7 @@ BUCKET_STEPS = 16
 class StepInputs(TypedDict):
     """All that one process computes in one optimizer step."""
 
-    micro_batches: list[dict[str, Tensor]]
+    micro_batches: list[dict[str, Any]]
     normalizer: Tensor  # () float32, supervised tokens of the whole step over all processes
     tokens: int  # ids of the whole step over all processes, without padding
     supervised: int
@@ -70,6 +70,8 @@ class BatchSchedule(Dataset[StepInputs]):
         self.epochs = epochs
         self.steps: int | None = None
         """Where the schedule ends, within an epoch perhaps, and after more than `epochs`; None: after `epochs`."""
+        self.packed = False
+        """Whether a micro-batch is one row without padding, with the bounds of its sequences (`collate_packed`)."""
         self.batch_size = batch_size
         self.micro_batch_tokens = micro_batch_tokens
         self.pad_id = pad_id
@@ -132,16 +134,17 @@ class BatchSchedule(Dataset[StepInputs]):
     def __getitem__(self, step: int) -> StepInputs:
         packs = self.packs_of_step(step)
         lengths = [sum(map(len, pack)) for pack in packs]
-        groups = token_budget_groups(lengths, self.micro_batch_tokens)
+        grouped, collated = (packed_groups, collate_packed) if self.packed else (token_budget_groups, collate)
+        groups = grouped(lengths, self.micro_batch_tokens)
         # Every process runs equally many micro-batches, otherwise the gradient exchange would wait forever.
         while len(groups) % self.share.world and max(map(len, groups)) > 1:
             largest = max(range(len(groups)), key=lambda g: len(groups[g]))
             half = len(groups[largest]) // 2
             groups[largest : largest + 1] = [groups[largest][:half], groups[largest][half:]]
         mine = groups[self.share.rank :: self.share.world]
-        batches = [collate([packs[i] for i in group], self.pad_id).as_inputs() for group in mine]
+        batches = [collated([packs[i] for i in group], self.pad_id).as_inputs() for group in mine]
         if len(mine) < -(-len(groups) // self.share.world):  # fewer packs than processes: one that has no loss
-            spare = collate([packs[groups[0][0]]], self.pad_id).as_inputs()
+            spare = collated([packs[groups[0][0]]], self.pad_id).as_inputs()
             batches.append({**spare, "labels": torch.full_like(spare["labels"], IGNORE_INDEX)})
         supervised = sum(row.supervised for pack in packs for row in pack)
         return StepInputs(

@@ -16,8 +16,9 @@ from torch.autograd.function import once_differentiable
 
 from lorachain.tokens import IGNORE_INDEX
 from lorachain.training.recompute_layers import use_recompute_layers
-from lorachain.weights.attention import use_blockwise_attention
+from lorachain.weights.attention_choice import use_fast_attention
 from lorachain.weights.load import head_weight, is_sharded, plain_model, text_decoder
+from lorachain.weights.segments import sequence_options
 
 ROW_BLOCK = 256
 VOCABULARY_BLOCK = {"cpu": 8_192, "cuda": 65_536}
@@ -82,13 +83,13 @@ class SupervisedLanguageModel(nn.Module):
     """A causal language model whose forward pass is its training loss.
 
     The decoder runs on all positions, the head on supervised ones only. The Trainer calls this module, so it is what
-    DDP wraps. Construction switches `model` to this project's attention (on a CPU), norms and MLPs.
+    DDP wraps. Construction switches `model` to this project's attention (on a CPU or a CUDA device), norms and MLPs.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        use_blockwise_attention(plain_model(model))
+        use_fast_attention(plain_model(model))
         use_recompute_layers(text_decoder(model))
 
     @property
@@ -96,16 +97,28 @@ class SupervisedLanguageModel(nn.Module):
         """The name under which Trainer looks up whether the model is sharded already."""
         return is_sharded(self.model)
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor, normalizer: Tensor) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        labels: Tensor,
+        normalizer: Tensor,
+        bounds: Tensor | None = None,
+        longest: int = 0,
+    ) -> Tensor:
         """The loss summed over the labels that are not IGNORE_INDEX, divided by `normalizer`.
 
         Args:
             input_ids, position_ids: (B, T) int64.
             labels: (B, T) int64, already shifted (`tokens.collate`).
             normalizer: () float32.
+            bounds, longest: of the sequences in a single batch row (`tokens.Batch`), where the attention takes them.
         """
         decoder = text_decoder(self.model)
-        states = decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state  # (B, T, H)
+        packing = {} if bounds is None else sequence_options(bounds, longest)
+        states = decoder(  # (B, T, H)
+            input_ids=input_ids, position_ids=position_ids, use_cache=False, **packing
+        ).last_hidden_state
         supervised = labels != IGNORE_INDEX  # (B, T)
         loss = supervised_cross_entropy(states[supervised], head_weight(self.model), labels[supervised])
         return loss / normalizer

@@ -41,7 +41,8 @@ from lorachain.training.loss_log import LossLog
 from lorachain.training.optimizer import MasterWeightAdamW, master_tensors
 from lorachain.training.progress import Progress, TrainingSettings
 from lorachain.training.trackers import PROJECT, Tracking, logged, tracker_callbacks, tracker_environment
-from lorachain.weights.load import plain_model
+from lorachain.weights.attention_choice import takes_segments
+from lorachain.weights.load import plain_model, text_decoder
 from lorachain.weights.lora import (
     ADAPTER_WEIGHTS,
     PeftModel,
@@ -138,7 +139,7 @@ class _ChainTrainer(Trainer):
         for number, batch in enumerate(batches):
             last = number == len(batches) - 1
             self.accelerator.sync_gradients = last  # read where Trainer averages a sharded model's LoRA gradients
-            on_device = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
+            on_device = {n: v.to(self.args.device) if isinstance(v, Tensor) else v for n, v in batch.items()}
             with nullcontext() if last else self.accelerator.no_sync(model):
                 micro_loss = model(**on_device, normalizer=normalizer)
                 self.accelerator.backward(micro_loss)
@@ -360,6 +361,7 @@ def train(
     for message in checkpoint.skipped:
         on_message(message)
     trainer = _ChainTrainer(model, schedule, settings, processes, run, fingerprint, tracking)
+    schedule.packed = takes_segments(text_decoder(model))
     trainer.kept_steps = {best_step} if best_step is not None else set()
     if trainer.processes.main:
         trainer.keep_newest(checkpoint.step)

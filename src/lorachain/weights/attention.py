@@ -28,11 +28,6 @@ def use_blockwise_attention(model: PreTrainedModel) -> None:
         model.set_attn_implementation(BLOCKWISE)
 
 
-def takes_packed_rows(decoder: nn.Module) -> bool:
-    """Whether its attention separates the sequences of a packed row, given their bounds."""
-    return bool(cast(Any, decoder).config._attn_implementation == BLOCKWISE)
-
-
 def attention_forward(
     module: nn.Module,
     query: Tensor,

@@ -14,13 +14,14 @@ from transformers.models.gemma3.modeling_gemma3 import rotate_half
 
 @contextmanager
 def last_layer_only_at(
-    decoder: nn.Module, rows: Tensor, positions: Tensor, mask: Tensor, **attention_options: Tensor
+    decoder: nn.Module, rows: Tensor, positions: Tensor, mask: Tensor | None, **attention_options: Any
 ) -> Iterator[None]:
     """Within it, the decoder's `last_hidden_state` is (B, R, H): the hidden states at `positions` only, up to rounding.
 
     Args:
         rows, positions: (B, R) int64, which row of the batch and which of its tokens.
-        mask: (B, 1, R, P + T), what those tokens attend to, in the form that the decoder's attention takes.
+        mask: (B, 1, R, P + T), what those tokens attend to, in the form that the decoder's attention takes; None
+            where `attention_options` say it.
         attention_options: replace the options that the other layers' attention gets, in the last layer.
     """
     layer: Any = cast(Any, decoder).layers[-1]

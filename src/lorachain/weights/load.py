@@ -21,7 +21,7 @@ from lorachain.config import Quantization
 from lorachain.errors import DeviceError, ModelError
 from lorachain.provenance import load_json, sha256_file, sha256_json
 from lorachain.tokens import Tokenizer
-from lorachain.weights.attention import use_blockwise_attention
+from lorachain.weights.attention_choice import use_fast_attention
 from lorachain.weights.checks import check_finite, check_tokenizer, check_weights, has_weights
 from lorachain.weights.model_config import (
     ATTENTION,
@@ -108,7 +108,7 @@ def load_model(
     _check_loaded(folder, names, model, info)
     keep_one_layout(model)
     model.train(False)
-    use_blockwise_attention(model)
+    use_fast_attention(model)
     return cast(PreTrainedModel, model)
 
 

@@ -1,0 +1,67 @@
+"""One training step at the sizes of MedGemma on a fake GPU: masks, launches, bytes, devices, and what is kept.
+
+A tensor on the wrong device fails here, too: PyTorch's fake tensors refuse to mix devices. Six layers are one period of
+a model (five with a window, one without); launches and bytes of all others repeat theirs.
+"""
+
+import pytest
+
+from fake_gpu import StepCounts
+from gpu_making import Case, count_steps
+from lorachain.weights.packed_attention import VARLEN
+
+PACKED, LONG = (Case("medgemma-4b", 4096, layers=6, documents=n, attention=VARLEN) for n in (8, 1))
+LARGE = Case("medgemma-27b", 3072, layers=6, attention=VARLEN)
+RECOMPUTED = [
+    Case(case.shape, case.tokens, 6, attention=VARLEN, supervised=16, recompute=True) for case in (PACKED, LARGE)
+]
+MASKED = [Case(case.shape, case.tokens, 6) for case in (PACKED, LARGE)]
+TRAINING = [PACKED, LONG, LARGE, *RECOMPUTED, *MASKED]
+SCORING = Case("medgemma-4b", 4096, 6, attention=VARLEN, scoring=True)
+MASKED_SCORING = Case("medgemma-4b", 4096, 6, documents=1, scoring=True)
+CASES = [*TRAINING, SCORING, MASKED_SCORING]
+
+
+@pytest.fixture(scope="module")
+def counts() -> dict[Case, StepCounts]:
+    return dict(zip(CASES, count_steps(CASES), strict=True))
+
+
+@pytest.mark.parametrize("case", [PACKED, LONG, LARGE, *RECOMPUTED])
+def test_attention_by_bounds_makes_no_mask(case: Case, counts: dict[Case, StepCounts]) -> None:
+    step = counts[case]
+    assert step.masks == []
+    forward = 12 if case.recompute else 6  # two launches each
+    assert step.operators["torch_attn._varlen_attn"] == 2 * forward
+    assert step.operators["torch_attn._varlen_attn_backward"] == 5 * 6
+    assert not [name for name in step.operators if "scaled_dot_product" in name]
+
+
+def test_launches_and_bytes_stay_within_their_budget(counts: dict[Case, StepCounts]) -> None:
+    """Of six layers and the loss; docs/gpu.md has those of whole models."""
+    assert counts[PACKED].launches < 3_200
+    assert counts[PACKED].elementwise_bytes < 112e9
+    assert counts[LARGE].launches < 2_800
+    assert counts[LARGE].elementwise_bytes < 144e9
+
+
+def test_attention_by_masks_makes_them(counts: dict[Case, StepCounts]) -> None:
+    """Otherwise the test above would not notice one."""
+    for case in MASKED:
+        assert len(counts[case].masks) > 6
+    assert len(counts[MASKED_SCORING].masks) > 6
+
+
+def test_scoring_makes_no_mask_behind_a_prefix_either(counts: dict[Case, StepCounts]) -> None:
+    step = counts[SCORING]
+    assert step.masks == []
+    assert step.operators["torch_attn._varlen_attn"] == 2 * 6 * 3  # the prefix, few tokens read, all tokens read
+    assert not [name for name in step.operators if "scaled_dot_product" in name]
+
+
+@pytest.mark.parametrize(
+    "case", TRAINING, ids=lambda case: f"{case.shape} {case.documents} {case.attention} {case.recompute}"
+)
+def test_the_calculation_is_what_is_kept(case: Case, counts: dict[Case, StepCounts]) -> None:
+    step = counts[case]
+    assert step.estimated_bytes == pytest.approx(step.kept_bytes, rel=0.05)
