@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from conftest import make_multimodal_model, make_text_model
+from lorachain.chain.stages import default_settings
+from lorachain.config import read_config
 from lorachain.errors import ConfigError
 from lorachain.kernels import operators
 from lorachain.training.activations import recompute_activations
@@ -174,6 +176,13 @@ def test_fused_layers_are_used_on_cuda_where_triton_is_installed(monkeypatch: py
     assert choose_layers(decoder, CUDA, "auto", compile=False) == "recomputed"
     with pytest.raises(ConfigError, match="set it to false"):
         choose_layers(decoder, CUDA, "auto", compile=True)
+
+
+def test_settings_of_the_layers_are_part_of_a_runs_identity_where_they_are_not_the_defaults() -> None:
+    training = read_config(default_settings()).training
+    assert not {"kernels", "compile"} & training.deciding().keys()
+    changed = read_config(default_settings(), overrides=[{"training": {"kernels": "off", "compile": True}}]).training
+    assert changed.deciding() == training.deciding() | {"kernels": "off", "compile": True}
 
 
 def test_layers_that_cannot_be_compiled_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

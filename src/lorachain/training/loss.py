@@ -25,7 +25,7 @@ ROW_BLOCK = 256
 VOCABULARY_BLOCK = {"cpu": 8_192, "cuda": 65_536}
 """By device type, as measured (docs/benchmarks.md): a block of 256 x 8,192 logits stays in a CPU's shared cache."""
 FUSED_ROW_BLOCK, FUSED_VOCABULARY_BLOCK = 2_048, 32_832
-"""With the fused softmax: an eighth of the vocabulary, 134 MB of logits in bf16, and products large enough for a GPU."""
+"""With the fused softmax: an eighth of the vocabulary, 134 MB of logits in bf16, and large products."""
 
 
 class _SupervisedCrossEntropy(torch.autograd.Function):
