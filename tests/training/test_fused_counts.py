@@ -28,6 +28,7 @@ TOKENS, LAYERS, VOCABULARY, HIDDEN = 4096, 34, 262_208, 2560
 ATTENTION_LAUNCHES = 7
 """Of `torch.nn.attention.varlen` for a layer: two in the forward pass and five in the backward pass."""
 _PRODUCTS = ("aten.mm", "aten.addmm", "aten.bmm")
+_GATHERS = ("aten.index",)  # what they read is as large as their result
 _NOTHING = ("aten.empty", "aten.new_empty", "aten.detach", "aten._unsafe_view")
 
 
@@ -55,7 +56,8 @@ class _Counting(TorchDispatchMode):
             pairs = zip(schema.arguments, args, strict=False)
             in_place = [value for argument, value in pairs if argument.alias_info and argument.alias_info.is_write]
             written = [t for t in tree_leaves(result) if not any(t is other for other in in_place)]
-            tensors = [t for t in (*tree_leaves((args, kwargs)), *in_place, *written) if isinstance(t, Tensor)]
+            read = written if name in _GATHERS else tree_leaves((args, kwargs))
+            tensors = [t for t in (*read, *in_place, *written) if isinstance(t, Tensor)]
             self.counts.moved[name] += sum(t.numel() * t.itemsize for t in tensors)
         return result
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from conftest import make_multimodal_model, make_text_model
 from lorachain.chain.stages import default_settings
-from lorachain.config import read_config
+from lorachain.config import Kernels, read_config
 from lorachain.errors import ConfigError
 from lorachain.kernels import operators
+from lorachain.training import layers as layers_module
 from lorachain.training.activations import recompute_activations
 from lorachain.training.fused_layers import compile_fused_layers, use_fused_layers
 from lorachain.training.layers import check_compile, choose_layers
@@ -162,20 +163,36 @@ def test_a_compiled_layer_is_one_graph_with_the_same_gradients() -> None:
     assert counter.frame_count == 3
 
 
-def test_fused_layers_are_used_on_cuda_where_triton_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fused_layers_are_used_on_cuda_where_the_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = text_decoder(adapted())
-    monkeypatch.setattr(operators, "find_spec", lambda name: None)
-    assert choose_layers(decoder, CUDA, "auto", compile=False) == "recomputed"
-    monkeypatch.setattr(operators, "find_spec", lambda name: object())
-    assert choose_layers(decoder, CUDA, "auto", compile=False) == "fused"
-    assert choose_layers(decoder, CUDA, "off", compile=False) == "recomputed"
-    assert choose_layers(decoder, torch.device("cpu"), "auto", compile=False) == "recomputed"
-    assert choose_layers(decoder, CUDA, "auto", compile=True) == "compiled"
+    messages: list[str] = []
+
+    def choose(device: torch.device = CUDA, kernels: Kernels = "auto", *, compile: bool = False) -> str:
+        return choose_layers(decoder, device, kernels, compile=compile, on_message=messages.append)
+
+    monkeypatch.setattr(layers_module, "kernels_problem", lambda device: None)
+    assert choose() == "fused"
+    assert choose(kernels="off") == "recomputed"
+    assert choose(torch.device("cpu")) == "recomputed"
+    assert choose(compile=True) == "compiled"
     other: Any = decoder
     other.config.hidden_activation = "gelu"
-    assert choose_layers(decoder, CUDA, "auto", compile=False) == "recomputed"
+    assert choose() == "recomputed"
     with pytest.raises(ConfigError, match="set it to false"):
-        choose_layers(decoder, CUDA, "auto", compile=True)
+        choose(compile=True)
+    assert not messages
+    other.config.hidden_activation = "gelu_pytorch_tanh"
+    monkeypatch.setattr(layers_module, "kernels_problem", lambda device: "triton is not installed")
+    assert choose() == "recomputed"
+    assert messages == ["training without fused kernels, which takes more time: triton is not installed"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels can run here")
+def test_why_kernels_cannot_run_is_found_by_running_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operators, "find_spec", lambda name: None)
+    assert operators.kernels_problem(CUDA) == "triton is not installed (`pip install 'lorachain[gpu]'`)"
+    monkeypatch.setattr(operators, "find_spec", lambda name: object())
+    assert str(operators.kernels_problem(CUDA)).startswith("triton fails with ")
 
 
 def test_settings_of_the_layers_are_part_of_a_runs_identity_where_they_are_not_the_defaults() -> None:
@@ -186,10 +203,10 @@ def test_settings_of_the_layers_are_part_of_a_runs_identity_where_they_are_not_t
 
 
 def test_layers_that_cannot_be_compiled_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operators, "find_spec", lambda name: None)
+    monkeypatch.setattr(layers_module, "kernels_problem", lambda device: "triton is not installed")
     with pytest.raises(ConfigError, match="triton is not installed"):
         check_compile(True, CUDA, "none")
-    monkeypatch.setattr(operators, "find_spec", lambda name: object())
+    monkeypatch.setattr(layers_module, "kernels_problem", lambda device: None)
     check_compile(True, CUDA, "none")
     check_compile(False, torch.device("cpu"), "nf4")
     with pytest.raises(ConfigError, match="the device is cpu"):

@@ -18,9 +18,15 @@ from lorachain.kernels import plain
 _LIBRARY = torch.library.Library("lorachain", "DEF")
 
 
-def kernels_available(device: torch.device) -> bool:
-    """Whether the Triton kernels can run there."""
-    return device.type == "cuda" and find_spec("triton") is not None
+def kernels_problem(device: torch.device) -> str | None:
+    """Why the Triton kernels cannot run on a CUDA device, found by running one; None where they can."""
+    if find_spec("triton") is None:
+        return "triton is not installed (`pip install 'lorachain[gpu]'`)"
+    try:
+        geglu(torch.zeros(1, device=device), torch.zeros(1, device=device))
+    except Exception as error:  # Triton needs a driver and a C compiler, and raises whatever they do
+        return f"triton fails with {type(error).__name__}: {str(error).strip()[:200]}"
+    return None
 
 
 def rms_norm(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:

@@ -364,7 +364,7 @@ def train(
     for message in checkpoint.skipped:
         on_message(message)
     decoder, device = text_decoder(model), plain_model(model).device
-    layers = choose_layers(decoder, device, settings.kernels, compile=settings.compile)
+    layers = choose_layers(decoder, device, settings.kernels, compile=settings.compile, on_message=on_message)
     trainer = _ChainTrainer(model, schedule, settings, processes, run, fingerprint, tracking, layers)
     trainer.kept_steps = {best_step} if best_step is not None else set()
     if trainer.processes.main:

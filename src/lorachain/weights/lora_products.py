@@ -4,8 +4,7 @@ PEFT computes five operations for a layer and reads x once for each layer. Here 
 product with their stacked A, each B is added into the base's product in place, and the gradients likewise. Sums are
 rounded once where PEFT rounds the LoRA's part, its scaled value and the sum. Parameters, names and files are PEFT's.
 
-Layers for which this is not the same computation (dropout, a bias, DoRA, 8 bits) are called as they
-are.
+Layers for which this is not the same computation (dropout, a bias, DoRA, 8 bits) are called as they are.
 """
 
 from collections.abc import Iterable, Sequence
@@ -70,12 +69,15 @@ def adapted_products(hidden: Tensor, modules: Sequence[nn.Module]) -> tuple[Tens
     """
     layers = [plain_lora(module, hidden) for module in modules]
     adapted = [layer for layer in layers if layer is not None]
-    if len(adapted) < len(modules):
-        return tuple(module(hidden) for module in modules)
-    results = _Products.apply(  # type: ignore[no-untyped-call]
-        hidden.flatten(0, -2), [layer.scaling for layer in adapted], *_frozen(adapted), *_factors(adapted)
-    )
-    return tuple(result.view(*hidden.shape[:-1], -1) for result in results)
+    products: list[Tensor] = []
+    if adapted:
+        results = _Products.apply(  # type: ignore[no-untyped-call]
+            hidden.flatten(0, -2), [layer.scaling for layer in adapted], *_frozen(adapted), *_factors(adapted)
+        )
+        products = [result.view(*hidden.shape[:-1], -1) for result in results]
+    remaining = iter(products)
+    pairs = zip(modules, layers, strict=True)
+    return tuple(module(hidden) if layer is None else next(remaining) for module, layer in pairs)
 
 
 def adapted_geglu(gate: Tensor, up: Tensor, module: nn.Module) -> Tensor:
