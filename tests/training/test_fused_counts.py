@@ -39,9 +39,9 @@ class Counts:
     """Bytes read and written, without those of matrix products."""
 
 
-class _Counting(TorchDispatchMode):
+class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.counts = Counts()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -95,11 +95,12 @@ def counts_of_layers(layers: int, switch: Callable[[nn.Module], None]) -> Counts
         cos = torch.empty(1, TOKENS, 256, dtype=torch.bfloat16)
         decoder.config._attn_implementation = "shapes_only"
         attention = patch.dict(ALL_ATTENTION_FUNCTIONS._local_mapping, shapes_only=_no_attention)
-        with attention, _Counting() as counting:
+        with attention, Counting() as counting:
             for layer in decoder.layers:
                 hidden = layer(hidden, position_embeddings=(cos, cos), attention_mask=None)
-            hidden.backward(torch.empty_like(hidden))
-    return counting.counts
+            hidden.backward(torch.empty_like(hidden))  # type: ignore[no-untyped-call]
+    counts: Counts = counting.counts
+    return counts
 
 
 def counts_of_loss(*, fused: bool) -> Counts:
@@ -108,9 +109,10 @@ def counts_of_loss(*, fused: bool) -> Counts:
         hidden = torch.empty(TOKENS, HIDDEN, dtype=torch.bfloat16, requires_grad=True)
         head = torch.empty(VOCABULARY, HIDDEN, dtype=torch.bfloat16)
         targets = torch.empty(TOKENS, dtype=torch.int64)
-        with _Counting() as counting:
+        with Counting() as counting:
             supervised_cross_entropy(hidden, head, targets, fused=fused).backward()  # type: ignore[no-untyped-call]
-    return counting.counts
+    counts: Counts = counting.counts
+    return counts
 
 
 def step(switch: Callable[[nn.Module], None], *, fused: bool) -> tuple[int, float]:

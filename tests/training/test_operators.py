@@ -48,8 +48,8 @@ def test_gradients_of_the_gated_activation() -> None:
 def test_the_online_softmax_is_a_softmax() -> None:
     logits = 5 * random(4, 30).detach()
     highest, normalizer = torch.full((4,), -math.inf, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
-    parts = []
-    for block in logits.split(7, dim=1):
+    parts: list[Tensor] = []
+    for block in torch.split(logits, 7, dim=1):
         part = block.contiguous()
         rescale = operators.online_softmax_(part, highest, normalizer)
         parts = [earlier * rescale[:, None] for earlier in parts] + [part]

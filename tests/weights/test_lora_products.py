@@ -1,6 +1,7 @@
 """Fused products of adapted layers: what PEFT computes, with its gradients, in float64."""
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def layers(*, bias: bool = False, targets: list[str] | None = None, **options: A
     """The three layers and `down`, with factors that are not zero, in float64."""
     torch.manual_seed(0)
     config = LoraConfig(r=3, lora_alpha=5, target_modules=targets or [*NAMES, "down"], **options)
-    model: Any = get_peft_model(_Layers(bias=bias), config).double().train()  # type: ignore[arg-type]
+    model: Any = get_peft_model(_Layers(bias=bias), config).double().train()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter)
@@ -128,13 +129,12 @@ def test_a_base_in_4_bits_is_multiplied_without_peft(monkeypatch: pytest.MonkeyP
     hidden = torch.randn(2, 5, 64, requires_grad=True)
     expected = tuple(module(hidden) for module in modules)
     theirs = gradients(expected, [hidden], modules)
-    calls = []
-    dense = lora_products._dense
-    monkeypatch.setattr(lora_products, "_dense", lambda base, dtype: calls.append(base) or dense(base, dtype))
+    dense = Mock(side_effect=lora_products._dense)
+    monkeypatch.setattr(lora_products, "_dense", dense)
     results = adapted_products(hidden, modules)
-    assert len(calls) == 2
+    assert dense.call_count == 2
     for result, other in zip(results, expected, strict=True):
         torch.testing.assert_close(result, other, rtol=1e-3, atol=1e-3)
     for result, other in zip(gradients(results, [hidden], modules), theirs, strict=True):
         torch.testing.assert_close(result, other, rtol=1e-3, atol=1e-2)
-    assert len(calls) == 4, "each weight is de-quantized once more, for the gradient"
+    assert dense.call_count == 4, "each weight is de-quantized once more, for the gradient"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lorachain.kernels import plain
 
-_LIBRARY = torch.library.Library("lorachain", "DEF")
+_LIBRARY: Any = torch.library.Library("lorachain", "DEF")  # type: ignore[no-untyped-call]
 
 
 def kernels_problem(device: torch.device) -> str | None:
@@ -100,15 +100,23 @@ def online_softmax_(logits: Tensor, highest: Tensor, normalizer: Tensor) -> Tens
     return result
 
 
-def _on_cuda(module: str, name: str) -> Callable[..., Any]:
-    def call(*arguments: Any) -> Any:
-        # Not at import: Triton is an extra, and needs a driver.
-        from importlib import import_module
+def _norms() -> Any:
+    from lorachain.kernels import triton_norms  # not before it is needed: Triton is an extra
 
-        kernel = getattr(import_module(f"lorachain.kernels.{module}"), name)
+    return triton_norms
+
+
+def _elementwise() -> Any:
+    from lorachain.kernels import triton_elementwise
+
+    return triton_elementwise
+
+
+def _on_cuda(module: Callable[[], Any], name: str) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
         prepared = [a.contiguous() if isinstance(a, Tensor) else a for a in arguments]
-        with torch.cuda.device_of(prepared[0]):
-            return kernel(*prepared)
+        with torch.cuda.device(prepared[0].device):
+            return getattr(module(), name)(*prepared)
 
     return call
 
@@ -121,7 +129,7 @@ def _scales_of(x: Tensor) -> Tensor:
     return x.new_empty(x.shape[:-1], dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
 
 
-def _register(signature: str, module: str, shapes: Callable[..., Any]) -> None:
+def _register(signature: str, module: Callable[[], Any], shapes: Callable[..., Any]) -> None:
     name = signature.partition("(")[0]
     _LIBRARY.define(signature)
     _LIBRARY.impl(name, getattr(plain, name), "CPU")
@@ -131,33 +139,33 @@ def _register(signature: str, module: str, shapes: Callable[..., Any]) -> None:
 
 _register(
     "rms_norm(Tensor x, Tensor weight, Tensor? residual, float eps) -> (Tensor, Tensor)",
-    "triton_norms",
+    _norms,
     lambda x, weight, residual, eps: (_result_like(x), _scales_of(x)),
 )
 _register(
     "rms_norm_backward(Tensor upstream, Tensor x, Tensor scale, Tensor weight) -> Tensor",
-    "triton_norms",
+    _norms,
     lambda upstream, x, scale, weight: _result_like(x),
 )
 _register(
     "norm_rotate(Tensor heads, Tensor weight, Tensor cos, Tensor sin, float eps) -> (Tensor, Tensor)",
-    "triton_norms",
+    _norms,
     lambda heads, weight, cos, sin, eps: (_result_like(heads), _scales_of(heads)),
 )
 _register(
     "norm_rotate_backward(Tensor upstream, Tensor heads, Tensor scale, Tensor weight, Tensor cos, Tensor sin) "
     "-> Tensor",
-    "triton_norms",
+    _norms,
     lambda upstream, heads, scale, weight, cos, sin: _result_like(heads),
 )
-_register("geglu(Tensor gate, Tensor up) -> Tensor", "triton_elementwise", lambda gate, up: _result_like(gate))
+_register("geglu(Tensor gate, Tensor up) -> Tensor", _elementwise, lambda gate, up: _result_like(gate))
 _register(
     "geglu_backward(Tensor upstream, Tensor gate, Tensor up) -> (Tensor, Tensor, Tensor)",
-    "triton_elementwise",
+    _elementwise,
     lambda upstream, gate, up: tuple(_result_like(gate) for _ in range(3)),
 )
 _register(
     "online_softmax_(Tensor(a!) logits, Tensor(b!) highest, Tensor(c!) normalizer) -> Tensor",
-    "triton_elementwise",
+    _elementwise,
     lambda logits, highest, normalizer: torch.empty_like(highest),
 )

@@ -42,7 +42,7 @@ def use_fused_layers(decoder: nn.Module) -> None:
     model.norm.forward = MethodType(_last_norm_forward, model.norm)
 
 
-def compile_fused_layers(decoder: nn.Module, backend: str = "inductor") -> None:
+def compile_fused_layers(decoder: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
     """Compiles the layers that `use_fused_layers` has set, each as one graph; layers of one kind share their code.
 
     Sizes are variables from the first call on, so that which code a micro-batch gets does not depend on the ones
@@ -76,7 +76,7 @@ def _layer_forward(
     **options: Any,
 ) -> Tensor:
     if not torch.is_grad_enabled() or past_key_values is not None:
-        result = Gemma3DecoderLayer.forward(
+        result = cast(Any, Gemma3DecoderLayer).forward(
             layer, hidden_states, position_embeddings, attention_mask, position_ids, past_key_values, **options
         )
         return cast(Tensor, result)

@@ -126,7 +126,7 @@ class _Products(torch.autograd.Function):
         ranks = [factor.shape[0] for factor in a]
         low = hidden @ stacked.T  # (N, R)
         results = []
-        for weight, part, factor, scaling in zip(frozen, low.split(ranks, 1), b, scalings, strict=True):
+        for weight, part, factor, scaling in zip(frozen, torch.split(low, ranks, 1), b, scalings, strict=True):
             results.append(_add_low_rank(hidden @ _weight(weight, hidden.dtype).T, part, factor, scaling))
         ctx.scalings, ctx.ranks = scalings, ranks
         ctx.quantized = [None if isinstance(weight, Tensor) else weight for weight in frozen]
@@ -141,7 +141,7 @@ class _Products(torch.autograd.Function):
         b, frozen = rest[:count], _restored(rest[count:], ctx.quantized)
         low_gradient = torch.empty_like(low)  # (N, R)
         for gradient, factor, part, scaling in zip(
-            upstream, b, low_gradient.split(ctx.ranks, 1), ctx.scalings, strict=True
+            upstream, b, torch.split(low_gradient, ctx.ranks, 1), ctx.scalings, strict=True
         ):
             part.addmm_(gradient, factor, beta=0, alpha=scaling)
         hidden_gradient = None
@@ -149,10 +149,10 @@ class _Products(torch.autograd.Function):
             hidden_gradient = low_gradient @ stacked
             for gradient, weight in zip(upstream, frozen, strict=True):
                 hidden_gradient.addmm_(gradient, _weight(weight, hidden.dtype))
-        a_gradients = (low_gradient.T @ hidden).split(ctx.ranks)
+        a_gradients = torch.split(low_gradient.T @ hidden, ctx.ranks)
         b_gradients = [
             _scaled_product(gradient.T, part, scaling)
-            for gradient, part, scaling in zip(upstream, low.split(ctx.ranks, 1), ctx.scalings, strict=True)
+            for gradient, part, scaling in zip(upstream, torch.split(low, ctx.ranks, 1), ctx.scalings, strict=True)
         ]
         return hidden_gradient, None, *(None for _ in range(count)), *a_gradients, *b_gradients
 
