@@ -19,7 +19,7 @@ SCRIPTS = [
 
 # Layers, lowest first; packages of one layer may not import each other unless SAME_LAYER says so.
 LAYERS = [
-    {"version", "errors", "records", "redaction", "memory", "collection"},
+    {"version", "errors", "records", "redaction", "memory", "collection", "kernels"},
     {"atomic", "append_file", "workspace", "provenance", "data_settings", "config", "artifacts", "registry"}
     | {"licences", "user_key", "embedded_model", "prompts", "dictionary_forms", "chat_template"}
     | {"content_letters", "letter_uses", "option_references", "tokens", "token_store"},

@@ -26,6 +26,8 @@ Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Quantization = Literal["none", "nf4", "int8"]
 """What the base's linear layers are held in while a LoRA is trained on them."""
+Kernels = Literal["auto", "off"]
+"""Whether training uses Triton kernels where it can: on CUDA, where triton is installed."""
 _RENAMED = {"validation.recall_entries": "validation.exact_match_entries"}
 MAX_SEED = 2**32 - 1
 """numpy's generators take no larger seed."""
@@ -62,13 +64,18 @@ class TrainingConfig(_Strict):
     max_grad_norm: Annotated[float, Field(gt=0)]
     micro_batch_tokens: Positive
     gradient_checkpointing: bool | Literal["auto"]
+    kernels: Kernels
+    compile: bool
     save_every_minutes: Annotated[float, Field(gt=0)]
     save_every_steps: Annotated[int, Field(ge=0)]
     keep_checkpoints: Positive
 
     def deciding(self) -> dict[str, Any]:
-        """The settings that change the result; how often a checkpoint is saved does not."""
-        return self.model_dump(exclude={"save_every_minutes", "save_every_steps", "keep_checkpoints"})
+        """The settings that change the result; how often a checkpoint is saved does not. Without those that came later
+        where they have their defaults: a stage that was trained before is equal."""
+        values = self.model_dump(exclude={"save_every_minutes", "save_every_steps", "keep_checkpoints"})
+        later: dict[str, Any] = {"kernels": "auto", "compile": False}
+        return {key: value for key, value in values.items() if key not in later or value != later[key]}
 
 
 class ValidationConfig(_Strict):

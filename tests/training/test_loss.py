@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conftest import make_multimodal_model, make_text_model
+from lorachain.artifacts import LayerKind
 from lorachain.tokens import TokenRow, collate
 from lorachain.training import loss as loss_module
 from lorachain.training.batch_schedule import BatchSchedule
@@ -76,22 +77,26 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks smaller than the data, so that there are several."""
     monkeypatch.setattr(loss_module, "ROW_BLOCK", 32)
     monkeypatch.setitem(loss_module.VOCABULARY_BLOCK, "cpu", 100)
+    monkeypatch.setattr(loss_module, "FUSED_ROW_BLOCK", 48)
+    monkeypatch.setattr(loss_module, "FUSED_VOCABULARY_BLOCK", 150)
 
 
-def ours(model: PeftModel, documents: list[TokenRow]) -> tuple[float, dict[str, Tensor]]:
+def ours(
+    model: PeftModel, documents: list[TokenRow], layers: LayerKind = "recomputed"
+) -> tuple[float, dict[str, Tensor]]:
     """Packs of different lengths, with padding."""
     batch = collate([documents[:2], documents[2:5], documents[5:]], 0)
     normalizer = torch.tensor(float(sum(row.supervised for row in documents)))
-    loss = SupervisedLanguageModel(model)(**batch.as_inputs(), normalizer=normalizer)
+    loss = SupervisedLanguageModel(model, layers)(**batch.as_inputs(), normalizer=normalizer)
     loss.backward()
     return loss.item(), gradients(model)
 
 
 @pytest.mark.usefixtures("small_blocks")
-@pytest.mark.parametrize("kind", ["text", "multimodal"])
-def test_loss_and_lora_gradients_equal_full_float32_logits(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "layers"), [("text", "recomputed"), ("multimodal", "recomputed"), ("text", "fused")])
+def test_loss_and_lora_gradients_equal_full_float32_logits(kind: str, layers: LayerKind) -> None:
     model, documents = lora_model(kind), rows(6)
-    loss, result = ours(model, documents)
+    loss, result = ours(model, documents, layers)
     expected_loss, expected = reference(model, documents)
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     assert relative_error(result, expected) <= 1e-5
@@ -111,13 +116,14 @@ def test_bf16_gradients_are_as_close_to_float32_as_those_of_full_logits(kind: st
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_the_head_in_bf16_is_within_one_percent_of_float32() -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_head_in_bf16_is_within_one_percent_of_float32(fused: bool) -> None:
     """The function alone, from the same bf16 hidden states."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(100, 64, generator=generator).bfloat16().requires_grad_()
     weight = (0.2 * torch.randn(1000, 64, generator=generator)).bfloat16()
     targets = torch.randint(0, 1000, (100,), generator=generator)
-    total = supervised_cross_entropy(hidden, weight, targets)
+    total = supervised_cross_entropy(hidden, weight, targets, fused=fused)
     (gradient,) = torch.autograd.grad(total, hidden)
     exact = hidden.detach().float().requires_grad_()
     plain = F.cross_entropy(exact @ weight.float().T, targets, reduction="sum")
@@ -151,12 +157,13 @@ def test_the_gradient_of_micro_batches_is_that_of_one_large_batch() -> None:
     assert relative_error(result, expected) <= 1e-5
 
 
-def test_the_function_equals_torch_cross_entropy_for_extreme_logits_too() -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_function_equals_torch_cross_entropy_for_extreme_logits_too(fused: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     hidden = (30 * torch.randn(300, 16, generator=generator)).requires_grad_()
     weight = 3 * torch.randn(1000, 16, generator=generator)
     targets = torch.randint(0, 1000, (300,), generator=generator)
-    total = supervised_cross_entropy(hidden, weight, targets)
+    total = supervised_cross_entropy(hidden, weight, targets, fused=fused)
     (gradient,) = torch.autograd.grad(total, hidden)
     plain = F.cross_entropy(hidden @ weight.T, targets, reduction="sum")
     (expected,) = torch.autograd.grad(plain, hidden)

@@ -3,11 +3,13 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,10 @@ from chain_making import make_workspace, options_of, run_command_line
 from conftest import make_multimodal_model, make_text_model
 from lorachain.artifacts import read_loss_log
 from lorachain.tokens import TokenRow
+from lorachain.training import fused_layers
+from lorachain.training import layers as layers_module
+from lorachain.training import loss as loss_module
+from lorachain.training import trainer as trainer_module
 from lorachain.training.batch_schedule import BatchSchedule
 from lorachain.training.checkpoints import checkpoint_directory
 from lorachain.training.progress import Progress, TrainingSettings
@@ -139,6 +145,27 @@ def test_a_run_killed_after_any_step_and_resumed_equals_the_uninterrupted_run(
         a, b = (checkpoint_directory(tmp_path / run, 9) / name for run in ("uninterrupted", "killed"))
         assert a.read_bytes() == b.read_bytes()
     assert (tmp_path / "killed" / LOSS_LOG).read_bytes() == (tmp_path / "uninterrupted" / LOSS_LOG).read_bytes()
+
+
+def test_a_resumed_run_with_compiled_layers_equals_the_uninterrupted_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced as for a real compiler and computed eagerly. The second start compiles again, as a new process would."""
+    monkeypatch.setattr(trainer_module, "choose_layers", lambda *arguments, **options: "compiled")
+    eager = partial(fused_layers.compile_fused_layers, backend="aot_eager")
+    monkeypatch.setattr(layers_module, "compile_fused_layers", eager)
+    monkeypatch.setattr(loss_module, "use_blockwise_attention", lambda model: None)  # as on CUDA
+    two_layers: dict[str, Any] = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
+    monkeypatch.setitem(globals(), "make_text_model", partial(make_text_model, **two_layers))
+    uninterrupted, expected, _, _ = go(tmp_path / "uninterrupted", "text", 0.0)
+    shutil.copytree(tmp_path / "uninterrupted", tmp_path / "killed")
+    shutil.rmtree(checkpoint_directory(tmp_path / "killed", 9))
+    torch._dynamo.reset()
+    progress, result, _, messages = go(tmp_path / "killed", "text", 0.0)
+    assert messages == ["resuming from checkpoint-8"]
+    assert progress.layers == uninterrupted.layers == "compiled"
+    assert progress.losses == uninterrupted.losses
+    assert all(torch.equal(result[name], expected[name]) for name in expected)
 
 
 def test_losses_are_written_step_by_step(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from lorachain.artifacts import LayerKind
 from lorachain.inference.eval_mode import eval_mode
 from lorachain.training.loss import SupervisedLanguageModel
 from lorachain.training.sharding import shard_layers
@@ -33,7 +34,7 @@ def with_lora(base: PreTrainedModel) -> PeftModel:
         alpha=4,
         dropout=0.0,
         use_rslora=False,
-        target_modules=["q_proj", "up_proj"],
+        target_modules=["q_proj", "o_proj", "up_proj", "down_proj"],
         seed=0,
     )
     with torch.no_grad():
@@ -43,21 +44,24 @@ def with_lora(base: PreTrainedModel) -> PeftModel:
     return model
 
 
-def loss_of(model: torch.nn.Module) -> Tensor:
+def loss_of(model: torch.nn.Module, layers: LayerKind) -> Tensor:
     ids = torch.arange(10, 34)[None]  # (1, 24)
     inputs = {"input_ids": ids, "position_ids": torch.arange(24)[None], "labels": ids.roll(-1, 1)}
-    loss: Tensor = SupervisedLanguageModel(model)(**inputs, normalizer=torch.tensor(24.0))
+    loss: Tensor = SupervisedLanguageModel(model, layers)(**inputs, normalizer=torch.tensor(24.0))
     return loss
 
 
-def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
-    loss_of(model).backward()  # type: ignore[no-untyped-call]
+def gradients(model: torch.nn.Module, layers: LayerKind) -> dict[str, Tensor]:
+    loss_of(model, layers).backward()  # type: ignore[no-untyped-call]
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def test_loss_gradients_and_adapter_equal_those_of_unsharded_layers(alone: None, tiny_model: PreTrainedModel) -> None:
+@pytest.mark.parametrize("layers", ["recomputed", "fused"])
+def test_loss_gradients_and_adapter_equal_those_of_unsharded_layers(
+    alone: None, tiny_model: PreTrainedModel, layers: LayerKind
+) -> None:
     model = with_lora(tiny_model)
-    expected = gradients(model)
+    expected = gradients(model, layers)
     tensors = {name: tensor.clone() for name, tensor in adapter_tensors(model).items()}
     model.zero_grad()
     assert not is_sharded(model)
@@ -74,14 +78,14 @@ def test_loss_gradients_and_adapter_equal_those_of_unsharded_layers(alone: None,
 
     # Evaluated before it is trained, as in a stage: the gathered buffers must serve training too.
     with eval_mode(model):
-        read = loss_of(model).item()
-    sharded = gradients(model)
+        read = loss_of(model, layers).item()
+    sharded = gradients(model, layers)
     assert sharded.keys() == expected.keys()
     assert all(torch.equal(sharded[name], expected[name]) for name in expected)
-    assert read == loss_of(model).item()
+    assert read == loss_of(model, layers).item()
 
     check_trainable(model)
     set_adapter_tensors(model, {name: tensor * 2 for name, tensor in tensors.items()})
     doubled = adapter_tensors(model)
     assert all(torch.equal(doubled[name], tensor * 2) for name, tensor in tensors.items())
-    assert loss_of(model).item() != read
+    assert loss_of(model, layers).item() != read

@@ -36,6 +36,7 @@ from lorachain.artifacts.schema import Artifact, Record
 from lorachain.artifacts.stages import (
     DialRecord,
     InitInfo,
+    LayerKind,
     MergeInfo,
     StageInfo,
     TrainingInfo,
@@ -70,6 +71,7 @@ __all__ = [
     "GgufReport",
     "HashedExam",
     "InitInfo",
+    "LayerKind",
     "Ledger",
     "LedgerStep",
     "LockHolder",

@@ -119,6 +119,10 @@ class ReplayedData(Record):
     sources: tuple[SourceRecord, ...]
 
 
+LayerKind = Literal["recomputed", "fused", "compiled"]
+"""How decoder layers are computed in training: norms and MLPs that keep less; fused for CUDA; those, compiled."""
+
+
 class TrainingFacts(Record):
     """What training did."""
 
@@ -133,6 +137,8 @@ class TrainingFacts(Record):
     losses: tuple[float, ...]
     """Mean negative log-likelihood of a supervised token in nats, one an optimizer step."""
     device: str
+    layers: LayerKind = "recomputed"
+    """Which implementation of the decoder layers was trained with (docs/decisions/0013-fused-layers-on-cuda.md)."""
 
 
 class StageValidation(Record):

@@ -33,6 +33,7 @@ from lorachain.provenance import ADAPTER_WEIGHTS, sha256_json
 from lorachain.tokens import TokenEncoder
 from lorachain.training.batch_schedule import BatchSchedule
 from lorachain.training.checkpoints import checkpoint_directory
+from lorachain.training.layers import check_compile
 from lorachain.training.progress import Progress, TrainingSettings
 from lorachain.training.sharding import shard_layers
 from lorachain.training.trackers import Tracking
@@ -116,6 +117,7 @@ def load_inputs(context: ChainContext, runtime: Runtime, stage: Stage) -> StageI
     """Finds the parent, reads the exam's dev split once, and loads and tokenizes the stage's data."""
     config = context.config
     require_quantizer(config.quantization)  # before the data is read, which may take long
+    check_compile(config.training.compile, runtime.device, config.quantization)
     parent = find_parent(context, stage)
     parent_identity = ParentIdentity(**parent.identity())  # reads its files: a missing one is an AdapterError
     adapter_bytes = (parent.folder / ADAPTER_WEIGHTS).stat().st_size

@@ -5,7 +5,7 @@ head as both keys and values. It is computed as flash attention computes its out
 one pass over blocks of the vocabulary with an online softmax (Milakov & Gimelshein 2018, arXiv 1805.02867), with each
 block's logits in the CPU's cache. The head is frozen (and tied), so it needs no gradient and nothing is computed twice.
 Products are in the weights' type, statistics in float32. Liger (arXiv 2410.10989) and Cut Cross-Entropy (arXiv
-2411.09009) have the same aim and need Triton; this needs only PyTorch.
+2411.09009) have the same aim; docs/benchmarks.md compares them. On CUDA a block's softmax is one operator.
 """
 
 from typing import Any, cast
@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from lorachain.artifacts import LayerKind
+from lorachain.kernels.operators import online_softmax_
 from lorachain.tokens import IGNORE_INDEX
-from lorachain.training.recompute_layers import use_recompute_layers
+from lorachain.training.layers import use_layers
 from lorachain.weights.attention_choice import use_fast_attention
 from lorachain.weights.load import head_weight, is_sharded, plain_model, text_decoder
 from lorachain.weights.segments import sequence_options
@@ -23,17 +25,20 @@ from lorachain.weights.segments import sequence_options
 ROW_BLOCK = 256
 VOCABULARY_BLOCK = {"cpu": 8_192, "cuda": 65_536}
 """By device type, as measured (docs/benchmarks.md): a block of 256 x 8,192 logits stays in a CPU's shared cache."""
+FUSED_ROW_BLOCK, FUSED_VOCABULARY_BLOCK = 2_048, 32_832
+"""With the fused softmax: an eighth of the vocabulary, 134 MB of logits in bf16, and large products."""
 
 
 class _SupervisedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, fused: bool) -> Tensor:
         gradient = torch.empty_like(hidden) if hidden.requires_grad else None  # (N, H)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        for start in range(0, hidden.shape[0], ROW_BLOCK):
-            rows = slice(start, start + ROW_BLOCK)
+        row_block, softmax = (FUSED_ROW_BLOCK, _fused_softmax) if fused else (ROW_BLOCK, _online_softmax)
+        for start in range(0, hidden.shape[0], row_block):
+            rows = slice(start, start + row_block)
             states, target_rows = hidden[rows], weight[targets[rows]].float()  # (C, H) both
-            log_normalizer, expected_row = _online_softmax(states, weight, with_expectation=gradient is not None)
+            log_normalizer, expected_row = softmax(states, weight, with_expectation=gradient is not None)
             total += (log_normalizer - (states.float() * target_rows).sum(dim=1)).sum()
             if gradient is not None:
                 gradient[rows] = (expected_row - target_rows).to(gradient.dtype)
@@ -43,9 +48,9 @@ class _SupervisedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream.to(gradient.dtype), None, None
+        return gradient * upstream.to(gradient.dtype), None, None, None
 
 
 def _online_softmax(states: Tensor, weight: Tensor, *, with_expectation: bool) -> tuple[Tensor, Tensor]:
@@ -68,29 +73,47 @@ def _online_softmax(states: Tensor, weight: Tensor, *, with_expectation: bool) -
     return (highest + normalizer.log()).squeeze(1), expectation / normalizer
 
 
-def supervised_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def _fused_softmax(states: Tensor, weight: Tensor, *, with_expectation: bool) -> tuple[Tensor, Tensor]:
+    """`_online_softmax` with one operator for what happens to a block of logits, in place."""
+    count, width = states.shape
+    highest = torch.full((count,), -torch.inf, device=states.device)
+    normalizer = torch.zeros((count,), device=states.device)
+    expectation = torch.zeros((count, width), device=states.device)
+    for start in range(0, weight.shape[0], FUSED_VOCABULARY_BLOCK):
+        vocabulary = weight[start : start + FUSED_VOCABULARY_BLOCK]  # (B, H)
+        block = states @ vocabulary.T  # (C, B)
+        rescale = online_softmax_(block, highest, normalizer)
+        if with_expectation:
+            expectation.mul_(rescale[:, None]).add_(block @ vocabulary)
+    return highest + normalizer.log(), expectation / normalizer[:, None]
+
+
+def supervised_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, fused: bool = False) -> Tensor:
     """Sum of the negative log-likelihoods, in nats, as a float32 scalar.
 
     Args:
         hidden: (N, H) hidden states, in the weights' type.
         weight: (V, H) frozen head.
         targets: (N,) int64, the id that each hidden state is to predict.
+        fused: whether the softmax is one operator (`kernels/`), for CUDA.
     """
-    return cast(Tensor, _SupervisedCrossEntropy.apply(hidden, weight, targets))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _SupervisedCrossEntropy.apply(hidden, weight, targets, fused))  # type: ignore[no-untyped-call]
 
 
 class SupervisedLanguageModel(nn.Module):
     """A causal language model whose forward pass is its training loss.
 
     The decoder runs on all positions, the head on supervised ones only. The Trainer calls this module, so it is what
-    DDP wraps. Construction switches `model` to this project's attention (on a CPU or a CUDA device), norms and MLPs.
+    DDP wraps. Construction switches `model` to this project's attention (on a CPU or a CUDA device) and layers of that
+    kind.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, layers: LayerKind = "recomputed") -> None:
         super().__init__()
         self.model = model
+        self.fused = layers != "recomputed"
         use_fast_attention(plain_model(model))
-        use_recompute_layers(text_decoder(model))
+        use_layers(text_decoder(model), layers)
 
     @property
     def is_distributed_loading_by_transformers(self) -> bool:
@@ -120,5 +143,7 @@ class SupervisedLanguageModel(nn.Module):
             input_ids=input_ids, position_ids=position_ids, use_cache=False, **packing
         ).last_hidden_state
         supervised = labels != IGNORE_INDEX  # (B, T)
-        loss = supervised_cross_entropy(states[supervised], head_weight(self.model), labels[supervised])
+        loss = supervised_cross_entropy(
+            states[supervised], head_weight(self.model), labels[supervised], fused=self.fused
+        )
         return loss / normalizer

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lorachain.artifacts import LayerKind
+from lorachain.config import Kernels
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
@@ -20,6 +23,9 @@ class TrainingSettings:
     keep_checkpoints: int
     save_every_steps: int = 0
     """0: by time and at the end of each epoch only."""
+    kernels: Kernels = "auto"
+    """Whether fused layers are used where they can be (training/layers.py)."""
+    compile: bool = False
 
 
 @dataclass(slots=True)
@@ -32,3 +38,5 @@ class Progress:
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
     """Per step: mean negative log-likelihood of a supervised token, in nats."""
+    layers: LayerKind = "recomputed"
+    """Which implementation of the decoder layers this start trains with."""

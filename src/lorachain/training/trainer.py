@@ -21,7 +21,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import PrinterCallback
 
-from lorachain.artifacts import LossRow, TrainingProgress
+from lorachain.artifacts import LayerKind, LossRow, TrainingProgress
 from lorachain.training.activations import needs_recomputation, recompute_activations
 from lorachain.training.batch_schedule import BatchSchedule, StepInputs
 from lorachain.training.checkpoints import (
@@ -36,6 +36,7 @@ from lorachain.training.checkpoints import (
 from lorachain.training.distributed import Processes
 from lorachain.training.finite import check_finite, non_finite
 from lorachain.training.interrupts import SignalFlag, TrainingInterrupted, signals_finish_the_step
+from lorachain.training.layers import choose_layers
 from lorachain.training.loss import SupervisedLanguageModel
 from lorachain.training.loss_log import LossLog
 from lorachain.training.optimizer import MasterWeightAdamW, master_tensors
@@ -69,6 +70,7 @@ class _ChainTrainer(Trainer):
         run: Path,
         fingerprint: str,
         tracking: Tracking | None,
+        layers: LayerKind,
     ) -> None:
         self.peft_model = model
         self.schedule = schedule
@@ -76,7 +78,7 @@ class _ChainTrainer(Trainer):
         self.processes = processes
         self.run = run
         self.fingerprint = fingerprint
-        self.progress = Progress()
+        self.progress = Progress(layers=layers)
         self.loss_log = LossLog(run / LOSS_LOG)
         self.measured = (0.0, 0.0)
         """Learning rate and gradient norm of the step in progress."""
@@ -101,7 +103,7 @@ class _ChainTrainer(Trainer):
             ddp_find_unused_parameters=False,
             ddp_broadcast_buffers=False,
         )
-        super().__init__(model=SupervisedLanguageModel(model), args=arguments, train_dataset=schedule)
+        super().__init__(model=SupervisedLanguageModel(model, layers), args=arguments, train_dataset=schedule)
         self.remove_callback(PrinterCallback)
 
     def get_train_dataloader(self) -> DataLoader[StepInputs]:
@@ -224,7 +226,8 @@ class _ChainTrainer(Trainer):
             for name, content in random_states.items():
                 (directory / name).write_bytes(content)
             self.state.save_to_json(str(directory / TRAINER_STATE))
-            TrainingProgress(**asdict(self.progress)).write(directory / PROGRESS)
+            stored = {name: value for name, value in asdict(self.progress).items() if name != "layers"}
+            TrainingProgress(**stored).write(directory / PROGRESS)
 
         self.loss_log.sync()
         save_checkpoint(self.run, self.state.global_step, self.fingerprint, write)
@@ -254,6 +257,7 @@ class _ChainTrainer(Trainer):
             supervised_tokens=stored.supervised_tokens,
             seconds=stored.seconds,
             losses=list(stored.losses),
+            layers=self.progress.layers,
         )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -360,8 +364,10 @@ def train(
     checkpoint = checkpoint or newest_complete(run, fingerprint)
     for message in checkpoint.skipped:
         on_message(message)
-    trainer = _ChainTrainer(model, schedule, settings, processes, run, fingerprint, tracking)
-    schedule.packed = takes_segments(text_decoder(model))
+    decoder, device = text_decoder(model), plain_model(model).device
+    layers = choose_layers(decoder, device, settings.kernels, compile=settings.compile, on_message=on_message)
+    trainer = _ChainTrainer(model, schedule, settings, processes, run, fingerprint, tracking, layers)
+    schedule.packed = takes_segments(decoder)
     trainer.kept_steps = {best_step} if best_step is not None else set()
     if trainer.processes.main:
         trainer.keep_newest(checkpoint.step)

@@ -1,0 +1,1 @@
+"""Elementwise work of training as single operators: Triton kernels on CUDA, plain PyTorch elsewhere."""
