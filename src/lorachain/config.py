@@ -62,13 +62,19 @@ class TrainingConfig(_Strict):
     max_grad_norm: Annotated[float, Field(gt=0)]
     micro_batch_tokens: Positive
     gradient_checkpointing: bool | Literal["auto"]
+    deterministic: bool
+    """Whether a run on CUDA has the same bits each time (training/determinism.py)."""
     save_every_minutes: Annotated[float, Field(gt=0)]
     save_every_steps: Annotated[int, Field(ge=0)]
     keep_checkpoints: Positive
 
     def deciding(self) -> dict[str, Any]:
-        """The settings that change the result; how often a checkpoint is saved does not."""
-        return self.model_dump(exclude={"save_every_minutes", "save_every_steps", "keep_checkpoints"})
+        """The settings that change the result; how often a checkpoint is saved does not.
+
+        Without `deterministic` where it is off: a stage that was trained before it existed is equal.
+        """
+        excluded = {"save_every_minutes", "save_every_steps", "keep_checkpoints"}
+        return self.model_dump(exclude=excluded if self.deterministic else excluded | {"deterministic"})
 
 
 class ValidationConfig(_Strict):

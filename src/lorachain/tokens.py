@@ -192,15 +192,23 @@ class Batch:
     input_ids: Tensor  # (B, T) int64
     position_ids: Tensor  # (B, T) int64
     labels: Tensor  # (B, T) int64, label of position t is the id at t + 1 or IGNORE_INDEX: already shifted
+    supervised_rows: Tensor
+    """(N,) int64: where `labels.flatten()` is not IGNORE_INDEX, ascending. A device that looked for them itself would
+    make the host wait for their number."""
 
     @property
     def supervised(self) -> int:
         """Number of ids that are targets."""
-        return int((self.labels != IGNORE_INDEX).sum())
+        return len(self.supervised_rows)
 
     def as_inputs(self) -> dict[str, Tensor]:
         """The arguments of a model's forward pass."""
-        return {"input_ids": self.input_ids, "position_ids": self.position_ids, "labels": self.labels}
+        return {
+            "input_ids": self.input_ids,
+            "position_ids": self.position_ids,
+            "labels": self.labels,
+            "supervised": self.supervised_rows,
+        }
 
 
 def collate(packs: Sequence[Sequence[TokenRow]], pad_id: int) -> Batch:
@@ -222,7 +230,7 @@ def collate(packs: Sequence[Sequence[TokenRow]], pad_id: int) -> Batch:
             start = end
         padding = width - start
         positions[i, start:] = torch.arange(len(rows[-1]), len(rows[-1]) + padding)
-    return Batch(ids, positions, labels)
+    return Batch(ids, positions, labels, (labels.flatten() != IGNORE_INDEX).nonzero()[:, 0])
 
 
 def token_budget_groups(lengths: Sequence[int], budget: int) -> list[list[int]]:

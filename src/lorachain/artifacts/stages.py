@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, cast
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from lorachain.artifacts.merging import LogitDiff
+from lorachain.artifacts.runs import MemoryChange
 from lorachain.artifacts.schema import Artifact, Record, renamed
 from lorachain.artifacts.validation import Measure, ProtocolScore, measures_from_1, summary_from_1
 from lorachain.errors import WorkspaceError
@@ -133,6 +134,8 @@ class TrainingFacts(Record):
     losses: tuple[float, ...]
     """Mean negative log-likelihood of a supervised token in nats, one an optimizer step."""
     device: str
+    memory_changes: tuple[MemoryChange, ...] = ()
+    """Where a step did not fit in memory; empty where all did."""
 
 
 class StageValidation(Record):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 
 from lorachain.config import ChainConfig
+from lorachain.training.determinism import prepare_determinism
 from lorachain.training.distributed import Processes, join_processes
 from lorachain.weights.load import resolve_device
 
@@ -30,6 +31,8 @@ def start_runtime(config: ChainConfig) -> Runtime:
     Raises:
         DeviceError: the device is not available. ConfigError: the launcher's sharding is not supported.
     """
+    if config.training.deterministic:
+        prepare_determinism()
     device = resolve_device(config.device)
     processes, device = join_processes(device, quantized=config.quantization != "none")
     return Runtime(device, dtype_of(config), processes)

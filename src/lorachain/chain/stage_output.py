@@ -100,6 +100,7 @@ def _training_facts(progress: Progress, runtime: Runtime) -> TrainingFacts:
         loss_last_tenth=sum(losses[-max(1, len(losses) // 10) :]) / max(1, len(losses) // 10),
         losses=tuple(losses),
         device=str(runtime.device),
+        memory_changes=tuple(progress.memory_changes),
     )
 
 

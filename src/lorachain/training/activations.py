@@ -2,10 +2,9 @@
 
 from typing import Any, cast
 
-import psutil
-import torch
 from torch import nn
 
+from lorachain.memory import free_memory, release
 from lorachain.weights.load import plain_model, text_decoder
 
 _USABLE_SHARE = 0.85
@@ -31,9 +30,8 @@ def needs_recomputation(model: nn.Module, tokens: int) -> bool:
     The weights are on their device already, so activations may take what is free there. Recomputation costs time and
     changes no gradient.
     """
-    device = plain_model(model).device
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return activation_bytes(model, tokens) > _USABLE_SHARE * free
+    release()
+    return activation_bytes(model, tokens) > _USABLE_SHARE * free_memory(plain_model(model).device)
 
 
 def recompute_activations(model: nn.Module) -> None:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lorachain.tokens import IGNORE_INDEX
 from lorachain.training.recompute_layers import use_recompute_layers
 from lorachain.weights.attention import use_blockwise_attention
 from lorachain.weights.load import head_weight, is_sharded, plain_model, text_decoder
@@ -96,16 +95,19 @@ class SupervisedLanguageModel(nn.Module):
         """The name under which Trainer looks up whether the model is sharded already."""
         return is_sharded(self.model)
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor, normalizer: Tensor) -> Tensor:
-        """The loss summed over the labels that are not IGNORE_INDEX, divided by `normalizer`.
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor, labels: Tensor, supervised: Tensor, normalizer: Tensor
+    ) -> Tensor:
+        """The loss summed over the labels at `supervised`, divided by `normalizer`.
 
         Args:
             input_ids, position_ids: (B, T) int64.
             labels: (B, T) int64, already shifted (`tokens.collate`).
+            supervised: (N,) int64, the indices of those labels in `labels.flatten()`.
             normalizer: () float32.
         """
         decoder = text_decoder(self.model)
         states = decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state  # (B, T, H)
-        supervised = labels != IGNORE_INDEX  # (B, T)
-        loss = supervised_cross_entropy(states[supervised], head_weight(self.model), labels[supervised])
+        hidden = states.flatten(0, 1).index_select(0, supervised)  # (N, H)
+        loss = supervised_cross_entropy(hidden, head_weight(self.model), labels.flatten().index_select(0, supervised))
         return loss / normalizer

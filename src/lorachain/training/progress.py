@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lorachain.artifacts import MemoryChange
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
@@ -20,6 +22,8 @@ class TrainingSettings:
     keep_checkpoints: int
     save_every_steps: int = 0
     """0: by time and at the end of each epoch only."""
+    deterministic: bool = False
+    """Whether only kernels are used that add in a fixed order (training/determinism.py)."""
 
 
 @dataclass(slots=True)
@@ -32,3 +36,5 @@ class Progress:
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
     """Per step: mean negative log-likelihood of a supervised token, in nats."""
+    memory_changes: list[MemoryChange] = field(default_factory=list)
+    """What was changed where a step did not fit in memory."""
