@@ -13,6 +13,9 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from conftest import make_multimodal_model, make_text_model
+from lorachain.chain import runtime
+from lorachain.chain.context import load_config
+from lorachain.errors import ConfigError
 from lorachain.tokens import TokenRow
 from lorachain.training import trainer as trainer_module
 from lorachain.training.arguments import OneDeviceArguments
@@ -66,6 +69,24 @@ def test_a_name_with_a_number_is_made_the_current_device(
     assert made_current == [torch.device("cuda:1")]
     assert resolve_device("auto") == torch.device("cuda")
     assert made_current == [torch.device("cuda:1")]
+
+
+def test_each_process_of_a_launcher_touches_its_own_gpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    touched: list[str] = []
+
+    def resolve(name: str) -> torch.device:
+        touched.append(name)
+        return torch.device(name if name != "auto" else "cuda")
+
+    monkeypatch.setattr(runtime, "resolve_device", resolve)
+    monkeypatch.setattr(runtime, "join_processes", lambda device, quantized: (Processes(1, 2), device))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    for world, name in (("1", "cuda:1"), ("2", "cuda"), ("2", "auto"), ("2", "cpu")):
+        monkeypatch.setenv("WORLD_SIZE", world)
+        runtime.start_runtime(load_config(overrides=[{"device": name}]))
+    assert touched == ["cuda:1", "cuda:1", "auto", "cpu"]
+    with pytest.raises(ConfigError, match="device is 'cuda:0', but a launcher started several processes"):
+        runtime.start_runtime(load_config(overrides=[{"device": "cuda:0"}]))
 
 
 def test_trainer_neither_moves_the_model_elsewhere_nor_wraps_it_in_data_parallel(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,22 +20,26 @@ class TooLarge:
     sequences: int
 
     @classmethod
-    def of(cls, batch: dict[str, Tensor]) -> "TooLarge":
+    def of(cls, batch: dict[str, Any]) -> "TooLarge":
         positions = batch["position_ids"]  # (B, T); each sequence has one position 0, and padding none
         return cls(positions.numel(), int((positions == 0).sum()))
 
 
-def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """The batch's tensors on the device. To a GPU they are copied from page-locked memory, so that the host queues the
-    copy and goes on; on a CPU they are the same tensors."""
-    if device.type != "cuda":
-        return {name: tensor.to(device) for name, tensor in batch.items()}
-    return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in batch.items()}
+def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The batch with its tensors on the device; on a CPU they are the same tensors.
+
+    To a GPU they are copied from page-locked memory, so that the host queues the copy and goes on.
+    """
+
+    def moved(tensor: Tensor) -> Tensor:
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+    return {name: moved(value) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
 def run_micro_batches(
     model: nn.Module,
-    batches: Iterable[dict[str, Tensor]],
+    batches: Iterable[dict[str, Any]],
     normalizer: Tensor,
     *,
     backward: Callable[[Tensor], None],
