@@ -44,7 +44,8 @@ def fits(monkeypatch: pytest.MonkeyPatch, module: Any, tokens: int) -> list[int]
 
 
 def test_a_group_that_does_not_fit_is_halved_and_each_sequence_is_run_once(caplog: pytest.LogCaptureFixture) -> None:
-    model, lengths, ran = make_text_model(), [5, 100, 1, 30, 1, 7, 100], []
+    model, lengths = make_text_model(), [5, 100, 1, 30, 1, 7, 100]
+    ran: list[list[int]] = []
 
     def run(group: list[int]) -> None:
         if sum(lengths[i] for i in group) > 110:
@@ -61,7 +62,8 @@ def test_a_group_that_does_not_fit_is_halved_and_each_sequence_is_run_once(caplo
 
 
 def test_without_a_shortage_the_groups_are_those_of_forward_groups() -> None:
-    model, lengths, ran = make_text_model(), [5, 600, 1, 700, 1, 7, 100], []
+    model, lengths = make_text_model(), [5, 600, 1, 700, 1, 7, 100]
+    ran: list[list[int]] = []
     run_in_groups(model, lengths, 8192, ran.append)
     assert ran == forward_groups(model, lengths, 8192)
     run_in_groups(model, [], 8192, ran.append)

@@ -213,8 +213,13 @@ def test_what_says_that_memory_ran_out() -> None:
 
 def test_the_allocators_own_cache_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver says 1 GB is free; PyTorch has 5 GB reserved, of which 2 GB hold tensors."""
-    device, asked = torch.device("cuda:1"), []
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (asked.append(device), (10**9, 24 * 10**9))[1])
+    device, asked = torch.device("cuda:1"), list[torch.device]()
+
+    def driver(device: torch.device) -> tuple[int, int]:
+        asked.append(device)
+        return 10**9, 24 * 10**9
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", driver)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5 * 10**9)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2 * 10**9)
     assert free_memory(device) == 4 * 10**9
@@ -222,12 +227,14 @@ def test_the_allocators_own_cache_counts_as_free(monkeypatch: pytest.MonkeyPatch
 
 
 def test_unused_memory_is_released_before_recomputation_is_decided(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, order = make_text_model(), []
-    monkeypatch.setattr("lorachain.training.activations.release", lambda: order.append("release"), raising=True)
-    monkeypatch.setattr(
-        "lorachain.training.activations.free_memory",
-        lambda device: (order.append("measure"), 2 * activation_bytes(model, 100))[1],
-    )
+    model, order = make_text_model(), list[str]()
+
+    def measure(device: torch.device) -> int:
+        order.append("measure")
+        return 2 * activation_bytes(model, 100)
+
+    monkeypatch.setattr("lorachain.training.activations.release", lambda: order.append("release"))
+    monkeypatch.setattr("lorachain.training.activations.free_memory", measure)
     assert needs_recomputation(model, 100) is False
     assert needs_recomputation(model, 200) is True
     assert order == ["release", "measure"] * 2

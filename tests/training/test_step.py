@@ -47,7 +47,7 @@ def test_no_micro_batch_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) ->
         batches,
         torch.full((), 12.0, device="meta"),
         backward=lambda loss: loss.backward(),  # type: ignore[no-untyped-call]
-        without_exchange=nullcontext,
+        without_exchange=lambda: nullcontext(),
         catch=True,
     )
     assert isinstance(loss, Tensor)
@@ -77,17 +77,18 @@ def test_a_micro_batch_without_a_share_of_the_step_has_no_row() -> None:
 def test_copies_to_a_gpu_are_queued_from_page_locked_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, Any]] = []
 
-    class Recorder(Tensor):
-        def pin_memory(self, *_: Any) -> "Recorder":  # type: ignore[override]
-            calls.append(("pin", None))
-            return self
+    def pin(tensor: Tensor) -> Tensor:
+        calls.append(("pin", None))
+        return tensor
 
-        def to(self, *where: Any, **how: Any) -> Tensor:
-            calls.append(("to", (where, how)))
-            return self
+    def move(tensor: Tensor, *where: Any, **how: Any) -> Tensor:
+        calls.append(("to", (where, how)))
+        return tensor
 
-    tensor = torch.ones(3).as_subclass(Recorder)
-    to_device({"input_ids": tensor}, torch.device("cuda:1"))
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+    monkeypatch.setattr(Tensor, "to", move)
+    tensor = torch.ones(3)
+    assert to_device({"input_ids": tensor, "longest": 3}, torch.device("cuda:1"))["longest"] == 3
     assert calls == [("pin", None), ("to", ((torch.device("cuda:1"),), {"non_blocking": True}))]
     calls.clear()
     to_device({"input_ids": tensor}, torch.device("cpu"))

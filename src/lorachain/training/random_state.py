@@ -40,7 +40,7 @@ def save_random_state(path: Path, device: torch.device) -> None:
 def load_random_state(path: Path, device: torch.device) -> None:
     """Restores what `save_random_state` wrote, or Trainer for lorachain up to 0.2: there the state of every GPU that a
     process of several saw."""
-    with safe_globals():
+    with safe_globals():  # type: ignore[no-untyped-call]
         states: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
