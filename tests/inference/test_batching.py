@@ -11,7 +11,7 @@ from torch import Tensor
 from conftest import TEST_DEVICE, make_text_model, make_tokenizer
 from lorachain.errors import DeviceError
 from lorachain.evaluation import divergence, perplexity, scoring
-from lorachain.inference import batching
+from lorachain.inference import batching, generate
 from lorachain.inference.batching import forward_groups, run_in_groups
 from lorachain.inference.prefix_cache import KeyValues, compute_prefix_cache
 from lorachain.records import ExamQuestion
@@ -129,3 +129,39 @@ def test_prefixes_keep_what_is_attended_to_and_nothing_where_nothing_is_generate
         key_values = KeyValues(cache, keep=keep)
         assert key_values.update(key, key, 0)[0].shape[2] == 15 + 5
         assert len(key_values.layers) == expected
+
+
+def generated(model: Any, **options: Any) -> list[str]:
+    encoder = TokenEncoder(make_tokenizer())
+    prompts = [[2, *range(6, 12 + number)] for number in range(5)]
+    finished: list[int] = []
+    generations = generate.generate(
+        model, encoder, prompts, stop=lambda text: False, max_new_tokens=12, on_progress=finished.append, **options
+    )
+    assert finished == [1, 2, 3, 4, 5]
+    return [generation.text for generation in generations]
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "seeds": range(5)}])
+def test_prompts_that_do_not_fit_at_a_time_are_generated_half_as_many_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    model, step, sizes = make_text_model(), generate._decode_step, list[int]()
+    expected = generated(model, **options)
+
+    def limited(cache: Any, last_ids: list[int]) -> Tensor:
+        if len(last_ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes.append(len(last_ids))
+        return step(cache, last_ids)
+
+    monkeypatch.setattr(generate, "_decode_step", limited)
+    assert generated(model, **options) == expected
+    assert max(sizes) == 2
+
+    def exhausted(cache: Any, last_ids: list[int]) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(generate, "_decode_step", exhausted)
+    with pytest.raises(DeviceError, match=f"out of memory on {TEST_DEVICE}: one sequence does not fit"):
+        generated(model, **options)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import nn
 
@@ -72,7 +73,7 @@ def run_in_groups(
         waiting = [i for i in range(len(lengths)) if i not in done]
         for group in forward_groups(model, [lengths[i] for i in waiting], budget, prefix_cache):
             indices = [waiting[i] for i in group]
-            if not _fits(model, indices, run):
+            if not fits(model, partial(run, indices)):
                 budget = _half(model, [lengths[i] for i in indices])
                 break
             done.update(indices)
@@ -90,9 +91,13 @@ def _half(model: nn.Module, lengths: Sequence[int]) -> int:
     return tokens // 2
 
 
-def _fits(model: nn.Module, indices: list[int], run: Callable[[list[int]], None]) -> bool:
+def fits(model: nn.Module, run: Callable[[], None]) -> bool:
+    """Calls `run`; False where it ran out of the device's memory, which is then released.
+
+    Of a model whose layers are sharded the error is raised: nothing of it can be repeated.
+    """
     try:
-        run(indices)
+        run()
     except RuntimeError as error:
         if is_sharded(model) or not is_out_of_memory(error):
             raise
