@@ -13,9 +13,11 @@ so that none needs to be downloaded.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -74,14 +76,17 @@ def run_step(name: str, request: str, options: argparse.Namespace) -> None:
     log = options.out.with_suffix(f".{name}.log")
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
-            command_of(name, request, options), cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
-        )
+            command_of(name, request, options), cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+        code: int | None = None
         try:
-            code: int | None = process.wait(60 * options.minutes)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            code = None
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = process.wait(60 * options.minutes)
+        finally:
+            if process.poll() is None:  # with whatever it has started: compilers, vLLM's workers
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
     seconds = round(time.monotonic() - start, 1)
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     last = lines[-1][:500] if lines else ""
