@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_random_workloads_have_the_lengths_of_the_stages() -> None:
 def test_a_step_that_cannot_run_here_leaves_its_reason_and_is_not_started_again(tmp_path: Path) -> None:
     """Without a tokenizer nothing is generated; the second start has nothing to do."""
     out = tmp_path / "gpu.jsonl"
-    request = {"device": "cpu", "size": "tiny", "out": str(out), "workloads": [], "tokenizer": None}
+    request: dict[str, Any] = {"device": "cpu", "size": "tiny", "out": str(out), "workloads": [], "tokenizer": None}
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / "gpu.py"), "--child", "generate", "--request", json.dumps(request)],
         capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},

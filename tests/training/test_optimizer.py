@@ -109,7 +109,7 @@ def test_the_gradients_of_micro_batches_add_up_in_float32() -> None:
     parameter = nn.Parameter(torch.zeros(4))
     optimizer = MasterWeightAdamW([parameter], compute_dtype=torch.bfloat16, lr=1e-3, weight_decay=0.0)
     for gradient in (1.0, *[2.0**-9] * 64):
-        (parameter * torch.tensor(gradient, dtype=torch.bfloat16)).sum().backward()
+        (parameter * torch.tensor(gradient, dtype=torch.bfloat16)).sum().backward()  # type: ignore[no-untyped-call]
     assert parameter.dtype == torch.bfloat16
     assert parameter.grad is not None
     assert torch.equal(parameter.grad, torch.full((4,), 1.125))

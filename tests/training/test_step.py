@@ -102,6 +102,7 @@ def test_a_micro_batch_that_does_not_fit_has_its_size() -> None:
 
 def test_deterministic_algorithms_are_used_within_and_not_after() -> None:
     before = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    memory: Any = torch.utils.deterministic
     try:
         with deterministic_algorithms(False):
             assert not torch.are_deterministic_algorithms_enabled()
@@ -109,10 +110,10 @@ def test_deterministic_algorithms_are_used_within_and_not_after() -> None:
             assert torch.are_deterministic_algorithms_enabled()
             assert not torch.is_deterministic_algorithms_warn_only_enabled()
             assert torch.backends.cudnn.deterministic
-            assert not torch.utils.deterministic.fill_uninitialized_memory
+            assert not memory.fill_uninitialized_memory
             assert os.environ["CUBLAS_WORKSPACE_CONFIG"] in (":4096:8", ":16:8")
         assert not torch.are_deterministic_algorithms_enabled()
-        assert torch.utils.deterministic.fill_uninitialized_memory
+        assert memory.fill_uninitialized_memory
     finally:
         os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
         if before is not None:

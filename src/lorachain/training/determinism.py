@@ -6,6 +6,7 @@ On a CPU that holds anyway. On CUDA some kernels add with atomic operations, in 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -35,14 +36,15 @@ def deterministic_algorithms(enabled: bool) -> Iterator[None]:
     prepare_determinism()
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     cudnn = torch.backends.cudnn
-    choice, fill = (cudnn.deterministic, cudnn.benchmark), torch.utils.deterministic.fill_uninitialized_memory
+    tensors: Any = torch.utils.deterministic
+    choice, fill = (cudnn.deterministic, cudnn.benchmark), tensors.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     cudnn.deterministic, cudnn.benchmark = True, False
     # Filling every new tensor costs a kernel each, and nothing here reads memory that it has not written.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    tensors.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         cudnn.deterministic, cudnn.benchmark = choice
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        tensors.fill_uninitialized_memory = fill
