@@ -23,7 +23,7 @@ class _Interrupted(BaseException):
 
 
 def once(setting: Setting, run: Path, *, deterministic: bool, steps: int, stop_at: int = 0) -> dict[str, Any]:
-    """Trains a new model, or goes on where an interrupted call with the same `run` stopped."""
+    """Trains a new model, or resumes what an interrupted call with the same `run` left."""
     workload = random_workload("00", pack_length=64 if setting.tiny else 1024, steps=steps)
     schedule = FirstSteps(
         workload.packs, count=steps, batch_size=workload.batch_size, micro_batch_tokens=128 if setting.tiny else 2048,
