@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 WORKSPACE ?= .
 MINUTES ?= 30
 
-.PHONY: setup run test check format faults mutants bench clean
+.PHONY: setup run test test-gpu check format faults mutants bench bench-gpu clean
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.complete
@@ -23,6 +23,10 @@ run: setup
 # A process per core, at most four: each needs up to 3 GB. A file's tests share a process and what it set up.
 test: check
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# The tests that take a device, on the first GPU. One process: the others' models would be in the same memory.
+test-gpu: setup
+	LORACHAIN_TEST_DEVICE=cuda:0 $(BIN)/python -m pytest $$(cat tests/gpu_tests.txt)
 
 check: setup
 	$(BIN)/ruff check --no-cache .
@@ -42,6 +46,10 @@ mutants: setup
 
 bench: setup
 	$(BIN)/python benchmarks/training.py
+
+# Adds to gpu.jsonl; started again, it continues with the steps that are not finished.
+bench-gpu: setup
+	$(BIN)/python benchmarks/gpu.py --out gpu.jsonl
 
 clean:
 	rm -rf $(VENV)

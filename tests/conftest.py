@@ -36,6 +36,9 @@ from chain_making import (  # noqa: F401 - fixtures
 from fault_making import undisturbed  # noqa: F401 - fixture
 from hub_server import hub  # noqa: F401 - fixture
 
+TEST_DEVICE = torch.device(os.environ.get("LORACHAIN_TEST_DEVICE", "cpu"))
+"""Where tiny models are (`make test-gpu`: the tests of gpu_tests.txt, on a GPU)."""
+
 # No timing assertions: how long an example takes is the machine's affair. No database: a test leaves no files behind.
 hypothesis.settings.register_profile("lorachain", deadline=None, database=None)
 hypothesis.settings.load_profile("lorachain")
@@ -127,7 +130,7 @@ def _randomize(model: Any, dtype: torch.dtype) -> Any:
         for name, parameter in model.named_parameters():
             parameter.normal_(0.0, 0.1 if "norm" in name else 0.15)
     model.generation_config.eos_token_id = [1, 5]
-    return model.to(dtype).eval()
+    return model.to(TEST_DEVICE, dtype).eval()
 
 
 @pytest.fixture(params=["text", "multimodal"])

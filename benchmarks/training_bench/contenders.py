@@ -222,6 +222,7 @@ def train_trl(
         bf16=variant.autocast,
         gradient_checkpointing=variant.checkpointing or job.checkpointing,
         padding_free=variant.padding_free,
+        use_liger_kernel=variant.liger,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
     )

@@ -13,6 +13,7 @@ class Variant:
         padding_free: TRL flattens a micro-batch into one row and keeps its documents apart by position ids, as in its
             own packing. Without it, the documents of a pack attend to each other (TRL's "wrapped" packing).
         attention: the implementation of transformers.
+        liger: Liger's kernels (arXiv 2410.10989), which need a GPU.
     """
 
     autocast: bool = False
@@ -21,6 +22,7 @@ class Variant:
     micro_batches: int = 1
     bf16_adapter: bool = False
     attention: str = "sdpa"
+    liger: bool = False
 
 
 TRL_VARIANTS = {
@@ -36,6 +38,10 @@ TRL_VARIANTS = {
     "bf16 adapter, eager, padding-free": Variant(bf16_adapter=True, padding_free=True, attention="eager"),
     "bf16 adapter, eager, a pack at a time": Variant(bf16_adapter=True, micro_batches=0, attention="eager"),
 }
+GPU_VARIANTS = {
+    "flash attention, Liger": Variant(bf16_adapter=True, padding_free=True, attention="flash_attention_2", liger=True),
+}
+"""Of TRL, in benchmarks/gpu.py only: what they need runs on no CPU."""
 VARIANTS = {
     "trl": TRL_VARIANTS,
     "plain": {"unmodified": Variant(), "eager attention": Variant(attention="eager")},

@@ -66,6 +66,8 @@ class TrainingConfig(_Strict):
     gradient_checkpointing: bool | Literal["auto"]
     kernels: Kernels
     compile: bool
+    deterministic: bool
+    """Whether a run on CUDA has the same bits each time (training/determinism.py)."""
     save_every_minutes: Annotated[float, Field(gt=0)]
     save_every_steps: Annotated[int, Field(ge=0)]
     keep_checkpoints: Positive
@@ -74,7 +76,7 @@ class TrainingConfig(_Strict):
         """The settings that change the result; how often a checkpoint is saved does not. Without those that came later
         where they have their defaults: a stage that was trained before is equal."""
         values = self.model_dump(exclude={"save_every_minutes", "save_every_steps", "keep_checkpoints"})
-        later: dict[str, Any] = {"kernels": "auto", "compile": False}
+        later: dict[str, Any] = {"kernels": "auto", "compile": False, "deterministic": False}
         return {key: value for key, value in values.items() if key not in later or value != later[key]}
 
 

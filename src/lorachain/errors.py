@@ -34,7 +34,7 @@ class WorkspaceError(LorachainError):
 
 
 class DeviceError(LorachainError):
-    """The requested device is not available."""
+    """The requested device is not available, or has too little memory."""
 
 
 class GateError(LorachainError):

@@ -1,4 +1,4 @@
-"""Peak memory of a piece of work, and releasing memory between two models."""
+"""Memory of a device: what is free, the peak of a piece of work, releasing it, and telling that it ran out."""
 
 import gc
 import re
@@ -6,10 +6,33 @@ import resource
 import sys
 from pathlib import Path
 
+import psutil
 import torch
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"  # proc_pid_clear_refs(5): resets the peak resident set size to what is resident now
+
+
+_OUT_OF_MEMORY = ("CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: can't allocate memory")
+"""Of RuntimeErrors that are no `torch.OutOfMemoryError`."""
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a process can still allocate on a device, or of the machine's memory.
+
+    What PyTorch's allocator has reserved and holds no tensor counts as free: the driver counts it as used.
+    """
+    if device.type != "cuda":
+        return int(psutil.virtual_memory().available)
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0] + cached)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device has no memory left for a tensor or a library's workspace."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
 
 
 def reset_peak(device: torch.device) -> None:

@@ -193,6 +193,9 @@ class Batch:
     input_ids: Tensor  # (B, T) int64
     position_ids: Tensor  # (B, T) int64
     labels: Tensor  # (B, T) int64, label of position t is the id at t + 1 or IGNORE_INDEX: already shifted
+    supervised_rows: Tensor
+    """(N,) int64: where `labels.flatten()` is not IGNORE_INDEX, ascending. A device that looked for them itself would
+    make the host wait for their number."""
     bounds: Tensor | None = None
     """Of the N sequences of a single row, (N + 1,) int32; None: the rows are padded, or read by `position_ids`."""
     longest: int = 0
@@ -201,7 +204,7 @@ class Batch:
     @property
     def supervised(self) -> int:
         """Number of ids that are targets."""
-        return int((self.labels != IGNORE_INDEX).sum())
+        return len(self.supervised_rows)
 
     def as_inputs(self) -> dict[str, Any]:
         """The arguments of a model's forward pass."""
@@ -209,6 +212,7 @@ class Batch:
             "input_ids": self.input_ids,
             "position_ids": self.position_ids,
             "labels": self.labels,
+            "supervised": self.supervised_rows,
         }
         return inputs if self.bounds is None else inputs | {"bounds": self.bounds, "longest": self.longest}
 
@@ -232,7 +236,7 @@ def collate(packs: Sequence[Sequence[TokenRow]], pad_id: int) -> Batch:
             start = end
         padding = width - start
         positions[i, start:] = torch.arange(len(rows[-1]), len(rows[-1]) + padding)
-    return Batch(ids, positions, labels)
+    return Batch(ids, positions, labels, (labels.flatten() != IGNORE_INDEX).nonzero()[:, 0])
 
 
 def collate_packed(packs: Sequence[Sequence[TokenRow]], pad_id: int) -> Batch:

@@ -20,7 +20,7 @@ def parameters(seed: int = 0) -> list[nn.Parameter]:
 def set_gradients(target: list[nn.Parameter], step: int) -> None:
     generator = torch.Generator().manual_seed(100 + step)
     for parameter in target:
-        parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+        parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter.dtype).to(parameter.grad_dtype)
 
 
 def test_in_float32_it_is_torch_adamw_bit_for_bit() -> None:
@@ -42,7 +42,7 @@ def test_updates_smaller_than_an_ulp_add_up_in_bf16() -> None:
     lost = nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
     plain = torch.optim.AdamW([lost], lr=5e-4, weight_decay=0.0)
     for _ in range(40):
-        parameter.grad = torch.ones(4, dtype=torch.bfloat16)
+        parameter.grad = torch.ones(4)
         lost.grad = torch.ones(4, dtype=torch.bfloat16)
         optimizer.step()
         plain.step()
@@ -102,3 +102,16 @@ def test_a_state_that_is_not_finite_is_refused(spoiled: str, value: float) -> No
     other = MasterWeightAdamW(parameters(), compute_dtype=torch.bfloat16, **SETTINGS)
     with pytest.raises(NonFiniteError, match="delete that checkpoint"):
         other.load_state_dict(state)
+
+
+def test_the_gradients_of_micro_batches_add_up_in_float32() -> None:
+    """One micro-batch with a gradient of 1 and 64 with 2⁻⁹, which bf16 would each round away next to 1."""
+    parameter = nn.Parameter(torch.zeros(4))
+    optimizer = MasterWeightAdamW([parameter], compute_dtype=torch.bfloat16, lr=1e-3, weight_decay=0.0)
+    for gradient in (1.0, *[2.0**-9] * 64):
+        (parameter * torch.tensor(gradient, dtype=torch.bfloat16)).sum().backward()  # type: ignore[no-untyped-call]
+    assert parameter.dtype == torch.bfloat16
+    assert parameter.grad is not None
+    assert torch.equal(parameter.grad, torch.full((4,), 1.125))
+    optimizer.step()
+    assert torch.equal(optimizer.state[optimizer.masters[0]]["exp_avg"], torch.full((4,), 1.125).mul(1 - 0.9))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from chain_making import make_workspace, options_of, run_command_line
-from conftest import make_multimodal_model, make_text_model
+from conftest import TEST_DEVICE, make_multimodal_model, make_text_model
 from lorachain.artifacts import read_loss_log
 from lorachain.tokens import TokenRow
 from lorachain.training import fused_layers
@@ -47,7 +47,7 @@ def lora_model(kind: str, dropout: float, quantization: Any, directory: Path) ->
     base: Any = make(dtype=torch.bfloat16)
     if quantization != "none":
         base.save_pretrained(directory)
-        base = load_model(directory, torch.device("cpu"), quantization=quantization)
+        base = load_model(directory, TEST_DEVICE, quantization=quantization)
     return add_new_lora(
         base,
         base_path="b",
@@ -93,6 +93,7 @@ def go(
         gradient_checkpointing=False,
         save_every_minutes=1e-9,  # every step
         keep_checkpoints=2,
+        deterministic=TEST_DEVICE.type != "cpu",
     )
     progress, tensors = train(
         lora_model(kind, dropout, quantization, run.with_name("base")),

@@ -46,7 +46,8 @@ def with_lora(base: PreTrainedModel) -> PeftModel:
 
 def loss_of(model: torch.nn.Module, layers: LayerKind) -> Tensor:
     ids = torch.arange(10, 34)[None]  # (1, 24)
-    inputs = {"input_ids": ids, "position_ids": torch.arange(24)[None], "labels": ids.roll(-1, 1)}
+    positions = torch.arange(24)
+    inputs = {"input_ids": ids, "position_ids": positions[None], "labels": ids.roll(-1, 1), "supervised": positions}
     loss: Tensor = SupervisedLanguageModel(model, layers)(**inputs, normalizer=torch.tensor(24.0))
     return loss
 

@@ -27,6 +27,14 @@ class CheckpointManifest(Artifact):
         return super().parse({"schema_version": 1, **stored})  # lorachain 0.1 wrote none
 
 
+class MemoryChange(Record):
+    """A step of a run did not fit in memory and was repeated with these; all steps after it have them too."""
+
+    step: int
+    gradient_checkpointing: bool
+    micro_batch_tokens: int
+
+
 class TrainingProgress(Artifact):
     """`progress.json` of a checkpoint: what the run has done so far, over all interruptions."""
 
@@ -38,6 +46,7 @@ class TrainingProgress(Artifact):
     supervised_tokens: int
     seconds: float
     losses: tuple[float, ...]
+    memory_changes: tuple[MemoryChange, ...] = ()
 
     @classmethod
     def parse(cls, stored: dict[str, Any]) -> "TrainingProgress":

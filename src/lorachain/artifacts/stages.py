@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, cast
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from lorachain.artifacts.merging import LogitDiff
+from lorachain.artifacts.runs import MemoryChange
 from lorachain.artifacts.schema import Artifact, Record, renamed
 from lorachain.artifacts.validation import Measure, ProtocolScore, measures_from_1, summary_from_1
 from lorachain.errors import WorkspaceError
@@ -139,6 +140,8 @@ class TrainingFacts(Record):
     device: str
     layers: LayerKind = "recomputed"
     """Which implementation of the decoder layers was trained with (docs/decisions/0013-fused-layers-on-cuda.md)."""
+    memory_changes: tuple[MemoryChange, ...] = ()
+    """Where a step did not fit in memory; empty where all did."""
 
 
 class StageValidation(Record):

@@ -14,7 +14,7 @@ from lorachain.config import Quantization
 from lorachain.data.exam import load_exam
 from lorachain.data.plain_text import stream_plain_text
 from lorachain.evaluation.scoring import letter_tokens
-from lorachain.memory import release
+from lorachain.memory import free_memory, release
 from lorachain.prompts import answer_prompt
 from lorachain.records import PlainText
 from lorachain.tokens import TokenEncoder
@@ -66,7 +66,7 @@ class Probe:
         """The CPU where a base is trained quantized because it does not fit the accelerator otherwise."""
         if self._device.type != "cuda" or quantization != "none":
             return self._device
-        fits = open_shards(base).total_bytes < _FREE_SHARE * torch.cuda.mem_get_info(self._device)[0]
+        fits = open_shards(base).total_bytes < _FREE_SHARE * free_memory(self._device)
         return self._device if fits else torch.device("cpu")
 
     def compare(

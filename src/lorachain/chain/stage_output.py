@@ -101,6 +101,7 @@ def _training_facts(progress: Progress, runtime: Runtime) -> TrainingFacts:
         losses=tuple(losses),
         device=str(runtime.device),
         layers=progress.layers,
+        memory_changes=tuple(progress.memory_changes),
     )
 
 

@@ -38,7 +38,7 @@ from lorachain.training.progress import Progress, TrainingSettings
 from lorachain.training.sharding import shard_layers
 from lorachain.training.trackers import Tracking
 from lorachain.training.trainer import train
-from lorachain.weights.load import load_model, load_tokenizer
+from lorachain.weights.load import drop_vision_tower, load_model, load_tokenizer
 from lorachain.weights.lora import PeftModel, load_adapter, set_adapter_tensors
 from lorachain.weights.quantized import require_quantizer
 from lorachain.workspace import TRAINING_INFO
@@ -183,6 +183,7 @@ def open_record(context: ChainContext, runtime: Runtime, stage: Stage, fingerpri
 def load_trainable_model(context: ChainContext, runtime: Runtime, parent: Parent) -> PeftModel:
     """The parent's adapter on its base, ready to train."""
     base = load_model(parent.base, runtime.device, runtime.dtype, context.config.quantization)
+    drop_vision_tower(base)
     model = load_adapter(base, parent.folder, trainable=True)
     if runtime.processes.sharded:
         shard_layers(model)

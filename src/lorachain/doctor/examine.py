@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import psutil
-import torch
 from torch import nn
 
 from lorachain.artifacts import DoctorReport, ShownExample
@@ -22,6 +20,7 @@ from lorachain.doctor.training_data import check_data
 from lorachain.errors import LorachainError
 from lorachain.fit.disk import disk_need
 from lorachain.fit.estimate import read_structure
+from lorachain.memory import free_memory
 from lorachain.tokens import TokenEncoder
 from lorachain.version import __version__
 from lorachain.weights.checks import check_finite
@@ -106,7 +105,7 @@ def _in_memory(context: ChainContext, model: ScoredModel, server: Server | None)
         device, size = resolve_device(context.config.device), weights_bytes(model.base)
     except LorachainError:  # reported by the checks of the device and the tensors
         return
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    free = free_memory(device)
     if size > free:
         yield warning(
             "memory",

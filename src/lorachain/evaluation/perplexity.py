@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lorachain.errors import DataError
-from lorachain.inference.batching import forward_groups
+from lorachain.inference.batching import run_in_groups
 from lorachain.inference.eval_mode import eval_mode
 from lorachain.inference.forward import hidden_states
 from lorachain.inference.logprobs import require_finite, token_logprobs
@@ -44,13 +44,14 @@ def perplexity(model: nn.Module, rows: Sequence[TokenRow], *, token_budget: int 
     Raises:
         DataError: no row has a supervised token.
         NonFiniteError: logits are NaN or infinite.
+        DeviceError: a row does not fit in the device's memory.
     """
     if not any(row.supervised for row in rows):
         raise DataError("perplexity needs at least one supervised token; the held-out slice is empty")
-    sums, tokens = [0.0] * len(rows), 0
-    weight = head_weight(model)
+    sums, weight = [0.0] * len(rows), head_weight(model)
     with eval_mode(model):
-        for group in forward_groups(model, [len(row) for row in rows], token_budget):
+
+        def score(group: list[int]) -> None:
             group_rows = [rows[i] for i in group]
             read = [range(row.supervised_from - 1, len(row) - 1) for row in group_rows]
             hidden = hidden_states(model, [PrefixTree(row.ids) for row in group_rows], read)  # (N, H)
@@ -61,9 +62,10 @@ def perplexity(model: nn.Module, rows: Sequence[TokenRow], *, token_budget: int 
             of_rows = torch.split(logprobs_of_all, [row.supervised for row in group_rows])
             for index, logprobs in zip(group, of_rows, strict=True):
                 sums[index] = -float(logprobs.sum())
-            tokens += len(targets)
             require_finite([sums[index] for index in group], "perplexity of the held-out documents")
-    return PerplexityResult(tuple(sums), tokens)
+
+        run_in_groups(model, [len(row) for row in rows], token_budget, score)
+    return PerplexityResult(tuple(sums), sum(row.supervised for row in rows))
 
 
 def document_sums(rows: Sequence[TokenRow], result: PerplexityResult) -> tuple[list[float], list[int]]:

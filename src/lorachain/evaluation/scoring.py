@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lorachain.errors import DataError, ModelError
-from lorachain.inference.batching import forward_groups
+from lorachain.inference.batching import run_in_groups
 from lorachain.inference.eval_mode import eval_mode
 from lorachain.inference.forward import hidden_states
 from lorachain.inference.logprobs import log_normalizer, require_finite, target_logits
@@ -130,6 +130,7 @@ def score_questions(
         ModelError: no single token distinguishes the five letters.
         DataError: an option has no text.
         NonFiniteError: logits are NaN or infinite.
+        DeviceError: a question does not fit in the device's memory.
     """
     if all_orders and with_options:
         raise ValueError("options are scored in one order only")
@@ -147,10 +148,13 @@ def score_questions(
             _item(encoder, question, [ids[cached:] for ids in orders], letters, cached, with_options)
             for question, orders in zip(questions, prompts, strict=True)
         ]
-        for group in forward_groups(model, [len(item.tree) for item in items], token_budget, prefix_cache):
+
+        def score(group: list[int]) -> None:
             scores.update(zip(group, _score(model, [items[i] for i in group], letters, prefix_cache), strict=True))
             if on_progress is not None:
                 on_progress(len(scores))
+
+        run_in_groups(model, [len(item.tree) for item in items], token_budget, score, prefix_cache)
     return [scores[i] for i in range(len(items))]
 
 
@@ -201,7 +205,7 @@ def _score(
         if item.options:
             prefix_end = len(item.tree.prefix) - 1
             read[-1] += [prefix_end, *(i for option in range(len(item.options)) for i in item.tree.path(option)[1:])]
-    key_values = KeyValues(prefix_cache) if prefix_cache is not None else None
+    key_values = KeyValues(prefix_cache, keep=False) if prefix_cache is not None else None
     hidden = hidden_states(model, [item.tree for item in items], read, key_values)  # (N, H)
     weight = head_weight(model)  # (V, H)
     per_item = torch.split(hidden, [len(indices) for indices in read])

@@ -15,12 +15,12 @@ from lorachain.chain.stages import Stage
 from lorachain.config import ChainConfig, Quantization
 from lorachain.training.activations import activation_bytes, layer_bytes, recomputed_bytes
 from lorachain.training.loss import ROW_BLOCK, VOCABULARY_BLOCK
-from lorachain.weights.load import decoder_linears, text_decoder
+from lorachain.weights.load import decoder_linears, drop_vision_tower, text_decoder
 from lorachain.weights.lora import language_model_targets
 from lorachain.weights.model_config import build_meta_model
 
-_LORA_TRAINING_BYTES = 20
-"""Per parameter: bf16 factor and gradient, float32 master, two Adam moments, gradient within a step."""
+_LORA_TRAINING_BYTES = 18
+"""Per parameter: bf16 factor, float32 gradient, master and two Adam moments."""
 _CPU_LAYERS, _CPU_PROCESS_BYTES = 6.8, 66_000_000
 """On a CPU the C library does not give back all that tensors have freed, and kernels keep buffers: as much as the
 temporary tensors of so many layers, and a constant, by three measurements of Gemma 3 270M (docs/fit.md)."""
@@ -30,10 +30,13 @@ _LINEAR_BYTES = {"nf4": 0.516, "int8": 1.0}
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """A model without weights."""
+    """A model without weights; of the multimodal class `model` has no vision tower, as in training."""
 
     model: PreTrainedModel
     parameters: int
+    """Of the files, the vision tower's included."""
+    trained: int
+    """Those in memory during training."""
     decoder_linear: int
     """Parameters of the decoder's linear layers, which a quantization applies to."""
 
@@ -46,7 +49,9 @@ def read_structure(folder: Path) -> Structure:
     """
     model = build_meta_model(folder)
     linear = sum(cast(nn.Linear, model.get_submodule(name)).weight.numel() for name in decoder_linears(model))
-    return Structure(model, sum(parameter.numel() for parameter in model.parameters()), linear)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    drop_vision_tower(model)
+    return Structure(model, parameters, sum(parameter.numel() for parameter in model.parameters()), linear)
 
 
 def lora_parameters(structure: Structure, config: ChainConfig) -> int:
@@ -62,7 +67,7 @@ def lora_parameters(structure: Structure, config: ChainConfig) -> int:
 
 def base_bytes(structure: Structure, quantization: Quantization, dtype: torch.dtype) -> int:
     """Of the base in memory."""
-    plain = structure.parameters * dtype.itemsize
+    plain = structure.trained * dtype.itemsize
     if quantization == "none":
         return plain
     saved = dtype.itemsize - _LINEAR_BYTES[quantization]

@@ -19,7 +19,7 @@ from lorachain.tokens import TokenEncoder, TokenRow
 from lorachain.training.batch_schedule import BatchSchedule
 from lorachain.training.progress import Progress, TrainingSettings
 from lorachain.training.trainer import train
-from lorachain.weights.load import load_model, load_tokenizer, resolve_device
+from lorachain.weights.load import drop_vision_tower, load_model, load_tokenizer, resolve_device
 from lorachain.weights.lora import add_new_lora
 
 _STEPS = 2
@@ -35,8 +35,10 @@ def measure_stage(base: Path, config: ChainConfig, stage: Stage, calculated: Sta
     release()
     before = 0 if device.type == "cuda" else psutil.Process().memory_info().rss
     reset_peak(device)
+    loaded = load_model(base, device, dtype_of(config), config.quantization)
+    drop_vision_tower(loaded)
     model = add_new_lora(
-        load_model(base, device, dtype_of(config), config.quantization),
+        loaded,
         base_path=str(base),
         rank=config.lora.rank,
         alpha=config.lora.resolved_alpha,

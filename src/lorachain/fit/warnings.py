@@ -2,15 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 
-import psutil
-import torch
-
 from lorachain.chain.context import ChainContext
 from lorachain.chain.stages import Stage
 from lorachain.errors import LorachainError
 from lorachain.fit.disk import disk_need, free_disk
 from lorachain.fit.estimate import read_structure, stage_memory
 from lorachain.fit.model_config import find_config
+from lorachain.memory import free_memory
 from lorachain.weights.load import resolve_device
 
 
@@ -27,7 +25,7 @@ def run_warnings(context: ChainContext, stages: Sequence[Stage]) -> Iterator[str
         structure, device = read_structure(found.folder), resolve_device(context.config.device)
     except LorachainError:
         return
-    available = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    available = free_memory(device)
     needs = [
         stage_memory(structure, context.config, stage, device_type=device.type, capacity=available) for stage in pending
     ]

@@ -1,13 +1,19 @@
 """How many tokens go through the decoder at a time."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import nn
 
+from lorachain.errors import DeviceError
 from lorachain.inference.prefix_cache import PrefixCache
+from lorachain.memory import is_out_of_memory, release
 from lorachain.tokens import packed_groups, token_budget_groups
 from lorachain.weights.attention_choice import takes_packed_rows, takes_segments
-from lorachain.weights.load import text_decoder
+from lorachain.weights.load import is_sharded, text_decoder
+
+logger = logging.getLogger(__name__)
 
 CPU_TOKENS = 1024
 """Larger batches are slower on a CPU: their activations no longer fit in its caches, and matrix products of this size
@@ -36,3 +42,58 @@ def forward_groups(
     if not packs_sequences(decoder, prefix_cache):
         return token_budget_groups(lengths, budget)
     return packed_groups(lengths, budget)
+
+
+def run_in_groups(
+    model: nn.Module,
+    lengths: Sequence[int],
+    token_budget: int,
+    run: Callable[[list[int]], None],
+    prefix_cache: PrefixCache | None = None,
+) -> None:
+    """Calls `run` with each group of `forward_groups`.
+
+    A group that does not fit in the device's memory is run again in groups of half its tokens, and so are those after
+    it. Of a model whose layers are sharded none is repeated: the other processes would wait in the middle of a layer.
+
+    Raises:
+        DeviceError: a single sequence does not fit.
+    """
+    done: set[int] = set()
+    budget = token_budget
+    while len(done) < len(lengths):
+        waiting = [i for i in range(len(lengths)) if i not in done]
+        for group in forward_groups(model, [lengths[i] for i in waiting], budget, prefix_cache):
+            indices = [waiting[i] for i in group]
+            if not fits(model, partial(run, indices)):
+                budget = _half(model, [lengths[i] for i in indices])
+                break
+            done.update(indices)
+
+
+def _half(model: nn.Module, lengths: Sequence[int]) -> int:
+    """Half the tokens of a group that did not fit, without its padding."""
+    device, tokens = next(text_decoder(model).parameters()).device, sum(lengths)
+    if len(lengths) == 1:
+        raise DeviceError(
+            f"out of memory on {device}: one sequence of {tokens:,} tokens does not fit next to the model; use a "
+            "device with more memory, or one that no other process uses"
+        )
+    logger.warning("out of memory on %s: at most %s tokens are computed at a time from here on", device, tokens // 2)
+    return tokens // 2
+
+
+def fits(model: nn.Module, run: Callable[[], None]) -> bool:
+    """Calls `run`; False where it ran out of the device's memory, which is then released.
+
+    Of a model whose layers are sharded the error is raised: nothing of it can be repeated.
+    """
+    try:
+        run()
+    except RuntimeError as error:
+        if is_sharded(model) or not is_out_of_memory(error):
+            raise
+    else:
+        return True
+    release()  # not within `except`: the error's frames hold what did not fit
+    return False

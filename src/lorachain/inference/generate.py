@@ -1,14 +1,17 @@
 """Batched generation: each sequence ends by itself, and the next prompt takes its slot."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import psutil
 import torch
 from torch import Tensor, nn
 
-from lorachain.inference.batching import forward_groups
+from lorachain.errors import DeviceError
+from lorachain.inference.batching import fits, forward_groups
 from lorachain.inference.eval_mode import eval_mode
 from lorachain.inference.forward import hidden_states
 from lorachain.inference.kv_cache import KvCache, sequence_bytes
@@ -16,8 +19,11 @@ from lorachain.inference.logprobs import greedy_tokens, non_finite_logits
 from lorachain.inference.prefix_cache import KeyValues, PrefixCache, compute_prefix_cache
 from lorachain.inference.prefix_groups import family_tree, prefix_groups, tree_paths
 from lorachain.inference.sampling import sample_tokens
+from lorachain.memory import free_memory
 from lorachain.tokens import TokenEncoder
 from lorachain.weights.load import configured_end_ids, head_weight, is_sharded, plain_model, text_decoder
+
+logger = logging.getLogger(__name__)
 
 _TAIL = 48
 """The stop condition sees the text of this many last ids, more than any stop string takes."""
@@ -83,19 +89,75 @@ def generate(
         on_generation: called with the index of the prompt as soon as its generation is finished.
         on_progress: called with the number of finished prompts.
 
+    Where the device runs out of memory, the prompts that are not finished are started again, half as many at a time.
+
     Raises:
         NonFiniteError: logits are NaN or infinite.
+        DeviceError: a single sequence does not fit in the device's memory.
     """
-    if not prompts:
-        return []
+    generations: dict[int, Generation] = {}
+    slots = _slots(model, prompts, max_new_tokens, cache_bytes) if prompts else 0
+
+    def finish(index: int, generation: Generation) -> None:
+        generations[index] = generation
+        if on_generation is not None:
+            on_generation(index, generation)
+        if on_progress is not None:
+            on_progress(len(generations))
+
+    while len(generations) < len(prompts):
+        left = _Prompts([i for i in range(len(prompts)) if i not in generations], prompts, seeds)
+        slots = min(slots, len(left.indices))
+        attempt = partial(
+            _generate, model, encoder, left, stop=stop, max_new_tokens=max_new_tokens, token_budget=token_budget,
+            slots=slots, temperature=temperature, on_token=on_token, finish=finish,
+        )  # fmt: skip
+        if not fits(model, attempt):
+            device = next(text_decoder(model).parameters()).device
+            if slots == 1:
+                raise DeviceError(
+                    f"out of memory on {device}: one sequence does not fit next to the model; lower the number of "
+                    "tokens that are generated or of worked examples, or use a device with more memory"
+                )
+            slots, token_budget = slots // 2, max(1, token_budget // 2)
+            logger.warning("out of memory on %s: at most %s sequences at a time from here on", device, slots)
+    return [generations[i] for i in range(len(prompts))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompts:
+    """Those that are not finished."""
+
+    indices: list[int]
+    of_all: Sequence[list[int]]
+    seeds: Sequence[int] | None
+
+    def seed(self, index: int) -> int:
+        return self.seeds[index] if self.seeds else 0
+
+
+def _generate(
+    model: nn.Module,
+    encoder: TokenEncoder,
+    left: _Prompts,
+    *,
+    stop: Callable[[str], bool],
+    max_new_tokens: int,
+    token_budget: int,
+    slots: int,
+    temperature: float,
+    on_token: Callable[[int, Sequence[int]], None] | None,
+    finish: Callable[[int, Generation], None],
+) -> None:
+    """Calls `finish` with each generation; `slots` sequences run at a time."""
     end_ids = stop_ids(model, encoder)
     decoder, weight = text_decoder(model), head_weight(model)
-    generations: dict[int, Generation] = {}
+    prompts = [left.of_all[i] for i in left.indices]
     groups = prefix_groups(prompts)
     # Families that have not entered yet, each with the number of its group.
     waiting = [(number, family) for number, group in enumerate(groups) for family in group.families]
     with eval_mode(model):
-        cache = KvCache(decoder, _slots(model, prompts, max_new_tokens, cache_bytes))
+        cache = KvCache(decoder, slots)
         prefix_cache: PrefixCache | None = None
         current = -1  # the group that `prefix_cache` is of
         running: list[_Sequence] = []  # running[s] is in slot s of the cache
@@ -113,14 +175,10 @@ def generate(
                 if generation is None:
                     continue
                 index = running[slot].index
-                generations[index] = generation
                 cache.free(slot)
                 running[slot] = running[-1]
                 running.pop()
-                if on_generation is not None:
-                    on_generation(index, generation)
-                if on_progress is not None:
-                    on_progress(len(generations))
+                finish(index, generation)
 
         while waiting or running:
             # Slots are refilled several at a time: the prefill of a single prompt underuses the hardware.
@@ -134,13 +192,13 @@ def generate(
                 own = [[prompts[i][cached:] for i in family] for family in entering]
                 lengths = [len(family_tree(family)) for family in own]
                 for forward in forward_groups(model, lengths, token_budget, prefix_cache):
-                    sequences = [_Sequence(i, seed=seeds[i] if seeds else 0) for f in forward for i in entering[f]]
+                    numbers = [left.indices[i] for f in forward for i in entering[f]]
+                    sequences = [_Sequence(number, seed=left.seed(number)) for number in numbers]
                     append_next(_prefill(model, cache, prefix_cache, [own[f] for f in forward]), sequences)
                     running += sequences
             else:
                 append_next(_decode_step(cache, [sequence.ids[-1] for sequence in running]), running)
             remove_finished()
-    return [generations[i] for i in range(len(prompts))]
 
 
 def default_cache_bytes(model: nn.Module) -> int:
@@ -158,9 +216,7 @@ def default_cache_bytes(model: nn.Module) -> int:
     share: int = torch.cuda.get_device_properties(device).total_memory // 4
     if is_sharded(model):
         return share
-    reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    free: int = torch.cuda.mem_get_info(device)[0] + reserved
-    return min(share, free // 2)
+    return min(share, free_memory(device) // 2)
 
 
 def _slots(model: nn.Module, prompts: Sequence[list[int]], max_new_tokens: int, cache_bytes: int | None) -> int:

@@ -29,16 +29,19 @@ def common_prefix(sequences: Sequence[list[int]]) -> int:
 class KeyValues:
     """The keys and values of one forward pass, given to the decoder as `past_key_values`.
 
-    Each layer attends to the cached prefix, where there is one, and to the new keys and values, which are kept.
+    Each layer attends to the cached prefix, where there is one, and to the new keys and values. They are kept for what
+    is generated after them; with `keep` False, where nothing is, each layer's are freed once it has run.
     """
 
-    def __init__(self, prefix_cache: "PrefixCache | None" = None) -> None:
+    def __init__(self, prefix_cache: "PrefixCache | None" = None, *, keep: bool = True) -> None:
         self.prefix_cache = prefix_cache
+        self.keep = keep
         self.layers: list[tuple[Tensor, Tensor]] = []  # keys and values without the prefix, (B, kv heads, T, head size)
         self.offsets: list[tuple[int, int]] = []  # per sequence: its batch row and its first index there
 
     def update(self, key: Tensor, value: Tensor, layer: int, *_: object) -> tuple[Tensor, Tensor]:
-        self.layers.append((key, value))
+        if self.keep:
+            self.layers.append((key, value))
         if self.prefix_cache is None:
             return key, value
         past_key, past_value = self.prefix_cache.layers[layer]
@@ -47,6 +50,23 @@ class KeyValues:
             torch.cat([past_key.expand(batch, -1, -1, -1), key], dim=2),
             torch.cat([past_value.expand(batch, -1, -1, -1), value], dim=2),
         )
+
+
+class _PrefixKeyValues(KeyValues):
+    """Of each layer only what later tokens attend to, copied as soon as the layer has computed it."""
+
+    def __init__(self, first: Sequence[int]) -> None:
+        super().__init__()
+        self.first = first  # per layer, the position of the first id that is kept
+
+    def update(self, key: Tensor, value: Tensor, layer: int, *_: object) -> tuple[Tensor, Tensor]:
+        self.layers.append((_from(key, self.first[layer]), _from(value, self.first[layer])))
+        return key, value
+
+
+def _from(tensor: Tensor, first: int) -> Tensor:
+    """The positions from `first` on of (B, kv heads, T, head size), in memory of its own where some are left out."""
+    return tensor[:, :, first:].clone(memory_format=torch.contiguous_format) if first else tensor.contiguous()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +89,8 @@ def compute_prefix_cache(model: nn.Module, ids: Sequence[int]) -> PrefixCache | 
         return None
     decoder = text_decoder(model)
     config = cast(PretrainedConfig, decoder.config)
-    key_values = KeyValues()
+    first = {"full_attention": 0, "sliding_attention": max(0, len(ids) - config.sliding_window + 1)}
+    key_values = _PrefixKeyValues([first[kind] for kind in config.layer_types])
     device = next(decoder.parameters()).device
     decoder(
         input_ids=torch.tensor([list(ids)], device=device),
@@ -78,9 +99,4 @@ def compute_prefix_cache(model: nn.Module, ids: Sequence[int]) -> PrefixCache | 
         past_key_values=key_values,
         use_cache=False,
     )
-    first = {"full_attention": 0, "sliding_attention": max(0, len(ids) - config.sliding_window + 1)}
-    layers = [
-        (key[:, :, first[kind] :].contiguous(), value[:, :, first[kind] :].contiguous())
-        for kind, (key, value) in zip(config.layer_types, key_values.layers, strict=True)
-    ]
-    return PrefixCache(len(ids), layers, first)
+    return PrefixCache(len(ids), key_values.layers, first)

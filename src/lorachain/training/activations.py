@@ -2,10 +2,9 @@
 
 from typing import Any, cast
 
-import psutil
-import torch
 from torch import nn
 
+from lorachain.memory import free_memory, release
 from lorachain.weights.attention_choice import takes_packed_rows
 from lorachain.weights.load import plain_model, text_decoder
 
@@ -73,10 +72,10 @@ def needs_recomputation(model: nn.Module, tokens: int) -> bool:
     The weights are on their device already, so activations may take what is free there. Recomputation costs time and
     changes no gradient.
     """
+    release()
     device = plain_model(model).device
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     dense_masks = device.type != "cpu" and not takes_packed_rows(text_decoder(model))
-    return activation_bytes(model, tokens, dense_masks=dense_masks) > _USABLE_SHARE * free
+    return activation_bytes(model, tokens, dense_masks=dense_masks) > _USABLE_SHARE * free_memory(device)
 
 
 def recompute_activations(model: nn.Module) -> None:

@@ -77,6 +77,7 @@ class BatchSchedule(Dataset[StepInputs]):
         self.pad_id = pad_id
         self.seed = seed
         self.share = share or Share()
+        self._splits_packs = False
         self._epoch: int | None = None  # the epoch that is loaded
         self._packs: Sequence[Pack] = []
         self._order: list[list[int]] = []  # the indices of each step's packs
@@ -121,6 +122,14 @@ class BatchSchedule(Dataset[StepInputs]):
         spread = range(replayed_before(index, replayed, steps), replayed_before(index + 1, replayed, steps))
         return [*(self._packs[i] for i in self._order[index]), *(self._replay[i] for i in spread)]
 
+    def limit_micro_batches(self, tokens: int) -> None:
+        """From here on a micro-batch has at most `tokens` tokens, even where that splits a pack into its sequences.
+
+        Only a sequence that is longer is a micro-batch by itself.
+        """
+        self.micro_batch_tokens = tokens
+        self._splits_packs = True
+
     def steps_nearest(self, supervised: int) -> int:
         """The number of steps, at least one, whose supervised tokens are nearest to `supervised`, over any number of
         epochs. Reads the packs of these steps once.
@@ -133,6 +142,8 @@ class BatchSchedule(Dataset[StepInputs]):
 
     def __getitem__(self, step: int) -> StepInputs:
         packs = self.packs_of_step(step)
+        if self._splits_packs:
+            packs = [part for pack in packs for part in parts_of_pack(pack, self.micro_batch_tokens)]
         lengths = [sum(map(len, pack)) for pack in packs]
         grouped, collated = (packed_groups, collate_packed) if self.packed else (token_budget_groups, collate)
         groups = grouped(lengths, self.micro_batch_tokens)
@@ -145,7 +156,8 @@ class BatchSchedule(Dataset[StepInputs]):
         batches = [collated([packs[i] for i in group], self.pad_id).as_inputs() for group in mine]
         if len(mine) < -(-len(groups) // self.share.world):  # fewer packs than processes: one that has no loss
             spare = collated([packs[groups[0][0]]], self.pad_id).as_inputs()
-            batches.append({**spare, "labels": torch.full_like(spare["labels"], IGNORE_INDEX)})
+            nothing = {"labels": torch.full_like(spare["labels"], IGNORE_INDEX), "supervised": spare["supervised"][:0]}
+            batches.append({**spare, **nothing})
         supervised = sum(row.supervised for pack in packs for row in pack)
         return StepInputs(
             micro_batches=batches,
@@ -161,6 +173,19 @@ def replayed_before(index: int, replayed: int, steps: int) -> int:
     They are spread evenly: of 9 steps, 3 packs are in the steps 0, 3 and 6.
     """
     return -(-index * replayed // steps)
+
+
+def parts_of_pack(pack: Pack, tokens: int) -> list[Pack]:
+    """The sequences of a pack, in order, in packs of at most `tokens` tokens; a longer sequence is one by itself."""
+    parts: list[list[TokenRow]] = []
+    used = 0
+    for row in pack:
+        if not parts or used + len(row) > tokens:
+            parts.append([])
+            used = 0
+        parts[-1].append(row)
+        used += len(row)
+    return list(parts)
 
 
 def _pack_lengths(packs: Sequence[Pack]) -> list[int]:

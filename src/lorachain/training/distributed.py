@@ -5,13 +5,14 @@ one process, and nothing here communicates.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import PartialState
+from torch import Tensor
 
 from lorachain.errors import ConfigError
 from lorachain.training.batch_schedule import Share
@@ -62,6 +63,15 @@ class Processes:
         """
         result = compute() if self.main or self.sharded else None
         return result if self.main else None
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replaces each tensor by its mean over the processes, which all give tensors of the same shapes."""
+        if self.world == 1:
+            return
+        pending = [torch.distributed.all_reduce(tensor, async_op=True) for tensor in tensors]
+        for work, tensor in zip(pending, tensors, strict=True):
+            cast(Any, work).wait()
+            tensor /= self.world
 
     def all_gather(self, value: T) -> list[T]:
         """The value of each process by rank, in all processes."""

@@ -16,7 +16,6 @@ from torch.autograd.function import once_differentiable
 
 from lorachain.artifacts import LayerKind
 from lorachain.kernels.operators import online_softmax_
-from lorachain.tokens import IGNORE_INDEX
 from lorachain.training.layers import use_layers
 from lorachain.weights.attention_choice import use_fast_attention
 from lorachain.weights.load import head_weight, is_sharded, plain_model, text_decoder
@@ -125,15 +124,17 @@ class SupervisedLanguageModel(nn.Module):
         input_ids: Tensor,
         position_ids: Tensor,
         labels: Tensor,
+        supervised: Tensor,
         normalizer: Tensor,
         bounds: Tensor | None = None,
         longest: int = 0,
     ) -> Tensor:
-        """The loss summed over the labels that are not IGNORE_INDEX, divided by `normalizer`.
+        """The loss summed over the labels at `supervised`, divided by `normalizer`.
 
         Args:
             input_ids, position_ids: (B, T) int64.
             labels: (B, T) int64, already shifted (`tokens.collate`).
+            supervised: (N,) int64, the indices of those labels in `labels.flatten()`.
             normalizer: () float32.
             bounds, longest: of the sequences in a single batch row (`tokens.Batch`), where the attention takes them.
         """
@@ -142,8 +143,7 @@ class SupervisedLanguageModel(nn.Module):
         states = decoder(  # (B, T, H)
             input_ids=input_ids, position_ids=position_ids, use_cache=False, **packing
         ).last_hidden_state
-        supervised = labels != IGNORE_INDEX  # (B, T)
-        loss = supervised_cross_entropy(
-            states[supervised], head_weight(self.model), labels[supervised], fused=self.fused
-        )
+        hidden = states.flatten(0, 1).index_select(0, supervised)  # (N, H)
+        targets = labels.flatten().index_select(0, supervised)
+        loss = supervised_cross_entropy(hidden, head_weight(self.model), targets, fused=self.fused)
         return loss / normalizer

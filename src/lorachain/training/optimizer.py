@@ -2,7 +2,8 @@
 
 With float32 LoRA factors in a bf16 model, every activation is cast twice and no bf16 unit is used for the LoRA. With
 bf16 factors alone, updates smaller than half an ulp are lost. So the model computes with bf16 factors, and the
-optimizer keeps float32 masters (mixed precision as in Micikevicius et al. 2018, arXiv 1710.03740).
+optimizer keeps float32 masters (mixed precision as in Micikevicius et al. 2018, arXiv 1710.03740). Gradients are
+float32 too: in bf16 the sum over a step's micro-batches, its norm and its clipping would each be rounded to 8 bits.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,7 +18,8 @@ from lorachain.errors import NonFiniteError
 class MasterWeightAdamW(torch.optim.AdamW):
     """`torch.optim.AdamW` over float32 copies, which are rounded into the model's parameters after each step.
 
-    Construction converts each parameter to `compute_dtype` in place. With float32 it is plain AdamW.
+    Construction converts each parameter to `compute_dtype` in place; its gradients stay float32. With float32 it is
+    plain AdamW.
     """
 
     def __init__(
@@ -27,6 +29,7 @@ class MasterWeightAdamW(torch.optim.AdamW):
         self.masters = [p.detach().to(torch.float32, copy=True) for p in self.model_parameters]
         for parameter in self.model_parameters:
             parameter.data = parameter.data.to(compute_dtype)
+            parameter.grad_dtype = torch.float32
         super().__init__(self.masters, lr=lr, weight_decay=weight_decay)
 
     @overload
@@ -36,7 +39,7 @@ class MasterWeightAdamW(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         for parameter, master in zip(self.model_parameters, self.masters, strict=True):
-            master.grad = None if parameter.grad is None else parameter.grad.to(torch.float32)
+            master.grad = parameter.grad
         loss: float | None = super().step(closure)
         self.copy_to_model()
         for master in self.masters:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lorachain.artifacts import LayerKind
+from lorachain.artifacts import LayerKind, MemoryChange
 from lorachain.config import Kernels
 
 
@@ -26,6 +26,8 @@ class TrainingSettings:
     kernels: Kernels = "auto"
     """Whether fused layers are used where they can be (training/layers.py)."""
     compile: bool = False
+    deterministic: bool = False
+    """Whether only kernels are used that add in a fixed order (training/determinism.py)."""
 
 
 @dataclass(slots=True)
@@ -40,3 +42,5 @@ class Progress:
     """Per step: mean negative log-likelihood of a supervised token, in nats."""
     layers: LayerKind = "recomputed"
     """Which implementation of the decoder layers this start trains with."""
+    memory_changes: list[MemoryChange] = field(default_factory=list)
+    """What was changed where a step did not fit in memory."""

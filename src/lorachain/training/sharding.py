@@ -1,10 +1,10 @@
 """FSDP2: each process holds a part of the frozen weights of the decoder's layers.
 
 `torch.distributed.fsdp.fully_shard` gathers a layer before it runs and frees it afterwards. What is small or read by
-itself is replicated: the LoRA with its float32 masters, the embeddings that are also the head, the norms outside the
-layers, and the vision tower. So the optimizer and the checkpoints are those of DDP, and a run can be resumed with
-either. Trainer treats such a model as "sharded at load time": it wraps nothing and averages the gradients of the
-replicated LoRA. accelerate's own FSDP2 would shard the LoRA too, and has no optimizer with masters.
+itself is replicated: the LoRA with its float32 masters, the embeddings that are also the head, and the norms outside
+the layers. So the optimizer and the checkpoints are those of DDP, and a run can be resumed with either. Trainer treats
+such a model as "sharded at load time" and wraps nothing. accelerate's own FSDP2 would shard the LoRA too, and has no
+optimizer with masters.
 """
 
 import os

@@ -7,8 +7,8 @@ stage (which validates).
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +22,10 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import PrinterCallback
 
 from lorachain.artifacts import LayerKind, LossRow, TrainingProgress
-from lorachain.training.activations import needs_recomputation, recompute_activations
+from lorachain.errors import DeviceError
+from lorachain.memory import release
+from lorachain.training.activations import needs_recomputation
+from lorachain.training.arguments import OneDeviceArguments
 from lorachain.training.batch_schedule import BatchSchedule, StepInputs
 from lorachain.training.checkpoints import (
     PROGRESS,
@@ -33,14 +36,24 @@ from lorachain.training.checkpoints import (
     save_checkpoint,
     unusable_as_error,
 )
+from lorachain.training.determinism import deterministic_algorithms
 from lorachain.training.distributed import Processes
 from lorachain.training.finite import check_finite, non_finite
 from lorachain.training.interrupts import SignalFlag, TrainingInterrupted, signals_finish_the_step
 from lorachain.training.layers import choose_layers
 from lorachain.training.loss import SupervisedLanguageModel
 from lorachain.training.loss_log import LossLog
+from lorachain.training.memory_use import MemoryUse, change_message, nothing_left, out_of_memory_as_error
 from lorachain.training.optimizer import MasterWeightAdamW, master_tensors
 from lorachain.training.progress import Progress, TrainingSettings
+from lorachain.training.random_state import (
+    file_name,
+    load_random_state,
+    restore_torch_state,
+    save_random_state,
+    torch_state,
+)
+from lorachain.training.step import TooLarge, run_micro_batches
 from lorachain.training.trackers import PROJECT, Tracking, logged, tracker_callbacks, tracker_environment
 from lorachain.weights.attention_choice import takes_segments
 from lorachain.weights.load import plain_model, text_decoder
@@ -71,6 +84,8 @@ class _ChainTrainer(Trainer):
         fingerprint: str,
         tracking: Tracking | None,
         layers: LayerKind,
+        memory: MemoryUse,
+        on_message: Callable[[str], None],
     ) -> None:
         self.peft_model = model
         self.schedule = schedule
@@ -78,12 +93,17 @@ class _ChainTrainer(Trainer):
         self.processes = processes
         self.run = run
         self.fingerprint = fingerprint
+        self.memory = memory
+        self.on_message = on_message
         self.progress = Progress(layers=layers)
         self.loss_log = LossLog(run / LOSS_LOG)
         self.measured = (0.0, 0.0)
         """Learning rate and gradient norm of the step in progress."""
+        self.pending = (0.0, 0, 0, torch.zeros(()))
+        """Of the step in progress: when it started, its tokens, those that are supervised, its loss on the device."""
         self.kept_steps: set[int] = set()
-        arguments = TrainingArguments(
+        arguments = OneDeviceArguments(
+            plain_model(model).device,
             output_dir=str(run),
             max_steps=len(schedule),
             per_device_train_batch_size=1,  # one item of BatchSchedule is one optimizer step
@@ -92,7 +112,7 @@ class _ChainTrainer(Trainer):
             warmup_steps=round(settings.warmup_ratio * len(schedule)),
             max_grad_norm=settings.max_grad_norm,
             seed=settings.seed,
-            use_cpu=plain_model(model).device.type == "cpu",
+            logging_nan_inf_filter=False,  # each loss is checked; this would wait for the device once more
             save_strategy="no",  # _StepCallback requests checkpoints
             logging_strategy="no",
             report_to=[],  # `train` adds the trackers
@@ -126,45 +146,76 @@ class _ChainTrainer(Trainer):
     ) -> Tensor:
         """Forward and backward pass of all micro-batches of a step, and their summed loss.
 
-        Losses are divided by the step's supervised tokens over all processes.
+        Losses are divided by the step's supervised tokens over all processes. A step that does not fit in memory is
+        repeated with less (`MemoryUse`).
 
         Raises:
-            NonFiniteError: the loss is NaN or infinite.
+            DeviceError: it does not fit, and nothing is left to change.
         """
         started = time.perf_counter()
         model.train()
         world = self.accelerator.num_processes
-        # DDP averages gradients over processes, the loss is normalized over all of them: undo the average.
-        normalizer = inputs["normalizer"].to(self.args.device) / world
-        loss = torch.zeros((), device=self.args.device)
-        batches = inputs["micro_batches"]
-        for number, batch in enumerate(batches):
-            last = number == len(batches) - 1
-            self.accelerator.sync_gradients = last  # read where Trainer averages a sharded model's LoRA gradients
-            on_device = {n: v.to(self.args.device) if isinstance(v, Tensor) else v for n, v in batch.items()}
-            with nullcontext() if last else self.accelerator.no_sync(model):
-                micro_loss = model(**on_device, normalizer=normalizer)
-                self.accelerator.backward(micro_loss)
-            loss += micro_loss.detach()
-        loss = self.accelerator.reduce(loss / world, reduction="sum") if world > 1 else loss
-        value = loss.item()
-        check_finite(f"loss {self._where(inputs)}", value, self.peft_model, self.settings)
-        self.progress.losses.append(value)
-        self.progress.tokens += inputs["tokens"]
-        self.progress.supervised_tokens += inputs["supervised"]
-        self.progress.seconds += time.perf_counter() - started
+        # Averaged over processes, but the loss is normalized over all of them: undo the average.
+        normalizer = torch.full((), float(inputs["normalizer"]) / world, device=self.args.device)
+        random_state = torch_state(self.args.device)
+        self.accelerator.sync_gradients = False  # where a model is sharded, Trainer would average in the backward pass
+        result = self._run(model, inputs["micro_batches"], normalizer)
+        while too_large := [one for one in self.processes.all_gather(_failure(result)) if one is not None]:
+            self._reduce_memory(too_large)
+            restore_torch_state(random_state, self.args.device)
+            result = self._run(model, self.schedule[self.state.global_step]["micro_batches"], normalizer)
+        self.accelerator.sync_gradients = True
+        loss = result if isinstance(result, Tensor) else torch.zeros_like(normalizer)
+        if world > 1:
+            self.processes.average([p.grad for p in self.peft_model.parameters() if p.grad is not None])
+            loss = self.accelerator.reduce(loss / world, reduction="sum")
+        self.pending = (started, inputs["tokens"], inputs["supervised"], loss)
         return loss
 
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float:
-        """The norm that Trainer computes before each optimizer step.
+    def _run(self, model: nn.Module, batches: list[dict[str, Tensor]], normalizer: Tensor) -> Tensor | TooLarge:
+        return run_micro_batches(
+            model,
+            batches,
+            normalizer,
+            backward=self.accelerator.backward,
+            without_exchange=partial(self.accelerator.no_sync, model),
+            catch=not self.processes.sharded,  # the others would wait in the middle of a layer
+        )
+
+    def _reduce_memory(self, too_large: list[TooLarge]) -> None:
+        """Drops the step's gradients, and changes one thing so that it takes less memory.
 
         Raises:
-            NonFiniteError: it is NaN or infinite.
+            DeviceError: nothing is left to change.
+        """
+        self.peft_model.zero_grad(set_to_none=True)
+        release()
+        was_recomputing = self.memory.recomputing
+        change = self.memory.reduce(self.state.global_step + 1, too_large)
+        if change is None:
+            raise DeviceError(nothing_left(f"on {self.args.device} in {self._where()}", too_large, self.memory))
+        self.progress.memory_changes.append(change)
+        if self.processes.main:
+            self.on_message(change_message(change, too_large, was_recomputing=was_recomputing))
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float:
+        """The norm that Trainer computes before each optimizer step. Here the host waits for the device, once a step.
+
+        Raises:
+            NonFiniteError: the loss or the norm is NaN or infinite.
         """
         norm: Tensor | float = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
-        check_finite(f"gradient norm {self._where()}", float(norm), self.peft_model, self.settings)
-        self.measured = (self._get_learning_rate(), float(norm))
-        return norm
+        started, tokens, supervised, loss = self.pending
+        value, size = torch.stack([loss, torch.as_tensor(norm, device=loss.device, dtype=loss.dtype)]).tolist()
+        of_what = f" ({tokens:,} tokens, {supervised:,} supervised)"
+        check_finite(f"loss of {self._where()}{of_what}", value, self.peft_model, self.settings)
+        self.progress.losses.append(value)
+        self.progress.tokens += tokens
+        self.progress.supervised_tokens += supervised
+        self.progress.seconds += time.perf_counter() - started
+        check_finite(f"gradient norm of {self._where()}", size, self.peft_model, self.settings)
+        self.measured = (self._get_learning_rate(), size)
+        return size
 
     def step_row(self) -> LossRow:
         """What the step that has just ended measured."""
@@ -179,9 +230,8 @@ class _ChainTrainer(Trainer):
             num_tokens=self.progress.tokens,
         )
 
-    def _where(self, inputs: dict[str, Any] | None = None) -> str:
-        size = f" ({inputs['tokens']:,} tokens, {inputs['supervised']:,} supervised)" if inputs else ""
-        return f"of step {self.state.global_step + 1} of {len(self.schedule)}{size}"
+    def _where(self) -> str:
+        return f"step {self.state.global_step + 1} of {len(self.schedule)}"
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0  # transformers' estimate counts the embeddings as computed and ignores LoRA
@@ -213,10 +263,10 @@ class _ChainTrainer(Trainer):
         self.processes.wait()
 
     def _random_state(self) -> tuple[str, bytes]:
-        """Name and content of the file in which Trainer saves the state of this process's random generators."""
+        """Name and content of the file with the state of this process's random generators."""
         with TemporaryDirectory() as scratch:
-            self._save_rng_state(scratch)
-            (path,) = Path(scratch).iterdir()
+            path = Path(scratch) / file_name(self.processes.rank, self.processes.world)
+            save_random_state(path, self.args.device)
             return path.name, path.read_bytes()
 
     def _write_checkpoint(self, tensors: dict[str, Tensor], random_states: dict[str, bytes]) -> None:
@@ -226,7 +276,7 @@ class _ChainTrainer(Trainer):
             for name, content in random_states.items():
                 (directory / name).write_bytes(content)
             self.state.save_to_json(str(directory / TRAINER_STATE))
-            stored = {name: value for name, value in asdict(self.progress).items() if name != "layers"}
+            stored = {f.name: getattr(self.progress, f.name) for f in fields(self.progress) if f.name != "layers"}
             TrainingProgress(**stored).write(directory / PROGRESS)
 
         self.loss_log.sync()
@@ -258,15 +308,26 @@ class _ChainTrainer(Trainer):
             seconds=stored.seconds,
             losses=list(stored.losses),
             layers=self.progress.layers,
+            memory_changes=list(stored.memory_changes),
         )
+        if stored.memory_changes:
+            self.memory.restore(stored.memory_changes[-1])
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with unusable_as_error(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with unusable_as_error(checkpoint):
-            super()._load_rng_state(checkpoint)
+        if checkpoint is None:
+            return
+        path = Path(checkpoint) / file_name(self.processes.rank, self.processes.world)
+        if path.is_file():  # there is none where the run had another number of processes
+            with unusable_as_error(checkpoint):
+                load_random_state(path, self.args.device)
+
+
+def _failure(result: Tensor | TooLarge) -> TooLarge | None:
+    return result if isinstance(result, TooLarge) else None
 
 
 class _StepCallback(TrainerCallback):
@@ -353,26 +414,35 @@ def train(
         NonFiniteError: a loss, a gradient or a trained weight is NaN or infinite; nothing of that step is saved.
         WorkspaceError: the disk is full.
         AdapterError: something other than the LoRA would be trained.
+        DeviceError: the device has too little memory.
     """
     check_trainable(model)
     processes = processes or Processes()
     recompute = settings.gradient_checkpointing
     if recompute == "auto":  # the same in all processes: sharded layers are gathered for all of them or for none
         recompute = processes.broadcast(lambda: needs_recomputation(model, schedule.micro_batch_tokens))
+    memory = MemoryUse(model, schedule, may_recompute=settings.gradient_checkpointing == "auto")
     if recompute:
-        recompute_activations(model)
+        memory.recompute()
     checkpoint = checkpoint or newest_complete(run, fingerprint)
     for message in checkpoint.skipped:
         on_message(message)
     decoder, device = text_decoder(model), plain_model(model).device
     layers = choose_layers(decoder, device, settings.kernels, compile=settings.compile, on_message=on_message)
-    trainer = _ChainTrainer(model, schedule, settings, processes, run, fingerprint, tracking, layers)
+    trainer = _ChainTrainer(
+        model, schedule, settings, processes, run, fingerprint, tracking, layers, memory, on_message
+    )
     schedule.packed = takes_segments(decoder)
     trainer.kept_steps = {best_step} if best_step is not None else set()
     if trainer.processes.main:
         trainer.keep_newest(checkpoint.step)
         trainer.loss_log.drop_after(checkpoint.step)
-    with tracker_environment(tracking), signals_finish_the_step() as flag:
+    with (
+        tracker_environment(tracking),
+        deterministic_algorithms(settings.deterministic),
+        out_of_memory_as_error(plain_model(model).device),
+        signals_finish_the_step() as flag,
+    ):
         for callback in tracker_callbacks(tracking, checkpoint.step) if tracking and processes.main else ():
             trainer.add_callback(callback)
         trainer.add_callback(_StepCallback(trainer, flag, on_epoch_end, on_step))

@@ -38,9 +38,15 @@ TOKENIZER_FILES = (
     *("chat_template.json", "chat_template.jinja"),
 )
 
+_VISION = frozenset({"vision_tower", "multi_modal_projector"})
+"""The parts of the multimodal class that text does not run."""
+
 
 def resolve_device(name: str) -> torch.device:
     """The device of that name; `auto` is the first available accelerator, else the CPU.
+
+    A GPU becomes the current one: what allocates on `cuda` without a number (a library's workspaces) then uses it, and
+    no context is created on another.
 
     Raises:
         DeviceError: the machine does not have the device.
@@ -56,6 +62,8 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
         if device.type == "meta":
             raise DeviceError(f"device {name!r} holds no values; allowed: auto, {', '.join(available)}")
+        if device.type == "cuda" and device.index is not None and str(device) in available:
+            torch.cuda.set_device(device)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise DeviceError(f"device {name!r} is not available; allowed: auto, {', '.join(available)}") from error
@@ -205,6 +213,17 @@ def plain_model(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside a PEFT wrapper (its LoRA layers still in place), or the model itself."""
     inner: Any = model
     return cast(PreTrainedModel, inner.get_base_model() if hasattr(inner, "get_base_model") else inner)
+
+
+def drop_vision_tower(model: PreTrainedModel) -> None:
+    """Frees the vision tower and its projector, where the class has them: text never runs them (0.8 GB at 4B).
+
+    Nothing that is written afterwards has less: adapters hold the language model's layers, and a merge reads the base's
+    files.
+    """
+    for module in list(model.modules()):
+        for name in _VISION.intersection(name for name, _ in module.named_children()):
+            delattr(module, name)
 
 
 def is_sharded(model: nn.Module) -> bool:
