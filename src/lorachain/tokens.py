@@ -20,6 +20,8 @@ from lorachain.errors import ModelError
 from lorachain.prompts import ChatTurns, Example, Prompt, render
 
 IGNORE_INDEX = -100
+REJECTED = "rejected"
+"""The form of a wrong answer, which follows the right one in its pack: the pair trains a preference."""
 
 
 class Tokenizer(Protocol):
@@ -55,8 +57,12 @@ class TokenRow:
 
     @property
     def supervised(self) -> int:
-        """Number of ids that are targets."""
-        return len(self.ids) - self.supervised_from
+        """Number of ids that are targets of the likelihood loss: none of a rejected answer."""
+        return 0 if self.is_rejected else len(self.ids) - self.supervised_from
+
+    @property
+    def is_rejected(self) -> bool:
+        return self.form == REJECTED
 
 
 class TokenEncoder:
@@ -192,15 +198,19 @@ class Batch:
     input_ids: Tensor  # (B, T) int64
     position_ids: Tensor  # (B, T) int64
     labels: Tensor  # (B, T) int64, label of position t is the id at t + 1 or IGNORE_INDEX: already shifted
+    preference: Tensor | None = None  # (B, T) int8 where labels are: 1 in a pair's right answer, -1 in its wrong one
+    """None where no pack has a pair. A pack has one at most."""
 
     @property
     def supervised(self) -> int:
-        """Number of ids that are targets."""
-        return int((self.labels != IGNORE_INDEX).sum())
+        """Number of ids that are targets of the likelihood loss."""
+        targets = self.labels != IGNORE_INDEX
+        return int((targets if self.preference is None else targets & (self.preference >= 0)).sum())
 
     def as_inputs(self) -> dict[str, Tensor]:
         """The arguments of a model's forward pass."""
-        return {"input_ids": self.input_ids, "position_ids": self.position_ids, "labels": self.labels}
+        inputs = {"input_ids": self.input_ids, "position_ids": self.position_ids, "labels": self.labels}
+        return inputs if self.preference is None else {**inputs, "preference": self.preference}
 
 
 def collate(packs: Sequence[Sequence[TokenRow]], pad_id: int) -> Batch:
@@ -212,17 +222,22 @@ def collate(packs: Sequence[Sequence[TokenRow]], pad_id: int) -> Batch:
     ids = torch.full((len(packs), width), pad_id, dtype=torch.int64)  # (B, T)
     positions = torch.zeros((len(packs), width), dtype=torch.int64)  # (B, T)
     labels = torch.full((len(packs), width), IGNORE_INDEX, dtype=torch.int64)  # (B, T)
+    preference = torch.zeros((len(packs), width), dtype=torch.int8)  # (B, T)
     for i, rows in enumerate(packs):
         start = 0
-        for row in rows:
+        for number, row in enumerate(rows):
             end, first = start + len(row), start + row.supervised_from
             ids[i, start:end] = torch.tensor(row.ids)
             positions[i, start:end] = torch.arange(len(row))
             labels[i, first - 1 : end - 1] = ids[i, first:end]
+            if row.is_rejected:
+                preference[i, first - 1 : end - 1] = -1
+            elif number + 1 < len(rows) and rows[number + 1].is_rejected:
+                preference[i, first - 1 : end - 1] = 1
             start = end
         padding = width - start
         positions[i, start:] = torch.arange(len(rows[-1]), len(rows[-1]) + padding)
-    return Batch(ids, positions, labels)
+    return Batch(ids, positions, labels, preference if preference.any() else None)
 
 
 def token_budget_groups(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -43,6 +43,14 @@ class DataIdentity(Record):
     sources: str
     dev: str
     """Both: SHA-256 over what was read."""
+    samples: str | None = None
+    """Of written reasoning, where its wrong samples are trained against (`stages.02.preference`)."""
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_were_preferences(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `samples` where there are none: a stage that was trained before they were used is equal."""
+        values: dict[str, Any] = serialize(self)
+        return {key: value for key, value in values.items() if key != "samples" or value is not None}
 
 
 class InitInputs(Record):

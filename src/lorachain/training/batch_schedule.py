@@ -30,6 +30,7 @@ class StepInputs(TypedDict):
     normalizer: Tensor  # () float32, supervised tokens of the whole step over all processes
     tokens: int  # ids of the whole step over all processes, without padding
     supervised: int
+    pairs: Tensor  # () float32, packs of the whole step with a right and a wrong answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,7 @@ class BatchSchedule(Dataset[StepInputs]):
         batches = [collate([packs[i] for i in group], self.pad_id).as_inputs() for group in mine]
         if len(mine) < -(-len(groups) // self.share.world):  # fewer packs than processes: one that has no loss
             spare = collate([packs[groups[0][0]]], self.pad_id).as_inputs()
+            spare.pop("preference", None)
             batches.append({**spare, "labels": torch.full_like(spare["labels"], IGNORE_INDEX)})
         supervised = sum(row.supervised for pack in packs for row in pack)
         return StepInputs(
@@ -149,6 +151,7 @@ class BatchSchedule(Dataset[StepInputs]):
             normalizer=torch.tensor(float(supervised)),
             tokens=sum(lengths),
             supervised=supervised,
+            pairs=torch.tensor(float(sum(any(row.is_rejected for row in pack) for pack in packs))),
         )
 
 

@@ -15,36 +15,39 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lorachain.tokens import IGNORE_INDEX
+from lorachain.training.preference import preference_losses, preference_margins
+from lorachain.training.progress import PreferenceSettings
 from lorachain.training.recompute_layers import use_recompute_layers
 from lorachain.weights.attention import use_blockwise_attention
 from lorachain.weights.load import head_weight, is_sharded, plain_model, text_decoder
+from lorachain.weights.lora import PeftModel
 
 ROW_BLOCK = 256
 VOCABULARY_BLOCK = {"cpu": 8_192, "cuda": 65_536}
 """By device type, as measured (docs/benchmarks.md): a block of 256 x 8,192 logits stays in a CPU's shared cache."""
 
 
-class _SupervisedCrossEntropy(torch.autograd.Function):
+class _TokenCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         gradient = torch.empty_like(hidden) if hidden.requires_grad else None  # (N, H)
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         for start in range(0, hidden.shape[0], ROW_BLOCK):
             rows = slice(start, start + ROW_BLOCK)
             states, target_rows = hidden[rows], weight[targets[rows]].float()  # (C, H) both
             log_normalizer, expected_row = _online_softmax(states, weight, with_expectation=gradient is not None)
-            total += (log_normalizer - (states.float() * target_rows).sum(dim=1)).sum()
+            losses[rows] = log_normalizer - (states.float() * target_rows).sum(dim=1)
             if gradient is not None:
                 gradient[rows] = (expected_row - target_rows).to(gradient.dtype)
         if gradient is not None:
             ctx.save_for_backward(gradient)
-        return total
+        return losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream.to(gradient.dtype), None, None
+        return gradient * upstream.to(gradient.dtype).unsqueeze(1), None, None
 
 
 def _online_softmax(states: Tensor, weight: Tensor, *, with_expectation: bool) -> tuple[Tensor, Tensor]:
@@ -67,15 +70,23 @@ def _online_softmax(states: Tensor, weight: Tensor, *, with_expectation: bool) -
     return (highest + normalizer.log()).squeeze(1), expectation / normalizer
 
 
-def supervised_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Sum of the negative log-likelihoods, in nats, as a float32 scalar.
+def token_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-likelihood of each target, in nats, as (N,) float32.
 
     Args:
         hidden: (N, H) hidden states, in the weights' type.
         weight: (V, H) frozen head.
         targets: (N,) int64, the id that each hidden state is to predict.
     """
-    return cast(Tensor, _SupervisedCrossEntropy.apply(hidden, weight, targets))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _TokenCrossEntropy.apply(hidden, weight, targets))  # type: ignore[no-untyped-call]
+
+
+def supervised_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """The sum of `token_cross_entropy`, block by block, as a float32 scalar."""
+    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    for losses in token_cross_entropy(hidden, weight, targets).split(ROW_BLOCK):
+        total = total + losses.sum()
+    return total
 
 
 class SupervisedLanguageModel(nn.Module):
@@ -83,11 +94,15 @@ class SupervisedLanguageModel(nn.Module):
 
     The decoder runs on all positions, the head on supervised ones only. The Trainer calls this module, so it is what
     DDP wraps. Construction switches `model` to this project's attention (on a CPU), norms and MLPs.
+
+    Args:
+        preference: how pairs of a right and a wrong answer are trained, where batches have some.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, preference: PreferenceSettings | None = None) -> None:
         super().__init__()
         self.model = model
+        self.preference = preference
         use_blockwise_attention(plain_model(model))
         use_recompute_layers(text_decoder(model))
 
@@ -96,16 +111,49 @@ class SupervisedLanguageModel(nn.Module):
         """The name under which Trainer looks up whether the model is sharded already."""
         return is_sharded(self.model)
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor, normalizer: Tensor) -> Tensor:
-        """The loss summed over the labels that are not IGNORE_INDEX, divided by `normalizer`.
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        labels: Tensor,
+        normalizer: Tensor,
+        preference: Tensor | None = None,
+        pairs: Tensor | None = None,
+    ) -> Tensor:
+        """The loss summed over the labels that are not IGNORE_INDEX, divided by `normalizer`; with `preference`,
+        without those of wrong answers, and with the preference loss of the pairs (`training.preference`).
 
         Args:
             input_ids, position_ids: (B, T) int64.
             labels: (B, T) int64, already shifted (`tokens.collate`).
             normalizer: () float32.
+            preference: (B, T) int8, see `tokens.Batch`.
+            pairs: () float32, what the preference loss is divided by.
+
+        Raises:
+            ValueError: there are pairs, and the module was made without `preference` settings.
         """
-        decoder = text_decoder(self.model)
-        states = decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state  # (B, T, H)
         supervised = labels != IGNORE_INDEX  # (B, T)
-        loss = supervised_cross_entropy(states[supervised], head_weight(self.model), labels[supervised])
-        return loss / normalizer
+        if preference is None:
+            states = self._states(input_ids, position_ids)[supervised]  # (N, H)
+            return supervised_cross_entropy(states, head_weight(self.model), labels[supervised]) / normalizer
+        if self.preference is None or pairs is None:
+            raise ValueError("the batch has pairs, but no preference is trained")
+        # First: without its adapter, no parameter needs a gradient meanwhile.
+        with cast(PeftModel, self.model).disable_adapter(), torch.no_grad():
+            reference = self._token_losses(input_ids, position_ids, labels)  # (N,)
+        losses = self._token_losses(input_ids, position_ids, labels)  # (N,)
+        likelihood = losses[preference[supervised] >= 0].sum() / normalizer
+        margins = preference_margins(reference - losses, supervised, preference)  # (pairs of this batch,)
+        return likelihood + self.preference.weight * preference_losses(margins, self.preference.beta).sum() / pairs
+
+    def _states(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+        """(B, T, H)."""
+        decoder = text_decoder(self.model)
+        return cast(Tensor, decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state)
+
+    def _token_losses(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor) -> Tensor:
+        """(N,), of the labels that are not IGNORE_INDEX."""
+        supervised = labels != IGNORE_INDEX  # (B, T)
+        states = self._states(input_ids, position_ids)[supervised]  # (N, H)
+        return token_cross_entropy(states, head_weight(self.model), labels[supervised])

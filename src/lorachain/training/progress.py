@@ -5,6 +5,16 @@ from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
+class PreferenceSettings:
+    """How pairs of a right and a wrong answer are trained."""
+
+    beta: float
+    """How far the model may move from the reference: the larger, the less."""
+    weight: float
+    """Of the preference loss, beside the likelihood of all right answers at weight 1."""
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingSettings:
     """How to train; what to train on is `BatchSchedule`."""
 
@@ -20,6 +30,8 @@ class TrainingSettings:
     keep_checkpoints: int
     save_every_steps: int = 0
     """0: by time and at the end of each epoch only."""
+    preference: PreferenceSettings | None = None
+    """None: no pairs are trained."""
 
 
 @dataclass(slots=True)
@@ -31,4 +43,5 @@ class Progress:
     supervised_tokens: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
-    """Per step: mean negative log-likelihood of a supervised token, in nats."""
+    """Per step: mean negative log-likelihood of a supervised token, in nats, plus the loss of pairs where some are
+    trained."""

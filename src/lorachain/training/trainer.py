@@ -100,7 +100,8 @@ class _ChainTrainer(Trainer):
             ddp_find_unused_parameters=False,
             ddp_broadcast_buffers=False,
         )
-        super().__init__(model=SupervisedLanguageModel(model), args=arguments, train_dataset=schedule)
+        module = SupervisedLanguageModel(model, settings.preference)
+        super().__init__(model=module, args=arguments, train_dataset=schedule)
         self.remove_callback(PrinterCallback)
 
     def get_train_dataloader(self) -> DataLoader[StepInputs]:
@@ -123,7 +124,7 @@ class _ChainTrainer(Trainer):
     ) -> Tensor:
         """Forward and backward pass of all micro-batches of a step, and their summed loss.
 
-        Losses are divided by the step's supervised tokens over all processes.
+        Losses are divided by the step's supervised tokens over all processes, those of pairs by the step's pairs.
 
         Raises:
             NonFiniteError: the loss is NaN or infinite.
@@ -139,6 +140,8 @@ class _ChainTrainer(Trainer):
             last = number == len(batches) - 1
             self.accelerator.sync_gradients = last  # read where Trainer averages a sharded model's LoRA gradients
             on_device = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
+            if "preference" in on_device:
+                on_device["pairs"] = inputs["pairs"].to(self.args.device) / world
             with nullcontext() if last else self.accelerator.no_sync(model):
                 micro_loss = model(**on_device, normalizer=normalizer)
                 self.accelerator.backward(micro_loss)
