@@ -205,6 +205,9 @@ class StageConfig(_Strict):
     def _without_shares_there_is_none(cls, replay: ReplayConfig | None) -> ReplayConfig | None:
         return replay if replay is not None and replay.shares else None
 
+    def without_preference(self) -> "StageConfig":
+        return self.model_copy(update=dict.fromkeys(("preference", *_PREFERENCE)))
+
     keep: Literal["best", "last"] | None = None
     """Which epoch becomes the output: the one with the best dev accuracy, or the last. None: the stage table's."""
 

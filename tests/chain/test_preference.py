@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from chain_making import options_of
 from conftest import make_tokenizer
-from lorachain.artifacts.reasoning import ReasoningInputs, WriterIdentity
+from lorachain.artifacts.reasoning import ReasoningInputs, ReasoningReport, WriterIdentity
 from lorachain.chain.context import load_config
 from lorachain.chain.tasks.base import TaskInputs
 from lorachain.chain.tasks.exam import ExamTask, load_exam_task
@@ -18,8 +20,9 @@ from lorachain.chain.tasks.wrong_answers import in_order_of
 from lorachain.config import parse_setting
 from lorachain.data.exam import load_exam
 from lorachain.data.exam_writer import exam_row, write_json_lines
-from lorachain.errors import ConfigError, DataError
+from lorachain.errors import ConfigError, DataError, WorkspaceError
 from lorachain.prompts import permuted, question_block
+from lorachain.provenance import sha256_file
 from lorachain.reasoning.publish import publish_reasoning
 from lorachain.reasoning.sample import Check, Sample, Written, question_key
 from lorachain.records import LETTERS, ExamQuestion
@@ -166,6 +169,18 @@ def test_without_samples_it_is_refused(exam: Path, tmp_path: Path) -> None:
         load(exam, folder, tokens=tmp_path / "tokens")
 
 
+def test_samples_that_are_none_are_an_error(exam: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "written"
+    write(folder, exam)
+    rows = pq.read_table(folder / "samples.parquet").to_pylist()
+    pq.write_table(pa.Table.from_pylist([{**row, "order": "ABXDE"} for row in rows]), folder / "samples.parquet")
+    report = ReasoningReport.read(folder / "reasoning_report.json")
+    digest = sha256_file(folder / "samples.parquet")
+    report.model_copy(update={"samples_sha256": digest}).write(folder / "reasoning_report.json")
+    with pytest.raises(WorkspaceError, match=r"samples\.parquet has a sample that is not one"):
+        load(exam, folder, tokens=tmp_path / "tokens")
+
+
 def test_the_chain_trains_it_and_sees_when_the_samples_change(
     finished_copy: Path, lorachain: Command, exam: Path, tmp_path: Path
 ) -> None:
@@ -217,6 +232,8 @@ def test_it_is_off_by_default_and_can_be_turned_off() -> None:
         return load_config(overrides=[parse_setting(one) for one in settings]).stages["02"].model_dump()
 
     assert stage("stages.02.preference=off") == stage()
+    preferring = load_config(overrides=[parse_setting("stages.02.preference=rpo")]).stages["02"]
+    assert preferring.without_preference() == load_config().stages["02"]
     assert "preference" not in stage()
     own = stage("stages.02.preference=rpo", "stages.02.preference_beta=0.3")
     assert (own["preference"], own["preference_beta"], own["preference_weight"]) == ("rpo", 0.3, 1.0)

@@ -139,7 +139,8 @@ class TrainingFacts(Record):
     loss_first: float
     loss_last_tenth: float
     losses: tuple[float, ...]
-    """Mean negative log-likelihood of a supervised token in nats, one an optimizer step."""
+    """Mean negative log-likelihood of a supervised token in nats, one an optimizer step; plus the preference loss where
+    one is trained."""
     device: str
 
 

@@ -1,7 +1,7 @@
 """Wrong answers that were written beside the accepted ones, which a preference is trained against."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,10 +9,10 @@ from lorachain.artifacts.reasoning import ReasoningReport
 from lorachain.chain.tasks.base import TaskInputs
 from lorachain.data.decontamination import content_key
 from lorachain.data.gates.held_out import open_text_screen
-from lorachain.errors import DataError
+from lorachain.errors import DataError, WorkspaceError
 from lorachain.prompts import AnswerStyle, Example, exam_examples, options_depend_on_order, permuted
 from lorachain.reasoning.sample import Check, question_key
-from lorachain.reasoning.samples_file import no_samples, read_samples, written_folders
+from lorachain.reasoning.samples_file import SAMPLES, no_samples, read_samples, written_folders
 from lorachain.records import LETTERS, ExamQuestion
 from lorachain.tokens import REJECTED
 from lorachain.workspace import REASONING_REPORT
@@ -42,14 +42,27 @@ def load_wrong_answers(inputs: TaskInputs, questions: Iterable[ExamQuestion]) ->
     for folder in folders:
         digest = ReasoningReport.read(folder / REASONING_REPORT).samples_sha256
         for row in read_samples(folder, digest):
-            original = originals.get(row["question"])
-            if original is None or not _is_usable(row) or screen.contains(row["reasoning"]):
+            try:
+                original, answered = _answered(row, originals)
+            except (KeyError, ValueError, TypeError, AttributeError) as error:
+                raise WorkspaceError(f"{folder / SAMPLES} has a sample that is not one: {error!r}") from error
+            if original is None or answered is None or screen.contains(row["reasoning"]):
                 continue
-            shown = permuted(original, [LETTERS.index(letter) for letter in row["order"]])
-            answered = replace(shown, answer=LETTERS.index(row["chosen"]), reasoning=row["reasoning"])
             if answered not in wrong[content_key(original)]:
                 wrong[content_key(original)].append(answered)
     return dict(wrong)
+
+
+def _answered(
+    row: dict[str, Any], originals: Mapping[str, ExamQuestion]
+) -> tuple[ExamQuestion | None, ExamQuestion | None]:
+    """The question of a sample, and that question as it was shown with the wrong answer; None where it is not to be
+    trained against."""
+    original = originals.get(row["question"])
+    if original is None or not _is_usable(row):
+        return original, None
+    shown = permuted(original, [LETTERS.index(letter) for letter in row["order"]])
+    return original, replace(shown, answer=LETTERS.index(row["chosen"]), reasoning=row["reasoning"])
 
 
 def _is_usable(row: dict[str, Any]) -> bool:
