@@ -119,7 +119,10 @@ class ReplayConfig(_Strict):
         return self
 
 
-_OPTIONAL = ("supervised_tokens", "forms", "json_share", "replay", "keep")
+_OPTIONAL = (
+    *("supervised_tokens", "forms", "json_share", "replay", "keep"),
+    *("preference", "preference_beta", "preference_weight"),
+)
 
 
 class LedgerConfig(_Strict):
@@ -168,6 +171,9 @@ class TrackingConfig(_Strict):
     to: list[Tracker]
 
 
+_PREFERENCE = {"preference_beta": 0.1, "preference_weight": 1.0}
+
+
 class StageConfig(_Strict):
     epochs: Annotated[int, Field(ge=1, le=10_000)]
     learning_rate: Annotated[float, Field(gt=0, lt=1)]
@@ -181,13 +187,35 @@ class StageConfig(_Strict):
     json_share: Annotated[float, Field(ge=0, le=1)] | None = None
     """Of an exam: the share of its questions that an epoch also asks for as a JSON object, the form that the protocol
     `kormedeval` reads. None: not an exam."""
+    preference: Literal["rpo"] | None = None
+    """Of an exam with written reasoning: train accepted samples against wrong ones. None (`off`): not."""
+    preference_beta: Annotated[float, Field(gt=0)] | None = None
+    preference_weight: Annotated[float, Field(gt=0)] | None = None
+    """Both: with `preference` only, see `training.progress.PreferenceSettings`."""
     replay: ReplayConfig | None = None
     """None: nothing is replayed, as where every share is zero."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preference(cls, values: Any) -> Any:
+        """`off` as None, and the defaults of what belongs to a preference."""
+        if not isinstance(values, dict):
+            return values
+        if values.get("preference") == "off":
+            values = {**values, "preference": None}
+        if values.get("preference") is not None:
+            return {**values, **{key: value for key, value in _PREFERENCE.items() if values.get(key) is None}}
+        if values.get("preference_beta") is not None or values.get("preference_weight") is not None:
+            raise ValueError('preference_beta and preference_weight need preference = "rpo"')
+        return values
 
     @field_validator("replay")
     @classmethod
     def _without_shares_there_is_none(cls, replay: ReplayConfig | None) -> ReplayConfig | None:
         return replay if replay is not None and replay.shares else None
+
+    def without_preference(self) -> "StageConfig":
+        return self.model_copy(update=dict.fromkeys(("preference", *_PREFERENCE)))
 
     keep: Literal["best", "last"] | None = None
     """Which epoch becomes the output: the one with the best dev accuracy, or the last. None: the stage table's."""
@@ -197,6 +225,14 @@ class StageConfig(_Strict):
         """Without the settings that the stage does not have: a stage that was trained before they existed is equal."""
         values: dict[str, Any] = serialize(self)
         return {key: value for key, value in values.items() if value is not None or key not in _OPTIONAL}
+
+
+_OF_SOME_STAGES = (
+    ("forms", "forms", "dictionary"),
+    ("json_share", "json_share", "exam"),
+    ("preference", "json_share", "exam"),
+)
+"""(setting, the default that only the stages which may have it have, what these train)."""
 
 
 class ReasoningConfig(_Strict):
@@ -297,9 +333,9 @@ def read_config(
     except ValidationError as error:
         raise ConfigError(_explain(error, user_file)) from error
     for name, settings in config.stages.items():
-        for key, data in (("forms", "dictionary"), ("json_share", "exam")):
-            if getattr(settings, key) is not None and getattr(stages[name], key) is None:
-                allowed = ", ".join(stage for stage, default in stages.items() if getattr(default, key) is not None)
+        for key, marks, data in _OF_SOME_STAGES:
+            if getattr(settings, key) is not None and getattr(stages[name], marks) is None:
+                allowed = ", ".join(stage for stage, default in stages.items() if getattr(default, marks) is not None)
                 raise ConfigError(
                     f"stages.{name}.{key} is {getattr(settings, key)}, but stage {name} trains no {data}; "
                     f"it is a setting of: {allowed}"

@@ -21,6 +21,8 @@ from lorachain.errors import ModelError
 from lorachain.prompts import ChatTurns, Example, Prompt, render
 
 IGNORE_INDEX = -100
+REJECTED = "rejected"
+"""The form of a wrong answer, which follows the right one in its pack: the pair trains a preference."""
 
 
 class Tokenizer(Protocol):
@@ -56,8 +58,12 @@ class TokenRow:
 
     @property
     def supervised(self) -> int:
-        """Number of ids that are targets."""
-        return len(self.ids) - self.supervised_from
+        """Number of ids that are targets of the likelihood loss: none of a rejected answer."""
+        return 0 if self.is_rejected else len(self.ids) - self.supervised_from
+
+    @property
+    def is_rejected(self) -> bool:
+        return self.form == REJECTED
 
 
 class TokenEncoder:
@@ -200,11 +206,16 @@ class Batch:
     """Of the N sequences of a single row, (N + 1,) int32; None: the rows are padded, or read by `position_ids`."""
     longest: int = 0
     """Tokens of the longest sequence between the bounds."""
+    preference: Tensor | None = None
+    """(P, N) float32, a row for each pair of answers: 1 at the targets of the right one, -1 at those of the wrong one.
+    None: there is no pair."""
 
     @property
     def supervised(self) -> int:
-        """Number of ids that are targets."""
-        return len(self.supervised_rows)
+        """Number of ids that are targets of the likelihood loss."""
+        if self.preference is None:
+            return len(self.supervised_rows)
+        return int((self.preference >= 0).all(dim=0).sum())
 
     def as_inputs(self) -> dict[str, Any]:
         """The arguments of a model's forward pass."""
@@ -214,7 +225,9 @@ class Batch:
             "labels": self.labels,
             "supervised": self.supervised_rows,
         }
-        return inputs if self.bounds is None else inputs | {"bounds": self.bounds, "longest": self.longest}
+        if self.bounds is not None:
+            inputs |= {"bounds": self.bounds, "longest": self.longest}
+        return inputs if self.preference is None else inputs | {"preference": self.preference}
 
 
 def collate(packs: Sequence[Sequence[TokenRow]], pad_id: int) -> Batch:
@@ -236,7 +249,22 @@ def collate(packs: Sequence[Sequence[TokenRow]], pad_id: int) -> Batch:
             start = end
         padding = width - start
         positions[i, start:] = torch.arange(len(rows[-1]), len(rows[-1]) + padding)
-    return Batch(ids, positions, labels, (labels.flatten() != IGNORE_INDEX).nonzero()[:, 0])
+    supervised_rows = (labels.flatten() != IGNORE_INDEX).nonzero()[:, 0]
+    return Batch(ids, positions, labels, supervised_rows, preference=_pair_signs(packs, len(supervised_rows)))
+
+
+def _pair_signs(packs: Sequence[Sequence[TokenRow]], targets: int) -> Tensor | None:
+    """`Batch.preference` of packs with `targets` supervised tokens in all."""
+    rows = [row for pack in packs for row in pack]
+    ends = [0, *accumulate(len(row) - row.supervised_from for row in rows)]
+    rejected = [number for number, row in enumerate(rows) if row.is_rejected]
+    if not rejected:
+        return None
+    signs = torch.zeros((len(rejected), targets))  # (P, N)
+    for pair, number in enumerate(rejected):  # the right answer is the row before
+        signs[pair, ends[number - 1] : ends[number]] = 1.0
+        signs[pair, ends[number] : ends[number + 1]] = -1.0
+    return signs
 
 
 def collate_packed(packs: Sequence[Sequence[TokenRow]], pad_id: int) -> Batch:

@@ -13,12 +13,13 @@ from lorachain import memory
 from lorachain.artifacts import MemoryChange
 from lorachain.errors import DeviceError
 from lorachain.memory import free_memory, is_out_of_memory
-from lorachain.tokens import TokenRow
+from lorachain.tokens import REJECTED, TokenRow, collate
 from lorachain.training.activations import activation_bytes, needs_recomputation
 from lorachain.training.batch_schedule import BatchSchedule, parts_of_pack
 from lorachain.training.loss import SupervisedLanguageModel
 from lorachain.training.memory_use import out_of_memory_as_error
 from lorachain.training.progress import Progress, TrainingSettings
+from lorachain.training.step import TooLarge
 from lorachain.training.trainer import train
 from lorachain.weights.load import text_decoder
 from lorachain.weights.lora import PeftModel, add_new_lora
@@ -246,3 +247,11 @@ def test_a_pack_is_split_at_its_sequences() -> None:
     assert [[len(row) for row in part] for part in parts_of_pack(rows, 7)] == [[3, 4], [2], [9], [1]]
     assert [row for part in parts_of_pack(rows, 7) for row in part] == rows
     assert parts_of_pack(rows, 100) == [rows]
+
+
+def test_a_wrong_answer_is_never_parted_from_the_right_one() -> None:
+    right, wrong, other = TokenRow([2, 3, 4], 1), TokenRow([2, 5], 1, form=REJECTED), TokenRow([2, 6], 1)
+    assert parts_of_pack([right, wrong, other], 4) == [[right, wrong], [other]]
+    pair = collate([[right, wrong]], 0)
+    assert TooLarge.of(pair.as_inputs()) == TooLarge(5, sequences=1)
+    assert TooLarge.of(collate([[right, wrong], [other]], 0).as_inputs()).sequences == 2

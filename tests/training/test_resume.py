@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,14 @@ from torch import Tensor
 from chain_making import make_workspace, options_of, run_command_line
 from conftest import TEST_DEVICE, make_multimodal_model, make_text_model
 from lorachain.artifacts import read_loss_log
-from lorachain.tokens import TokenRow
+from lorachain.tokens import REJECTED, TokenRow
 from lorachain.training import fused_layers
 from lorachain.training import layers as layers_module
 from lorachain.training import loss as loss_module
 from lorachain.training import trainer as trainer_module
 from lorachain.training.batch_schedule import BatchSchedule
 from lorachain.training.checkpoints import checkpoint_directory
-from lorachain.training.progress import Progress, TrainingSettings
+from lorachain.training.progress import PreferenceSettings, Progress, TrainingSettings
 from lorachain.training.trackers import Tracking
 from lorachain.training.trainer import train
 from lorachain.weights.load import load_model
@@ -65,6 +66,12 @@ def packs_of_epoch(epoch: int) -> list[list[TokenRow]]:
     return [[TokenRow([2, *torch.randint(6, 300, (12,), generator=generator).tolist()], 4)] for _ in range(PACKS)]
 
 
+def pairs_of_epoch(epoch: int) -> list[list[TokenRow]]:
+    """Every other pack has a wrong answer behind the right one."""
+    wrong = [replace(row, ids=[*row.ids[:4], *row.ids[:3:-1]], form=REJECTED) for (row,) in packs_of_epoch(epoch)]
+    return [[*pack, *([wrong[i]] if i % 2 else [])] for i, pack in enumerate(packs_of_epoch(epoch))]
+
+
 def go(
     run: Path,
     kind: str,
@@ -73,11 +80,13 @@ def go(
     *,
     quantization: str = "none",
     tracking: Tracking | None = None,
+    preference: PreferenceSettings | None = None,
 ) -> tuple[Progress, dict[str, Tensor], list[int], list[str]]:
     """One start of the run: (progress, adapter, epochs that ended in this start, messages)."""
     ended: list[int] = []
     messages: list[str] = []
-    schedule = BatchSchedule(packs_of_epoch, epochs=EPOCHS, batch_size=BATCH, micro_batch_tokens=30, pad_id=0, seed=0)
+    packs = packs_of_epoch if preference is None else pairs_of_epoch
+    schedule = BatchSchedule(packs, epochs=EPOCHS, batch_size=BATCH, micro_batch_tokens=30, pad_id=0, seed=0)
 
     def on_epoch_end(epoch: int, step: int) -> bool:
         ended.append(epoch)
@@ -94,6 +103,7 @@ def go(
         save_every_minutes=1e-9,  # every step
         keep_checkpoints=2,
         deterministic=TEST_DEVICE.type != "cpu",
+        preference=preference,
     )
     progress, tensors = train(
         lora_model(kind, dropout, quantization, run.with_name("base")),
@@ -110,17 +120,20 @@ def go(
 
 
 @pytest.mark.parametrize(
-    ("kind", "dropout", "quantization"),
+    ("kind", "dropout", "quantization", "preference"),
     [
-        *[("text", 0.0, "none"), ("text", 0.3, "none"), ("multimodal", 0.0, "none")],
-        *[("text", 0.3, "nf4"), ("multimodal", 0.0, "nf4"), ("text", 0.0, "int8"), ("multimodal", 0.0, "int8")],
+        *[("text", 0.0, "none", None), ("text", 0.3, "none", None), ("multimodal", 0.0, "none", None)],
+        *[("text", 0.3, "nf4", None), ("multimodal", 0.0, "nf4", None)],
+        *[("text", 0.0, "int8", None), ("multimodal", 0.0, "int8", None)],
+        ("text", 0.3, "none", PreferenceSettings(beta=0.5, weight=2.0)),
     ],
 )
 def test_a_run_killed_after_any_step_and_resumed_equals_the_uninterrupted_run(
-    tmp_path: Path, kind: str, dropout: float, quantization: str
+    tmp_path: Path, kind: str, dropout: float, quantization: str, preference: PreferenceSettings | None
 ) -> None:
     """Killed three times: in the first step, within an epoch, and at an epoch's end before its checkpoint."""
-    uninterrupted, expected, _, _ = go(tmp_path / "uninterrupted", kind, dropout, quantization=quantization)
+    run = partial(go, kind=kind, dropout=dropout, quantization=quantization, preference=preference)
+    uninterrupted, expected, _, _ = run(tmp_path / "uninterrupted")
     assert uninterrupted.losses[-1] < uninterrupted.losses[0]
     torch.rand(7)  # the resumed run starts from another random state
 
@@ -133,8 +146,8 @@ def test_a_run_killed_after_any_step_and_resumed_equals_the_uninterrupted_run(
 
     for step in (1, 5, 6):
         with pytest.raises(Killed):
-            go(tmp_path / "killed", kind, dropout, kill_at(step), quantization=quantization)
-    progress, result, ended, messages = go(tmp_path / "killed", kind, dropout, quantization=quantization)
+            run(tmp_path / "killed", on_step=kill_at(step))
+    progress, result, ended, messages = run(tmp_path / "killed")
     assert messages == ["resuming from checkpoint-5"]
     assert ended == [2, 3]
     assert progress.losses == uninterrupted.losses

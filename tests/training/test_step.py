@@ -45,7 +45,7 @@ def test_no_micro_batch_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) ->
     loss = run_micro_batches(
         model,
         batches,
-        torch.full((), 12.0, device="meta"),
+        {name: torch.full((), 12.0, device="meta") for name in ("normalizer", "pairs")},
         backward=lambda loss: loss.backward(),  # type: ignore[no-untyped-call]
         without_exchange=lambda: nullcontext(),
         catch=True,

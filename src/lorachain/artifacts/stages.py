@@ -44,6 +44,14 @@ class DataIdentity(Record):
     sources: str
     dev: str
     """Both: SHA-256 over what was read."""
+    samples: str | None = None
+    """Of written reasoning, where its wrong samples are trained against (`stages.02.preference`)."""
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_were_preferences(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `samples` where there are none: a stage that was trained before they were used is equal."""
+        values: dict[str, Any] = serialize(self)
+        return {key: value for key, value in values.items() if key != "samples" or value is not None}
 
 
 class InitInputs(Record):
@@ -136,7 +144,8 @@ class TrainingFacts(Record):
     loss_first: float
     loss_last_tenth: float
     losses: tuple[float, ...]
-    """Mean negative log-likelihood of a supervised token in nats, one an optimizer step."""
+    """Mean negative log-likelihood of a supervised token in nats, one an optimizer step; plus the preference loss where
+    one is trained."""
     device: str
     layers: LayerKind = "recomputed"
     """Which implementation of the decoder layers was trained with (docs/decisions/0013-fused-layers-on-cuda.md)."""

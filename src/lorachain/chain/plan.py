@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lorachain.chain.context import ChainContext, stage_sources, training_sources
+from lorachain.chain.reasoning_state import require_samples
 from lorachain.chain.stages import Stage
 from lorachain.chain.state import READINGS, stage_state
 from lorachain.data.preview import preview_sources
@@ -49,8 +50,9 @@ def check_sources(context: ChainContext, stages: Sequence[Stage]) -> list[dict[s
         One entry per source: how it is read, and an estimate of its records.
 
     Raises:
-        DataError: a source does not exist or cannot be read as what it is meant to be.
+        DataError: a source does not exist or cannot be read as what it is meant to be, or a preference has no samples.
     """
+    require_samples(context, stages)
     sources = context.sources
     readings: dict[Reading, dict[str, None]] = {}
 

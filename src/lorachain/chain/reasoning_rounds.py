@@ -78,11 +78,14 @@ def _folder(context: ChainContext, step: Stage, number: int) -> Path:
 
 
 def _first_round(context: ChainContext, runtime: Runtime, step: Stage, stage: Stage) -> Round:
-    """Trains on the reasoning that the sources have."""
+    """Trains on the reasoning that the sources have; there are no samples yet that a preference could be trained on."""
     folder = _folder(context, step, 0)
     config = context.config
-    sources_alone = config.model_copy(update={"reasoning": config.reasoning.model_copy(update={"enabled": False})})
-    context = replace(context, config=sources_alone)
+    sources_alone = {
+        "reasoning": config.reasoning.model_copy(update={"enabled": False}),
+        "stages": {**config.stages, stage.name: config.stages[stage.name].without_preference()},
+    }
+    context = replace(context, config=config.model_copy(update=sources_alone))
     if not (folder / TRAINING_INFO).is_file() or why_stale(context, stage, folder, read_training_info(folder)):
         run_stages(context, runtime, [stage])
         _keep(context, step, stage, folder)

@@ -1,14 +1,16 @@
 """The state of the step that writes reasoning, from its report."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from lorachain.artifacts import read_stage_info
 from lorachain.artifacts.reasoning import ReasoningReport
-from lorachain.chain.context import ChainContext, writes_reasoning, writing_settings
-from lorachain.chain.stages import Stage, parent_of
-from lorachain.errors import LorachainError
+from lorachain.chain.context import ChainContext, stage_config, training_sources, writes_reasoning, writing_settings
+from lorachain.chain.stages import Stage, parent_of, reasoning_for
+from lorachain.errors import DataError, LorachainError
 from lorachain.provenance import adapter_sha256, sha256_json
+from lorachain.reasoning.samples_file import no_samples, written_folders
 from lorachain.workspace import REASONING_REPORT, TRAINING_INFO
 
 
@@ -31,6 +33,35 @@ def why_not_written(context: ChainContext, step: Stage) -> str:
     if is_written(context, step) or writes_reasoning(context):
         return ""
     return f"reasoning.enabled is {str(context.config.reasoning.enabled).lower()}"
+
+
+def samples_sha256(sources: Sequence[str]) -> str:
+    """Of all samples of the written reasoning among the sources of an exam, as its reports record them."""
+    reports = [ReasoningReport.read(folder / REASONING_REPORT) for folder in written_folders(sources)]
+    return sha256_json([report.samples_sha256 for report in reports])
+
+
+def samples_identity(context: ChainContext, stage: Stage) -> str | None:
+    """What a stage's wrong answers depend on; None where it trains no preference."""
+    if stage_config(context.config, stage).preference is None:
+        return None
+    return samples_sha256(training_sources(context, stage))
+
+
+def require_samples(context: ChainContext, stages: Sequence[Stage]) -> None:
+    """Refuses a preference without written reasoning, before anything is trained.
+
+    Raises:
+        DataError: it is not among the sources, and no step of `stages` writes it.
+    """
+    for stage in stages:
+        preference = context.config.stages[stage.name].preference if stage.kind == "training" else None
+        step = reasoning_for(stage)
+        if preference is None or (step is not None and step in stages and writes_reasoning(context)):
+            continue
+        sources = training_sources(context, stage)
+        if not written_folders(sources):
+            raise DataError(no_samples(f"stages.{stage.name}.preference", sources, context.command("write-reasoning")))
 
 
 def scorer_sha256(base_sha256: str | None, adapter_sha256: str | None) -> str:

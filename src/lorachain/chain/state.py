@@ -10,7 +10,13 @@ from lorachain.artifacts.reasoning import ReasoningReport
 from lorachain.artifacts.stages import ReplayedData, SourceRecord
 from lorachain.chain.context import ChainContext, deciding_settings, training_sources
 from lorachain.chain.made_from import init_inputs, merge_inputs
-from lorachain.chain.reasoning_state import is_interrupted, is_written, why_not_written, why_reasoning_is_stale
+from lorachain.chain.reasoning_state import (
+    is_interrupted,
+    is_written,
+    samples_sha256,
+    why_not_written,
+    why_reasoning_is_stale,
+)
 from lorachain.chain.stages import Stage, parent_of, stage_of_output
 from lorachain.data.normalization import NORMALIZATION_VERSION
 from lorachain.data.staleness import Reading, changed_since
@@ -197,11 +203,19 @@ def _changed_sources(
             as_configured,
             ask_hub,
         )
+        or _changed_samples(context, stage, info, as_configured)
         or _changed(context, "exam for validation", info.exam_sources, context.sources.exam, as_configured, ask_hub)
         or next(
             filter(None, (_changed_replay(context, replayed, as_configured, ask_hub) for replayed in info.replay)), ""
         )
     )
+
+
+def _changed_samples(context: ChainContext, stage: Stage, info: TrainingInfo, as_configured: bool) -> str:
+    """Whether the samples that a preference was trained on are others now."""
+    before = info.depends_on.data.samples
+    names = training_sources(context, stage) if as_configured else [source.name for source in info.sources]
+    return "samples of written reasoning changed" if before is not None and samples_sha256(names) != before else ""
 
 
 def _changed_replay(context: ChainContext, replayed: ReplayedData, as_configured: bool, ask_hub: bool) -> str:

@@ -14,6 +14,7 @@ from lorachain.chain.exams import load_exam_questions
 from lorachain.chain.history import read_history
 from lorachain.chain.ledger_steps import Stored
 from lorachain.chain.parents import Parent, find_parent
+from lorachain.chain.reasoning_state import samples_identity
 from lorachain.chain.replay import load_replay
 from lorachain.chain.resume import ResumePoint, drop_after, find_resume_point
 from lorachain.chain.run_record import RunRecord, open_run
@@ -26,6 +27,7 @@ from lorachain.chain.stage_scores import record_score, start_score, validate_epo
 from lorachain.chain.stages import Stage
 from lorachain.chain.task_inputs import task_inputs
 from lorachain.chain.tasks.base import Measures
+from lorachain.config import StageConfig
 from lorachain.data.normalization import NORMALIZATION_VERSION
 from lorachain.errors import GateError
 from lorachain.memory import reset_peak
@@ -34,7 +36,7 @@ from lorachain.tokens import TokenEncoder
 from lorachain.training.batch_schedule import BatchSchedule
 from lorachain.training.checkpoints import checkpoint_directory
 from lorachain.training.layers import check_compile
-from lorachain.training.progress import Progress, TrainingSettings
+from lorachain.training.progress import PreferenceSettings, Progress, TrainingSettings
 from lorachain.training.sharding import shard_layers
 from lorachain.training.trackers import Tracking
 from lorachain.training.trainer import train
@@ -149,6 +151,7 @@ def load_inputs(context: ChainContext, runtime: Runtime, stage: Stage) -> StageI
         data=DataIdentity(
             sources=sources_hash([*task.sources, *(replay.sources if replay else ())]),
             dev=sources_hash(questions.sources),
+            samples=samples_identity(context, stage),
         ),
         settings=StageSettings(**deciding_settings(config, context.entry, stage)),
         seed=config.seed,
@@ -260,6 +263,7 @@ def fit(run: StageRun, model: PeftModel) -> tuple[Progress, dict[str, Tensor]]:
             TrainingSettings(
                 learning_rate=settings.learning_rate,
                 seed=config.seed,
+                preference=preference_settings(settings),
                 **config.training.model_dump(exclude={"micro_batch_tokens"}),
             ),
             run=run.folder,
@@ -276,6 +280,12 @@ def fit(run: StageRun, model: PeftModel) -> tuple[Progress, dict[str, Tensor]]:
                 run=f"{run.stage.name}-{run.inputs.fingerprint[:12]}",
             ),
         )
+
+
+def preference_settings(settings: StageConfig) -> PreferenceSettings | None:
+    """How a stage trains pairs of answers; None where it trains none."""
+    beta, weight = settings.preference_beta, settings.preference_weight
+    return PreferenceSettings(beta, weight) if beta is not None and weight is not None else None
 
 
 def select(run: StageRun) -> EpochScore:

@@ -57,7 +57,7 @@ def _previews(context: ChainContext, stage: Stage, seen: set[tuple[str, str]]) -
 
 def _examples(context: ChainContext, stage: Stage, base: Path) -> Iterator[ShownExample]:
     """What the stage's own task makes of its first records."""
-    settings = stage_config(context.config, stage)
+    settings = stage_config(context.config, stage).without_preference()  # a few questions may have no pair
     few = settings.model_copy(update={"max_samples": min(settings.max_samples or _RECORDS, _RECORDS)})
     config = context.config.model_copy(update={"stages": {**context.config.stages, stage.name: few}})
     encoder = TokenEncoder(load_tokenizer(base))

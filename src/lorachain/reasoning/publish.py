@@ -14,12 +14,10 @@ from lorachain.artifacts.stages import SourceRecord
 from lorachain.data.exam_writer import write_exam
 from lorachain.provenance import sha256_file
 from lorachain.reasoning.sample import CHECKS, DESCRIPTIONS, Sample
-from lorachain.reasoning.samples_file import SAMPLES
+from lorachain.reasoning.samples_file import EXAM, SAMPLES
 from lorachain.reasoning.write import kept_questions
 from lorachain.records import LETTERS, ExamQuestion
 from lorachain.workspace import REASONING_REPORT
-
-EXAM = "exam"
 
 _COLUMNS = pa.schema(
     [

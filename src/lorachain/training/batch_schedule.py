@@ -30,6 +30,7 @@ class StepInputs(TypedDict):
     normalizer: Tensor  # () float32, supervised tokens of the whole step over all processes
     tokens: int  # ids of the whole step over all processes, without padding
     supervised: int
+    pairs: Tensor  # () float32, pairs of a right and a wrong answer in the whole step over all processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +157,7 @@ class BatchSchedule(Dataset[StepInputs]):
         batches = [collated([packs[i] for i in group], self.pad_id).as_inputs() for group in mine]
         if len(mine) < -(-len(groups) // self.share.world):  # fewer packs than processes: one that has no loss
             spare = collated([packs[groups[0][0]]], self.pad_id).as_inputs()
+            spare.pop("preference", None)
             nothing = {"labels": torch.full_like(spare["labels"], IGNORE_INDEX), "supervised": spare["supervised"][:0]}
             batches.append({**spare, **nothing})
         supervised = sum(row.supervised for pack in packs for row in pack)
@@ -164,6 +166,7 @@ class BatchSchedule(Dataset[StepInputs]):
             normalizer=torch.tensor(float(supervised)),
             tokens=sum(lengths),
             supervised=supervised,
+            pairs=torch.tensor(float(sum(row.is_rejected for pack in packs for row in pack))),
         )
 
 
@@ -176,16 +179,29 @@ def replayed_before(index: int, replayed: int, steps: int) -> int:
 
 
 def parts_of_pack(pack: Pack, tokens: int) -> list[Pack]:
-    """The sequences of a pack, in order, in packs of at most `tokens` tokens; a longer sequence is one by itself."""
+    """The sequences of a pack, in order, in packs of at most `tokens` tokens; a longer sequence is one by itself. A
+    wrong answer stays behind the right one, because their loss is of both."""
     parts: list[list[TokenRow]] = []
     used = 0
-    for row in pack:
-        if not parts or used + len(row) > tokens:
+    for unit in _units(pack):
+        size = sum(map(len, unit))
+        if not parts or used + size > tokens:
             parts.append([])
             used = 0
-        parts[-1].append(row)
-        used += len(row)
+        parts[-1] += unit
+        used += size
     return list(parts)
+
+
+def _units(pack: Pack) -> list[list[TokenRow]]:
+    """Each sequence of a pack, with the wrong answer that belongs to it."""
+    units: list[list[TokenRow]] = []
+    for row in pack:
+        if row.is_rejected:
+            units[-1].append(row)
+        else:
+            units.append([row])
+    return units
 
 
 def _pack_lengths(packs: Sequence[Pack]) -> list[int]:

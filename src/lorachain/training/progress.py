@@ -8,6 +8,16 @@ from lorachain.config import Kernels
 
 
 @dataclass(frozen=True, slots=True)
+class PreferenceSettings:
+    """How pairs of a right and a wrong answer are trained."""
+
+    beta: float
+    """How far the model may move from the reference: the larger, the less."""
+    weight: float
+    """Of the preference loss, beside the likelihood of all right answers at weight 1."""
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingSettings:
     """How to train; what to train on is `BatchSchedule`."""
 
@@ -28,6 +38,8 @@ class TrainingSettings:
     compile: bool = False
     deterministic: bool = False
     """Whether only kernels are used that add in a fixed order (training/determinism.py)."""
+    preference: PreferenceSettings | None = None
+    """None: no pairs are trained."""
 
 
 @dataclass(slots=True)
@@ -39,7 +51,8 @@ class Progress:
     supervised_tokens: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
-    """Per step: mean negative log-likelihood of a supervised token, in nats."""
+    """Per step: mean negative log-likelihood of a supervised token, in nats, plus the loss of pairs where some are
+    trained."""
     layers: LayerKind = "recomputed"
     """Which implementation of the decoder layers this start trains with."""
     memory_changes: list[MemoryChange] = field(default_factory=list)

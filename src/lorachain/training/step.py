@@ -18,11 +18,13 @@ class TooLarge:
     tokens: int
     """Padding included."""
     sequences: int
+    """That can be computed one by one; a right and a wrong answer of a pair count as one."""
 
     @classmethod
     def of(cls, batch: dict[str, Any]) -> "TooLarge":
         positions = batch["position_ids"]  # (B, T); each sequence has one position 0, and padding none
-        return cls(positions.numel(), int((positions == 0).sum()))
+        pairs = len(batch["preference"]) if "preference" in batch else 0
+        return cls(positions.numel(), int((positions == 0).sum()) - pairs)
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
 def run_micro_batches(
     model: nn.Module,
     batches: Iterable[dict[str, Any]],
-    normalizer: Tensor,
+    divisors: dict[str, Tensor],
     *,
     backward: Callable[[Tensor], None],
     without_exchange: Callable[[], AbstractContextManager[None]],
@@ -49,17 +51,17 @@ def run_micro_batches(
     """Adds the gradients of all micro-batches to those of the parameters; returns the summed loss on the device.
 
     Args:
-        normalizer: () float32 on the device; each loss is divided by it.
+        divisors: `normalizer` and `pairs` of the whole step, () float32 each on the device.
         backward: computes the gradients of a loss.
         without_exchange: a context in which processes exchange no gradients.
         catch: whether to return the first micro-batch that does not fit in memory. The gradients are then incomplete.
     """
-    device = normalizer.device
+    device = divisors["normalizer"].device
     loss = torch.zeros((), device=device)
     for batch in batches:
         try:
             with without_exchange():
-                micro_loss = model(**to_device(batch, device), normalizer=normalizer)
+                micro_loss = model(**to_device(batch, device), **divisors)
                 backward(micro_loss)
             loss += micro_loss.detach()
         except RuntimeError as error:

@@ -123,7 +123,8 @@ class _ChainTrainer(Trainer):
             ddp_find_unused_parameters=False,
             ddp_broadcast_buffers=False,
         )
-        super().__init__(model=SupervisedLanguageModel(model, layers), args=arguments, train_dataset=schedule)
+        module = SupervisedLanguageModel(model, layers, settings.preference)
+        super().__init__(model=module, args=arguments, train_dataset=schedule)
         self.remove_callback(PrinterCallback)
 
     def get_train_dataloader(self) -> DataLoader[StepInputs]:
@@ -146,8 +147,8 @@ class _ChainTrainer(Trainer):
     ) -> Tensor:
         """Forward and backward pass of all micro-batches of a step, and their summed loss.
 
-        Losses are divided by the step's supervised tokens over all processes. A step that does not fit in memory is
-        repeated with less (`MemoryUse`).
+        Losses are divided by the step's supervised tokens over all processes, those of pairs by the step's pairs. A
+        step that does not fit in memory is repeated with less (`MemoryUse`).
 
         Raises:
             DeviceError: it does not fit, and nothing is left to change.
@@ -156,27 +157,30 @@ class _ChainTrainer(Trainer):
         model.train()
         world = self.accelerator.num_processes
         # Averaged over processes, but the loss is normalized over all of them: undo the average.
-        normalizer = torch.full((), float(inputs["normalizer"]) / world, device=self.args.device)
+        divisors = {
+            name: torch.full((), float(inputs[name]) / world, device=self.args.device)
+            for name in ("normalizer", "pairs")
+        }
         random_state = torch_state(self.args.device)
         self.accelerator.sync_gradients = False  # where a model is sharded, Trainer would average in the backward pass
-        result = self._run(model, inputs["micro_batches"], normalizer)
+        result = self._run(model, inputs["micro_batches"], divisors)
         while too_large := [one for one in self.processes.all_gather(_failure(result)) if one is not None]:
             self._reduce_memory(too_large)
             restore_torch_state(random_state, self.args.device)
-            result = self._run(model, self.schedule[self.state.global_step]["micro_batches"], normalizer)
+            result = self._run(model, self.schedule[self.state.global_step]["micro_batches"], divisors)
         self.accelerator.sync_gradients = True
-        loss = result if isinstance(result, Tensor) else torch.zeros_like(normalizer)
+        loss = result if isinstance(result, Tensor) else torch.zeros((), device=self.args.device)
         if world > 1:
             self.processes.average([p.grad for p in self.peft_model.parameters() if p.grad is not None])
             loss = self.accelerator.reduce(loss / world, reduction="sum")
         self.pending = (started, inputs["tokens"], inputs["supervised"], loss)
         return loss
 
-    def _run(self, model: nn.Module, batches: list[dict[str, Tensor]], normalizer: Tensor) -> Tensor | TooLarge:
+    def _run(self, model: nn.Module, batches: list[dict[str, Any]], divisors: dict[str, Tensor]) -> Tensor | TooLarge:
         return run_micro_batches(
             model,
             batches,
-            normalizer,
+            divisors,
             backward=self.accelerator.backward,
             without_exchange=partial(self.accelerator.no_sync, model),
             catch=not self.processes.sharded,  # the others would wait in the middle of a layer

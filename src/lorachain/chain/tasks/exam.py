@@ -1,24 +1,26 @@
 """Stage 02: exam questions with options in a new order each epoch, loss on the completion only."""
 
 import random
-from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
 from lorachain.artifacts import Measure
-from lorachain.chain.tasks.base import Measures, TaskInputs, require_fitting, single_row_packs
-from lorachain.chain.tasks.gated import open_gates, other_counts, write_report
+from lorachain.chain.tasks.base import Measures, TaskInputs, require_fitting
+from lorachain.chain.tasks.gated import nonzero, open_gates, other_counts, write_report
 from lorachain.chain.tasks.token_cache import TokenCache, records_sha256
+from lorachain.chain.tasks.wrong_answers import WrongAnswers, load_wrong_answers, rejected_example
 from lorachain.data.decontamination import content_key
 from lorachain.data.exam import load_exam, spread
 from lorachain.data.gates.views import EXAM
 from lorachain.data.sources import SourceInfo
+from lorachain.errors import DataError
 from lorachain.evaluation.explained import explain, explained_measures
 from lorachain.prompts import AnswerStyle, exam_examples, json_example, shuffled
 from lorachain.records import ExamQuestion
-from lorachain.token_store import StoredPacks
-from lorachain.tokens import TokenEncoder, TokenRow
+from lorachain.token_store import StoredPacks, TokenStore
+from lorachain.tokens import REJECTED, TokenEncoder, TokenRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +41,28 @@ class ExamTask:
     max_new_tokens: int
     """Of an explanation."""
     token_budget: int
+    wrong: Mapping[int, Sequence[ExamQuestion]] = field(default_factory=dict)
+    """Wrong answers to a question, by its number, which its reasoning is preferred to."""
 
     def packs_of_epoch(self, epoch: int) -> StoredPacks:
         """Every question once per form, its options in the epoch's order; a share of them, drawn for each epoch, as a
-        JSON object too."""
+        JSON object too. A question with reasoning has a wrong answer in its pack where it was given one."""
         rng = random.Random(f"options:{self.seed}:{epoch}")
         count = len(self.questions)
         as_json = set(random.Random(f"json:{self.seed}:{epoch}").sample(range(count), round(self.json_share * count)))
         store = self.cache.rows(
             f"epoch-{epoch}",
             lambda: _rows(
-                (shuffled(q, rng) for q in self.questions), self.encoder, self.answer_style, self.direct, as_json
+                (shuffled(q, rng) for q in self.questions),
+                self.encoder,
+                self.answer_style,
+                self.direct,
+                as_json,
+                wrong=self.wrong,
+                epoch=epoch,
             ),
         )
-        return single_row_packs(store, range(len(store)))
+        return _packs(store)
 
     def measure(self, model: nn.Module) -> Measures:
         if not self.explained:
@@ -84,7 +94,9 @@ def load_exam_task(inputs: TaskInputs) -> ExamTask:
     longest = inputs.stage.max_length
     json_share = inputs.stage.json_share or 0.0
     settings = {"style": inputs.answer_style, "seed": inputs.seed, "max_length": longest, "json_share": json_share}
-    cache = inputs.token_cache({"questions": records_sha256(questions), **settings})
+    answers = load_wrong_answers(inputs, loaded.questions) if inputs.stage.preference else {}
+    given = {"wrong": records_sha256([one for part in answers.values() for one in part])} if answers else {}
+    cache = inputs.token_cache({"questions": records_sha256(questions), **settings, **given})
     store = cache.rows(
         "questions",
         lambda: _rows(
@@ -93,6 +105,7 @@ def load_exam_task(inputs: TaskInputs) -> ExamTask:
     )
     too_long = {int(record) for record, n in zip(store.records, store.lengths, strict=True) if n > longest}
     fitting = [number for number in range(len(questions)) if number not in too_long]
+    wrong = _wrong_by_number(inputs, answers, [questions[i] for i in fitting]) if inputs.stage.preference else {}
     left_out = require_fitting(len(questions), len(fitting), inputs, "--exam")
     if not any(question.reasoning for question in questions):
         inputs.on_message(
@@ -107,6 +120,7 @@ def load_exam_task(inputs: TaskInputs) -> ExamTask:
             "questions_with_reasoning": with_reasoning,
             "questions_also_in_dev_left_out": report.contamination.removed,
             "longer_than_max_length_left_out": left_out,
+            **nonzero(questions_with_reasoning_and_wrong_answers=len(wrong)),
             **other_counts(report),
         },
         questions=[questions[i] for i in fitting],
@@ -119,7 +133,42 @@ def load_exam_task(inputs: TaskInputs) -> ExamTask:
         explained=spread(inputs.dev, inputs.validation.explained_questions) if with_reasoning else [],
         max_new_tokens=min(longest, inputs.validation.explained_tokens),
         token_budget=inputs.validation.token_budget,
+        wrong=wrong,
     )
+
+
+def _wrong_by_number(
+    inputs: TaskInputs, answers: WrongAnswers, trained: Sequence[ExamQuestion]
+) -> dict[int, list[ExamQuestion]]:
+    """The wrong answers that fit `max_length`, by the number of the question with reasoning.
+
+    Raises:
+        DataError: there are none.
+    """
+    wrong: dict[int, list[ExamQuestion]] = {}
+    for number, question in enumerate(trained):
+        given = answers.get(content_key(question), []) if question.reasoning else []
+        examples = ((one, rejected_example(question, [one], 0, inputs.answer_style)) for one in given)
+        fitting = [one for one, e in examples if e and len(inputs.encoder.encode(e)) <= inputs.stage.max_length]
+        if fitting:
+            wrong[number] = fitting
+    if not wrong:
+        raise DataError(
+            f'preference is "{inputs.stage.preference}", but no question has an accepted sample and a wrong one that '
+            "ends with an answer line: draw more samples with reasoning.samples, or set the stage's preference to off"
+        )
+    return wrong
+
+
+def _packs(store: TokenStore) -> StoredPacks:
+    """A pack for each row, but a rejected answer with the row before it."""
+    groups: list[list[int]] = []
+    for index, form in enumerate(store.forms):
+        if form == REJECTED:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return StoredPacks(groups, store.lengths.tolist(), store.row)
 
 
 def _once_direct(questions: Sequence[ExamQuestion]) -> tuple[list[ExamQuestion], list[bool]]:
@@ -148,8 +197,11 @@ def _rows(
     style: AnswerStyle,
     direct: Sequence[bool],
     as_json: Container[int],
+    *,
+    wrong: Mapping[int, Sequence[ExamQuestion]] | None = None,
+    epoch: int = 0,
 ) -> Iterator[TokenRow]:
-    """The rows of each question's forms."""
+    """The rows of each question's forms, a wrong answer behind the reasoning that it is trained against."""
     for record, question in enumerate(questions):
         examples = [e for e in exam_examples(question, style) if e.form != "direct" or direct[record]]
         if record in as_json:
@@ -157,3 +209,7 @@ def _rows(
         for example in examples:
             form = example.prompt.cue if example.prompt is not None else ""
             yield replace(encoder.encode(example), record=record, form=form)
+            if example.form == "reasoned" and wrong and record in wrong:
+                rejected = rejected_example(question, wrong[record], epoch + record, style)
+                if rejected is not None:
+                    yield encoder.encode(rejected, record)
