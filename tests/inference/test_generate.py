@@ -10,11 +10,14 @@ from lorachain.inference.generate import generate, generate_lines
 from lorachain.inference.kv_cache import KvCache, sequence_bytes
 from lorachain.prompts import Prompt
 from lorachain.tokens import TokenEncoder
+from lorachain.weights.attention import takes_packed_rows, use_blockwise_attention
 from lorachain.weights.load import head_weight, text_decoder
 
 TEXTS = ["열", "감기는 바이러스로 생긴다", "aspirin", "당뇨병의 합병증은 무엇인가 " * 3, "가나다라 마바사", "x", "yz"]
 LIMIT = 30
 END_IDS = {1, 5}
+GROUPED = {"num_attention_heads": 4, "num_key_value_heads": 2}
+"""Two heads for queries share one for keys and values, of which there are two."""
 
 
 def argmax_loop(model, prompt: list[int], limit: int = LIMIT) -> list[int]:  # type: ignore[no-untyped-def]
@@ -33,19 +36,25 @@ def prompts_of(encoder: TokenEncoder, common: str = "") -> list[list[int]]:
 
 
 @pytest.mark.parametrize("common", ["", "예시 " * 12])
-def test_generate_equals_the_plain_loop(tiny_model, common: str) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("kind", ["multimodal", "packed"])
+def test_generate_equals_the_plain_loop(kind: str, common: str) -> None:
     """With prompts shorter and longer than the window of 16, continuations that cross it, a cached common prefix or
-    none, and fewer slots than prompts, so that slots are refilled."""
+    none, and fewer slots than prompts, so that slots are refilled; `packed` has two heads for keys and values, and the
+    attention that a model is loaded with, which puts prompts into one row."""
     encoder = TokenEncoder(make_tokenizer())
     prompts = prompts_of(encoder, common)
-    expected = [argmax_loop(tiny_model, prompt) for prompt in prompts]
+    model = make_multimodal_model() if kind == "multimodal" else make_text_model(**GROUPED)
+    expected = [argmax_loop(model, prompt) for prompt in prompts]
+    if kind == "packed":
+        use_blockwise_attention(model)
+    assert takes_packed_rows(text_decoder(model)) == (kind == "packed")
     assert len({tuple(ids) for ids in expected}) > 3
     texts = [encoder.tokenizer.decode(ids, skip_special_tokens=True) for ids in expected]
-    slot = sequence_bytes(text_decoder(tiny_model), max(map(len, prompts)) + LIMIT)
+    slot = sequence_bytes(text_decoder(model), max(map(len, prompts)) + LIMIT)
     for budget, cache_bytes in ((1, 1), (300, 3 * slot), (100_000, None)):
         progress: list[int] = []
         generations = generate(
-            tiny_model, encoder, prompts, stop=lambda text: False, max_new_tokens=LIMIT, token_budget=budget,
+            model, encoder, prompts, stop=lambda text: False, max_new_tokens=LIMIT, token_budget=budget,
             cache_bytes=cache_bytes, on_progress=progress.append,
         )  # fmt: skip
         assert [generation.text for generation in generations] == texts
