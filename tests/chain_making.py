@@ -60,12 +60,23 @@ def run_command_line(*arguments: object) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
-def make_workspace(root: Path, weights: Path, **entry: object) -> Path:
-    """A workspace with the model `tiny` in model_paths.json; its `chain.toml` configures the small chain."""
+def make_workspace(root: Path, weights: Path, *, measured: bool = True, **entry: object) -> Path:
+    """A workspace with the model `tiny` in model_paths.json; its `chain.toml` configures the small chain.
+
+    Without `measured` its stages do not measure themselves for the ledger, which costs more than to train them.
+    """
     (root / "model" / "raw").mkdir(parents=True)
     values = {"tiny": {"local_path": str(weights), "sources": "embedded", **entry}}
     (root / "model" / "raw" / "model_paths.json").write_text(json.dumps(values), encoding="utf-8")
     (root / "chain.toml").write_text(SMALL, encoding="utf-8")
+    return root if measured else unmeasured(root)
+
+
+def unmeasured(root: Path) -> Path:
+    """The workspace, whose stages do not measure themselves for the ledger any more."""
+    settings = root / "chain.toml"
+    text = settings.read_text(encoding="utf-8").replace("[ledger]\n", "[ledger]\nmeasure = false\n")
+    settings.write_text(text, encoding="utf-8")
     return root
 
 

@@ -250,24 +250,67 @@ def differences(actual: dict[str, Any], expected: dict[str, Any]) -> dict[str, t
 
 
 @dataclass(frozen=True)
+class Part:
+    """One command of the chain without faults: the workspace before it, its outcome, and its events."""
+
+    command: tuple[str, ...]
+    before: Path
+    expected: dict[str, Any]
+    events: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
 class Undisturbed:
-    """The chain without faults: its outcome and every event."""
+    """The chain without faults, command by command.
+
+    A fault begins with the workspace before the command that it happens in, so that nothing is trained only to get
+    there.
+    """
 
     server: Server
     place: Place
-    expected: dict[str, Any]
-    events: list[tuple[str, str]]
+    parts: list[Part]
+
+    @property
+    def expected(self) -> dict[str, Any]:
+        """The outcome of the chain."""
+        return self.parts[-1].expected
+
+    @property
+    def events(self) -> list[tuple[str, str]]:
+        return [event for part in self.parts for event in part.events]
+
+    def part(self, *command: str) -> Part:
+        return next(part for part in self.parts if part.command == command)
+
+    def restore(self, part: Part) -> None:
+        """The workspace as it was before a command."""
+        shutil.rmtree(self.place.root, ignore_errors=True)
+        shutil.copytree(part.before, self.place.root)
 
     def run(self, *arguments: str, **options: Any) -> Done:
         return self.server.run(*self.place.command(*arguments), **options)
 
-    def finish(self) -> Done:
-        """Runs the chain to its end; the outcome must be that without faults."""
-        done = self.run("run")
+    def disturb(self, number: int, **options: Any) -> tuple[Part, Done]:
+        """Runs the command in which event `number` (from 1) of the chain happens, with a fault at that event."""
+        for part in self.parts:
+            if number <= len(part.events):
+                break
+            number -= len(part.events)
+        self.restore(part)
+        return part, self.run(*part.command, at=number, **options)
+
+    def finish(self, part: Part | None = None) -> Done:
+        """Runs a command to its end, or without one the chain; the outcome must be that without faults."""
+        done = self.run(*(part.command if part else ("run",)))
         assert done.code == 0, done.err
-        different = differences(outcome(self.place), self.expected)
+        different = differences(outcome(self.place), part.expected if part else self.expected)
         assert not different, f"{different}\n{done.err}"
         return done
+
+
+COMMANDS = (("init",), ("train", "00"), ("train", "01"), ("train", "02"))
+"""What `run` does in one process; the merge is part of `train 01`."""
 
 
 @pytest.fixture(scope="session")
@@ -277,9 +320,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbe
     place = Place(folder / "workspace", save_smallest(folder / "weights"))
     with fault_server(folder / "output") as server:
         place.renew()
-        done = server.run(*place.command("run"))
-        assert done.code == 0, done.err
-        yield Undisturbed(server, place, outcome(place), done.events)
+        parts = []
+        for number, command in enumerate(COMMANDS):
+            before = shutil.copytree(place.root, folder / f"before-{number}")
+            done = server.run(*place.command(*command))
+            assert done.code == 0, done.err
+            parts.append(Part(command, before, outcome(place), done.events))
+        yield Undisturbed(server, place, parts)
 
 
 def kind(name: str, path: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chain_making import options_of, run_command_line
+from chain_making import options_of, run_command_line, unmeasured
 from lorachain.artifacts import read_training_info
 from lorachain.artifacts.stages import TrainingInfo
 from lorachain.chain import train_stage as train_stage_module
@@ -43,6 +43,12 @@ def without_times(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: without_times(item) for key, item in value.items() if key not in TIMES}
     return [without_times(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.fixture
+def finished_copy(finished_copy: Path) -> Path:
+    """A copy of the finished chain, in which nothing more is measured for the ledger."""
+    return unmeasured(finished_copy)
 
 
 @pytest.fixture

@@ -214,7 +214,7 @@ def test_sigterm_saves_and_the_same_command_resumes_to_the_same_files(
     tmp_path: Path, save_tiny: Callable[..., Path]
 ) -> None:
     base = save_tiny("text")
-    roots = [make_workspace(tmp_path / name, base) for name in ("uninterrupted", "killed")]
+    roots = [make_workspace(tmp_path / name, base, measured=False) for name in ("uninterrupted", "killed")]
     for root in roots:
         assert run_command_line("init", *options_of(root))[0] == 0
     # Stage 02 alone, with validation after each of its two epochs.
