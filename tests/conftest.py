@@ -36,6 +36,34 @@ from chain_making import (  # noqa: F401 - fixtures
 from fault_making import undisturbed  # noqa: F401 - fixture
 from hub_server import hub  # noqa: F401 - fixture
 
+SLOWEST = (
+    "chain/test_ablation.py",
+    "chain/test_ledger.py",
+    "faults/test_two_processes.py",
+    "chain/test_replay.py",
+    "chain/test_chain_end_to_end.py",
+    "faults/test_kill_anywhere.py",
+    "faults/test_disk_and_clock.py",
+    "training/test_resume.py",
+    "cli/test_stopped_stages.py",
+    "cli/test_dial.py",
+    "chain/test_reasoning_step.py",
+    "chain/test_stage_table.py",
+    "weights/test_quantized.py",
+    "chain/test_quantized_chain.py",
+    "chain/test_landed_weights.py",
+    "benchmarks/test_training_benchmark.py",
+    "chain/test_held_out.py",
+)
+"""Files of the longest tests, which begin first: no process waits for one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    rank = {tests / name: number for number, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
 # No timing assertions: how long an example takes is the machine's affair. No database: a test leaves no files behind.
 hypothesis.settings.register_profile("lorachain", deadline=None, database=None)
 hypothesis.settings.load_profile("lorachain")
