@@ -17,7 +17,7 @@ from lorachain.chain.stage_ledger import StageLedger
 from lorachain.chain.stages import find_stage
 from lorachain.errors import GateError
 from lorachain.training.distributed import Processes
-from stage_making import make_context, measure_of, messages_of, validation
+from stage_making import make_context, measure_of, messages_of, noted, validation
 
 PARENTS = {"base": None, "00": "base", "01": "00", "merge": "01", "02": "merge"}
 WITHOUT_GATES = "gates={}"
@@ -272,6 +272,43 @@ def test_the_result_is_checked_before_it_is_published(
     else:
         ledger.check(tmp_path / "unpublished", cast(Any, "model"), "It is kept.")
     assert dialed == (["model"] if on_fail == "dial" else [])
+
+
+def test_a_failed_gate_scales_the_model_in_memory_by_the_largest_scale_that_passes(
+    tmp_path: Path, there: list[Step], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = make_ledger(tmp_path, "01")
+    told: list[Any] = []
+
+    @dataclass
+    class Dialed:
+        stage: str
+        variant: str
+        model: Any
+        path: str = "dial.json"
+        scale: float = 0.75
+
+    def open_dial(context: Any, stage: Any, variant: str, data: Any, load: Any) -> Dialed:
+        assert (context.model, data) == ("tiny", "data")
+        return Dialed(stage.name, variant, load(there[2])[0])
+
+    monkeypatch.setattr(stage_ledger, "open_dial", open_dial)
+    monkeypatch.setattr(stage_ledger, "largest_passing", lambda dial, *, gated_only: noted(told, gated_only, dial))
+    monkeypatch.setattr(stage_ledger, "apply_scale", lambda dial, scale: told.append((dial.model, scale)))
+    ledger._dial(cast(Any, "model"))
+    assert told == [True, ("model", 0.75)]
+    (message,) = messages_of(ledger.context).texts
+    assert message.startswith("stage 01 is scaled by 0.75, the largest scale that passes the gates")
+    assert message.endswith("dial.json")
+
+
+def test_earlier_stages_are_as_they_were_trained_and_this_one_as_it_is_configured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running: list[Any] = []
+    monkeypatch.setattr(stage_ledger, "recorded_context", lambda context, **named: running.append(named))
+    make_ledger(tmp_path, "01")._recorded()
+    assert running == [{"running": "01"}]
 
 
 def test_the_data_are_loaded_once_with_the_stages_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

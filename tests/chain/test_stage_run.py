@@ -32,6 +32,7 @@ from stage_making import (
     make_run,
     measure_of,
     messages_of,
+    noted,
     parent_info,
     score,
 )
@@ -199,9 +200,9 @@ def test_what_is_measured_and_written_are_the_tensors_of_the_epoch_that_was_kept
     order: list[Any] = []
     last = {"w": torch.tensor([15.0])}
     cast(Any, run.ledger).measure_earlier = lambda: order.append("earlier")
-    monkeypatch.setattr(train_stage, "load_trainable_model", lambda *arguments: order.append("load") or 0.5)
+    monkeypatch.setattr(train_stage, "load_trainable_model", lambda *arguments: noted(order, "load", 0.5))
     monkeypatch.setattr(train_stage, "measure", lambda run, model: order.append("measure"))
-    monkeypatch.setattr(train_stage, "fit", lambda run, model: order.append("fit") or (Progress(step=15), last))
+    monkeypatch.setattr(train_stage, "fit", lambda run, model: noted(order, "fit", (Progress(step=15), last)))
     monkeypatch.setattr(train_stage, "select", lambda run: score("01", 2, kept_step, 5))
     monkeypatch.setattr(train_stage, "set_adapter_tensors", lambda model, tensors: order.append(tensors["w"].item()))
 

@@ -20,7 +20,7 @@ from lorachain.evaluation.questions import question_set_hash
 from lorachain.training.distributed import Processes
 from stage_making import QUESTIONS, NoLedger, make_context, make_run, messages_of, parent_info, score, validation
 
-INHERITED = [score("00", 0, 0, 2), score("00", 1, 5, 6, 1)]
+INHERITED = [score("00", 0, 0, 2), score("00", 1, 5, 4), score("00", 2, 10, 6, 1)]
 """The parent's scores: its last epoch is the one that it published."""
 
 
@@ -89,6 +89,8 @@ def with_settings(run: StageRun, **settings: str) -> StageRun:
 
 
 def replace_info(run: StageRun, info: Any) -> StageRun:
+    """The run on another parent; None: one that kept its last epoch."""
+    info = info or parent_info(run.context, kept=2)
     run.inputs = replace(run.inputs, parent=replace(run.inputs.parent, info=info))
     return run
 
@@ -121,12 +123,12 @@ OTHERWISE: dict[str, Callable[[StageRun], StageRun]] = {
     "the parent's base had another type": lambda run: with_settings(run, dtype="float32"),
     "the parent's base was quantized": lambda run: with_settings(run, quantization="nf4"),
     "other questions": other_questions,
-    "another epoch was kept": lambda run: replace_info(run, parent_info(run.context, kept=2)),
+    "another epoch was kept": lambda run: replace_info(run, parent_info(run.context, kept=1)),
 }
 
 
 def test_the_parents_last_score_is_taken_over(tmp_path: Path, validated: list[dict[str, Any]]) -> None:
-    run = make_run(make_context(tmp_path), inherited=INHERITED)
+    run = replace_info(make_run(make_context(tmp_path), inherited=INHERITED), None)
     start = start_score(run, cast(Any, "model"))
     assert (start.stage, start.epoch, start.step) == ("01", 0, 0)
     assert start.result == INHERITED[-1].result
@@ -140,7 +142,7 @@ def test_a_score_of_another_model_or_of_other_questions_is_not(
     tmp_path: Path, validated: list[dict[str, Any]], otherwise: str, in_ledger: bool
 ) -> None:
     """Then the ledger's is, which is of the same model and questions, and without one the model is validated."""
-    run = OTHERWISE[otherwise](make_run(make_context(tmp_path), inherited=INHERITED))
+    run = OTHERWISE[otherwise](replace_info(make_run(make_context(tmp_path), inherited=INHERITED), None))
     dev = run.inputs.questions.dev
     ledger = NoLedger({"letters": "A" * len(dev), "options": "B" * len(dev)} if in_ledger else None)
     run.ledger = cast(Any, ledger)
