@@ -1,9 +1,12 @@
 """Batched generation equals a loop over full logits without a KV cache, whatever else is in the batch."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
-from conftest import make_multimodal_model, make_text_model, make_tokenizer
+from conftest import make_multimodal_model, make_text_model, make_tokenizer, text_config
 from lorachain.errors import NonFiniteError
 from lorachain.inference import generate as generate_module
 from lorachain.inference.generate import generate, generate_lines
@@ -115,6 +118,14 @@ def test_memory_is_what_was_counted_and_windows_bound_it(monkeypatch: pytest.Mon
     held = sum(buffer.nbytes for pair in caches[0].layers for buffer in pair)
     assert held <= 3 * sequence_bytes(decoder, longest)
     assert [key.shape[2] for key, _ in caches[0].layers][:3] == [16] * 3
+
+
+def test_keys_and_values_have_the_type_of_what_computes_and_all_their_heads() -> None:
+    """Not that of quantized weights, which may come first."""
+    parameters = [torch.zeros(1, dtype=torch.int8), torch.zeros(1, dtype=torch.bfloat16)]
+    decoder: Any = SimpleNamespace(config=text_config(**GROUPED), parameters=lambda: iter(parameters))
+    # Keys and values, two heads of width 16, two bytes; a window in three layers, ten ids and what is reserved in one.
+    assert sequence_bytes(decoder, 10) == 2 * 2 * 16 * 2 * (3 * 16 + 10 + 64)
 
 
 def test_a_stop_ends_the_sequence() -> None:
