@@ -130,14 +130,16 @@ def make_text_model(seed: int = 0, dtype: torch.dtype = torch.float32, **overrid
     return model
 
 
-def make_multimodal_model(seed: int = 0, dtype: torch.dtype = torch.float32) -> Gemma3ForConditionalGeneration:
+def make_multimodal_model(
+    seed: int = 0, dtype: torch.dtype = torch.float32, **overrides: Any
+) -> Gemma3ForConditionalGeneration:
     torch.manual_seed(seed)
     vision = SiglipVisionConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
     )
     special_ids: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
     config = Gemma3Config(
-        text_config=text_config(),
+        text_config=text_config(**overrides),
         vision_config=vision,
         mm_tokens_per_image=4,
         image_token_index=383,
@@ -179,9 +181,16 @@ def save_tiny_in() -> Callable[..., Path]:
     """Writes a tiny model of a class into a folder laid out as the hub lays it; returns that folder."""
 
     def save(
-        parent: Path, kind: str = "text", *, chat: bool = False, seed: int = 0, dtype: torch.dtype = torch.bfloat16
+        parent: Path,
+        kind: str = "text",
+        *,
+        chat: bool = False,
+        seed: int = 0,
+        dtype: torch.dtype = torch.bfloat16,
+        **overrides: Any,
     ) -> Path:
-        model = make_text_model(seed, dtype) if kind == "text" else make_multimodal_model(seed, dtype)
+        make: Callable[..., PreTrainedModel] = make_text_model if kind == "text" else make_multimodal_model
+        model = make(seed, dtype, **overrides)
         folder = parent / f"tiny-{kind}-{seed}"
         model.save_pretrained(folder)
         make_tokenizer(chat=chat).save_pretrained(folder)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from chain_making import make_workspace, options_of, run_command_line
+from chain_making import TWO_LAYERS, make_workspace, options_of, run_command_line
 from lorachain.artifacts import Ablation
 from lorachain.chain import ablation
 from lorachain.chain.ablation_arms import NaturalRun, all_arms, arm_config, find_arms
@@ -43,7 +43,7 @@ def result_of(root: Path) -> Ablation:
 def ablated(tmp_path_factory: pytest.TempPathFactory, save_tiny_in: Callable[..., Path]) -> tuple[Path, str, str]:
     """A workspace in which the arms of TRAINED were trained: (root, stdout, stderr)."""
     parent = tmp_path_factory.mktemp("ablation")
-    root = make_workspace(parent / "workspace", save_tiny_in(parent))
+    root = make_workspace(parent / "workspace", save_tiny_in(parent, **TWO_LAYERS))
     code, out, err = command(root, "--seeds", "0", "--arms", ",".join(TRAINED))
     assert code == 0, err
     return root, out, err

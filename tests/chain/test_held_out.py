@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.table import Table
 
-from chain_making import FinishedChain, make_workspace, options_of, run_command_line
+from chain_making import TWO_LAYERS, FinishedChain, make_workspace, options_of, run_command_line
 from lorachain.artifacts import DataReport, TrainingInfo
 from lorachain.chain.context import load_config
 from lorachain.chain.exams import load_exam_questions
@@ -159,7 +159,7 @@ def test_max_questions_limits_validation_but_not_what_is_held_out(exam: Path) ->
 def test_the_test_split_is_never_opened_by_the_chain(
     tmp_path: Path, save_tiny: Callable[..., Path], exam: Path, plain_text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = make_workspace(tmp_path / "workspace", save_tiny("text"))
+    root = make_workspace(tmp_path / "workspace", save_tiny("text", **TWO_LAYERS))
     opened: list[str] = []
     plain_open = Path.open
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from chain_making import make_workspace, options_of, run_command_line
+from chain_making import TWO_LAYERS, make_workspace, options_of, run_command_line
 from conftest import make_multimodal_model, make_text_model
 from lorachain.artifacts import read_loss_log
 from lorachain.tokens import TokenRow
@@ -213,7 +213,7 @@ def without_times(value: Any) -> Any:
 def test_sigterm_saves_and_the_same_command_resumes_to_the_same_files(
     tmp_path: Path, save_tiny: Callable[..., Path]
 ) -> None:
-    base = save_tiny("text")
+    base = save_tiny("text", **TWO_LAYERS)
     roots = [make_workspace(tmp_path / name, base, measured=False) for name in ("uninterrupted", "killed")]
     for root in roots:
         assert run_command_line("init", *options_of(root))[0] == 0
