@@ -39,6 +39,9 @@ def unnoticed(tree: Tree, planted: list[Planted]) -> list[Planted]:
         RuntimeError: a test fails without the bug.
     """
     missed = []
+    for test in dict.fromkeys(bug.test for bug in planted):
+        if (code := tree.run([test]).code) != 0:
+            raise RuntimeError(f"{test} fails without a bug (exit code {code})")
     for bug in planted:
         path = tree.module(bug.module)
         source = path.read_text(encoding="utf-8")
@@ -49,7 +52,5 @@ def unnoticed(tree: Tree, planted: list[Planted]) -> list[Planted]:
             path.write_text(source, encoding="utf-8")
         if outcome == "survived":
             missed.append(bug)
-        elif (code := tree.run([bug.test]).code) != 0:
-            raise RuntimeError(f"{bug.test} fails without the bug too (exit code {code})")
         print(f"{'not noticed' if outcome == 'survived' else 'noticed'}: {bug.module}: {bug.after}", flush=True)
     return missed

@@ -69,6 +69,7 @@ def test_same_question() -> None:
     screen = ExamScreen([ask(LONG), ask(TINY)])
     options = list(ask(TINY).options)
     assert screen.same_question(ask("옳은  것은 ?", *reversed(options), answer=4))
+    assert screen.same_question(ask(TINY, *options, answer=3))  # its answer was corrected
     assert screen.same_question(ask(TINY, options[0], "가", "나", "다", "라"))  # other distractors, the same answer
     assert not screen.same_question(ask(TINY, options[0], "가", "나", "다", "라", answer=1))
     assert not screen.same_question(ask("옳지 않은 것은?"))
