@@ -1,5 +1,6 @@
 """Tiny random Gemma 3 models of both classes with a Gemma-like tokenizer, built in the test process."""
 
+import gc
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -62,6 +63,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests = Path(__file__).parent
     rank = {tests / name: number for number, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what is imported and the tests themselves out of garbage collection, which stages do before each model."""
+    gc.collect()
+    gc.freeze()
 
 
 # No timing assertions: how long an example takes is the machine's affair. No database: a test leaves no files behind.

@@ -143,11 +143,11 @@ def test_killed_and_resumed_it_has_the_same_bytes(
     before = ledger_path(finished_copy).read_bytes()
     ledger = json.loads(before)
     ledger["steps"], ledger["noise"] = [], {}
-    kept = {step["name"]: step["gates"] for step in json.loads(before)["steps"]}
+    gates = {step["name"]: step["gates"] for step in json.loads(before)["steps"]}
     ledger_path(finished_copy).write_text(json.dumps(ledger), encoding="utf-8")
     original = Ledger.write
-    for kept in (0, 6, 1, 24):
-        left = [original] * kept
+    for written in (0, 6, 1, 24):
+        left = [original] * written
 
         def write(self: Ledger, path: Path, left: list[Any] = left) -> None:
             if not left:
@@ -162,7 +162,7 @@ def test_killed_and_resumed_it_has_the_same_bytes(
     assert code == 0, err
     resumed = json.loads(ledger_path(finished_copy).read_text(encoding="utf-8"))
     for step in resumed["steps"]:
-        step["gates"] = kept[step["name"]]  # which only a run evaluates
+        step["gates"] = gates[step["name"]]  # which only a run evaluates
     assert json.dumps(resumed, ensure_ascii=False, indent=2) + "\n" == before.decode()
 
 
