@@ -105,7 +105,7 @@ def options_of(root: Path) -> tuple[str, ...]:
 
 @pytest.fixture
 def tiny_workspace(tmp_path: Path, save_tiny: Callable[..., Path]) -> Callable[..., Path]:
-    def make(kind: str = "text", *, name: str = "workspace", chat: bool = False, **entry: object) -> Path:
+    def make(kind: str = "text", *, name: str = "workspace", chat: bool = False, **entry: Any) -> Path:
         weights = tmp_path / f"tiny-{kind}-0"
         if not weights.exists():
             save_tiny(kind, chat=chat, **TWO_LAYERS)

@@ -321,7 +321,8 @@ def test_the_data_are_loaded_once_with_the_stages_own(tmp_path: Path, monkeypatc
     monkeypatch.setattr(stage_ledger, "load_ledger_data", load)
     ledger = make_ledger(tmp_path, "01")
     ledger.data, ledger.task = None, cast(Any, "task")
-    assert [ledger._data(), ledger._data()] == ["loaded", "loaded"]
+    data: list[Any] = [ledger._data(), ledger._data()]
+    assert data == ["loaded", "loaded"]
     assert loaded == [(Path("base"), "encoder", {"dictionary": "task"})]
     other = make_ledger(tmp_path, "01")
     other.data = None

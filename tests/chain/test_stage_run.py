@@ -13,12 +13,14 @@ from lorachain.artifacts import read_training_info
 from lorachain.artifacts.stages import ReplayedData
 from lorachain.chain import stage_output, train_stage
 from lorachain.chain.history import read_history
+from lorachain.chain.resume import ResumePoint
 from lorachain.chain.stage_output import write_output
 from lorachain.chain.stage_run import StageRun
 from lorachain.chain.stages import find_stage
 from lorachain.chain.touched import touched_questions
 from lorachain.errors import GateError
 from lorachain.provenance import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_sha256
+from lorachain.training.batch_schedule import BatchSchedule
 from lorachain.training.checkpoints import CheckpointSearch
 from lorachain.training.distributed import Processes
 from lorachain.training.progress import Progress
@@ -95,7 +97,7 @@ def test_the_schedule_is_that_of_the_settings(tmp_path: Path, replayed: bool) ->
 
 
 def test_a_number_of_supervised_tokens_ends_the_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_stage.BatchSchedule, "steps_nearest", lambda schedule, tokens: tokens + 1)
+    monkeypatch.setattr(BatchSchedule, "steps_nearest", lambda schedule, tokens: tokens + 1)
     context = make_context(tmp_path, "stages.01.supervised_tokens=40")
     assert train_stage.make_schedule(make_run(context, encoder=_Encoder())).steps == 41
 
@@ -149,7 +151,7 @@ def test_training_gets_every_setting_and_each_epoch_is_validated(
 
     def resume_point(folder: Path, record: Any, protocol: str | None) -> Any:
         assert (folder, record, protocol) == (run.folder, run.record, "options")
-        return train_stage.ResumePoint(search, 5 if resumed else None)
+        return ResumePoint(search, 5 if resumed else None)
 
     monkeypatch.setattr(train_stage, "find_resume_point", resume_point)
     dropped: list[Any] = []

@@ -162,7 +162,7 @@ def test_a_stage_is_made_from_its_parent_its_sources_and_its_settings(
     # Eight times the adapter: a checkpoint has the adapter and three copies of it in float32.
     assert required == ["nf4", (context.workspace.training("01", "tiny"), 8000)]
     assert (inputs.parent, inputs.questions, inputs.task, inputs.replay) == (parent, questions, task, replay)
-    assert inputs.inherited == [parent.folder]
+    assert cast(Any, inputs.inherited) == [parent.folder]
     made_from = inputs.depends_on
     assert made_from.parent.folder == "00_trained/tiny"
     assert made_from.parent.adapter_sha256 == adapter_sha256(parent.folder)

@@ -19,7 +19,7 @@ from lorachain.weights.load import head_weight, text_decoder
 TEXTS = ["열", "감기는 바이러스로 생긴다", "aspirin", "당뇨병의 합병증은 무엇인가 " * 3, "가나다라 마바사", "x", "yz"]
 LIMIT = 30
 END_IDS = {1, 5}
-GROUPED = {"num_attention_heads": 4, "num_key_value_heads": 2}
+GROUPED: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2}
 """Two heads for queries share one for keys and values, of which there are two."""
 
 
