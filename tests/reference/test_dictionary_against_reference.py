@@ -142,7 +142,7 @@ def test_intruders_are_those_of_an_svd(rows: int, columns: int, rank: int, stren
 @pytest.mark.parametrize("layers", [0, 2])
 def test_intruders_of_an_adapter(kind: str, layers: int, tmp_path: Path) -> None:
     base = save_base(tmp_path / "base", kind, dtype=torch.float32)
-    settings_of_lora = {"target_modules": LANGUAGE_LINEAR, "r": 3, "lora_alpha": 12}
+    settings_of_lora: dict[str, Any] = {"target_modules": LANGUAGE_LINEAR, "r": 3, "lora_alpha": 12}
     adapter = save_adapter_for(base, tmp_path / "adapter", kind, scale_b=0.4, **settings_of_lora)
     counted = intruder_dimensions(base, adapter, layers=layers)
     weights = dict(load_plain(base, kind, torch.float32).named_parameters())
