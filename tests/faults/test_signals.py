@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fault_making import Running, Undisturbed
+from fault_client import Running
+from fault_making import Undisturbed
 
 
 def wait_until(condition: Callable[[], bool], running: Running) -> None:

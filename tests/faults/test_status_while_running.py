@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from chain_making import run_command_line
-from fault_making import Running, Undisturbed
+from fault_client import Running
+from fault_making import Undisturbed
 
 
 def wait_until(condition: Callable[[], bool], running: Running) -> None:

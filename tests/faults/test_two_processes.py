@@ -16,7 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fault_making import Done, Place, Running, Undisturbed, differences, outcome
+from fault_client import Done, Running
+from fault_making import Place, Undisturbed, differences, outcome
 
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 """The variables that `accelerate launch --use_fsdp --fsdp_version 2` sets."""
