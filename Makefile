@@ -20,9 +20,10 @@ $(VENV)/.complete: pyproject.toml constraints.txt
 run: setup
 	$(BIN)/lorachain run --model gemma-3-270m --config quick_look --workspace $(WORKSPACE)
 
-# A process per core, at most four: each needs up to 3 GB. A file's tests share a process and what it set up.
+# A process per core, at most four: each needs up to 3 GB. A file's tests share a process and what it set up; the files
+# begin in the order of tests/conftest.py, the longest first.
 test: check
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The tests that take a device, on the first GPU. One process: the others' models would be in the same memory.
 test-gpu: setup

@@ -4,6 +4,7 @@
     python benchmarks/mutants.py --module weights/merge.py --count 100
     python benchmarks/mutants.py --minutes 20 --seed 1 --out mutants.json
     python benchmarks/mutants.py --module atomic.py --list             # the mutants, without running a test
+    python benchmarks/mutants.py --planted                             # the bugs of mutation/planted.toml instead
 
 Which mutants are drawn depends on the seed and the source only. They are planted in a copy of the tree in a temporary
 directory. Mutants of `mutation/equivalents.toml` behave like the original and are left out. Exits with 1 where one
@@ -24,6 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: no th
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from mutation.operators import Mutant, mutants_of
+from mutation.planted import load_planted, unnoticed
 from mutation.runner import Tree, copied_tree, limit_of, outcome_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -144,7 +146,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="also write the results as JSON")
     parser.add_argument("--list", action="store_true", help="print the drawn mutants and run nothing")
+    parser.add_argument(
+        "--planted", action="store_true", help="run the bugs that were planted by hand, each by its test"
+    )
     options = parser.parse_args(arguments)
+    if options.planted:
+        with copied_tree(ROOT) as tree:
+            return int(bool(unnoticed(tree, load_planted(FOLDER / "planted.toml"))))
     equivalents = load_equivalents(FOLDER / "equivalents.toml")
     modules = [
         open_module(name, targets[name], equivalents, count=options.count, seed=options.seed)

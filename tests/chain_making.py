@@ -5,12 +5,16 @@ A module of its own, imported by the root conftest: a second conftest.py would s
 """
 
 import contextlib
+import functools
+import gc
+import importlib
 import io
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,10 +50,24 @@ learning_rate = 1e-3
 """
 
 
+TWO_LAYERS: dict[str, Any] = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
+"""A model of one layer of each kind: enough for what a chain does, in half the time."""
+
+
+@functools.cache
+def freeze_libraries() -> None:
+    """Imports what stages import, once, and leaves it out of garbage collection: before it loads a model a stage
+    collects, which took a fifth of a tiny chain's time."""
+    importlib.import_module("lorachain.chain.pipeline")
+    gc.collect()
+    gc.freeze()
+
+
 def run_command_line(*arguments: object) -> tuple[int, str, str]:
     """Runs the command line in this process: (exit code, stdout, stderr)."""
     from lorachain.cli import main
 
+    freeze_libraries()
     out, err = io.StringIO(), io.StringIO()
     code = 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -60,12 +78,23 @@ def run_command_line(*arguments: object) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
-def make_workspace(root: Path, weights: Path, **entry: object) -> Path:
-    """A workspace with the model `tiny` in model_paths.json; its `chain.toml` configures the small chain."""
+def make_workspace(root: Path, weights: Path, *, measured: bool = True, **entry: object) -> Path:
+    """A workspace with the model `tiny` in model_paths.json; its `chain.toml` configures the small chain.
+
+    Without `measured` its stages do not measure themselves for the ledger, which costs more than to train them.
+    """
     (root / "model" / "raw").mkdir(parents=True)
     values = {"tiny": {"local_path": str(weights), "sources": "embedded", **entry}}
     (root / "model" / "raw" / "model_paths.json").write_text(json.dumps(values), encoding="utf-8")
     (root / "chain.toml").write_text(SMALL, encoding="utf-8")
+    return root if measured else unmeasured(root)
+
+
+def unmeasured(root: Path) -> Path:
+    """The workspace, whose stages do not measure themselves for the ledger any more."""
+    settings = root / "chain.toml"
+    text = settings.read_text(encoding="utf-8").replace("[ledger]\n", "[ledger]\nmeasure = false\n")
+    settings.write_text(text, encoding="utf-8")
     return root
 
 
@@ -76,10 +105,10 @@ def options_of(root: Path) -> tuple[str, ...]:
 
 @pytest.fixture
 def tiny_workspace(tmp_path: Path, save_tiny: Callable[..., Path]) -> Callable[..., Path]:
-    def make(kind: str = "text", *, name: str = "workspace", chat: bool = False, **entry: object) -> Path:
+    def make(kind: str = "text", *, name: str = "workspace", chat: bool = False, **entry: Any) -> Path:
         weights = tmp_path / f"tiny-{kind}-0"
         if not weights.exists():
-            save_tiny(kind, chat=chat)
+            save_tiny(kind, chat=chat, **TWO_LAYERS)
         return make_workspace(tmp_path / name, weights, **entry)
 
     return make
@@ -119,7 +148,7 @@ def finished_chain(
     def finished(kind: str = "text") -> FinishedChain:
         if kind not in chains:
             parent = tmp_path_factory.mktemp(f"finished-{kind}")
-            base = save_tiny_in(parent, kind, chat=kind == "multimodal")
+            base = save_tiny_in(parent, kind, chat=kind == "multimodal", **TWO_LAYERS)
             root = make_workspace(parent / "workspace", base)
             code, out, err = run_command_line("run", *options_of(root))
             assert code == 0, err
@@ -145,7 +174,7 @@ def root(tiny_workspace: Callable[..., Path]) -> Path:
 def begun(tmp_path_factory: pytest.TempPathFactory, save_tiny_in: Callable[..., Path]) -> Path:
     """A workspace with raw_lora_added, to be copied (see `started`)."""
     parent = tmp_path_factory.mktemp("begun")
-    root = make_workspace(parent / "workspace", save_tiny_in(parent))
+    root = make_workspace(parent / "workspace", save_tiny_in(parent, **TWO_LAYERS))
     code, _, err = run_command_line("init", *options_of(root))
     assert code == 0, err
     return root

@@ -1,5 +1,6 @@
 """Tiny random Gemma 3 models of both classes with a Gemma-like tokenizer, built in the test process."""
 
+import gc
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -38,6 +39,40 @@ from hub_server import hub  # noqa: F401 - fixture
 
 TEST_DEVICE = torch.device(os.environ.get("LORACHAIN_TEST_DEVICE", "cpu"))
 """Where tiny models are (`make test-gpu`: the tests of gpu_tests.txt, on a GPU)."""
+
+SLOWEST = (
+    "chain/test_ablation.py",
+    "chain/test_ledger.py",
+    "faults/test_two_processes.py",
+    "chain/test_replay.py",
+    "chain/test_chain_end_to_end.py",
+    "faults/test_kill_anywhere.py",
+    "faults/test_disk_and_clock.py",
+    "training/test_resume.py",
+    "cli/test_stopped_stages.py",
+    "cli/test_dial.py",
+    "chain/test_reasoning_step.py",
+    "chain/test_stage_table.py",
+    "weights/test_quantized.py",
+    "chain/test_quantized_chain.py",
+    "chain/test_landed_weights.py",
+    "benchmarks/test_training_benchmark.py",
+    "chain/test_held_out.py",
+)
+"""Files of the longest tests, which begin first: no process waits for one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    rank = {tests / name: number for number, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what is imported and the tests themselves out of garbage collection, which stages do before each model."""
+    gc.collect()
+    gc.freeze()
+
 
 # No timing assertions: how long an example takes is the machine's affair. No database: a test leaves no files behind.
 hypothesis.settings.register_profile("lorachain", deadline=None, database=None)
@@ -105,14 +140,16 @@ def make_text_model(seed: int = 0, dtype: torch.dtype = torch.float32, **overrid
     return model
 
 
-def make_multimodal_model(seed: int = 0, dtype: torch.dtype = torch.float32) -> Gemma3ForConditionalGeneration:
+def make_multimodal_model(
+    seed: int = 0, dtype: torch.dtype = torch.float32, **overrides: Any
+) -> Gemma3ForConditionalGeneration:
     torch.manual_seed(seed)
     vision = SiglipVisionConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
     )
     special_ids: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
     config = Gemma3Config(
-        text_config=text_config(),
+        text_config=text_config(**overrides),
         vision_config=vision,
         mm_tokens_per_image=4,
         image_token_index=383,
@@ -154,9 +191,16 @@ def save_tiny_in() -> Callable[..., Path]:
     """Writes a tiny model of a class into a folder laid out as the hub lays it; returns that folder."""
 
     def save(
-        parent: Path, kind: str = "text", *, chat: bool = False, seed: int = 0, dtype: torch.dtype = torch.bfloat16
+        parent: Path,
+        kind: str = "text",
+        *,
+        chat: bool = False,
+        seed: int = 0,
+        dtype: torch.dtype = torch.bfloat16,
+        **overrides: Any,
     ) -> Path:
-        model = make_text_model(seed, dtype) if kind == "text" else make_multimodal_model(seed, dtype)
+        make: Callable[..., PreTrainedModel] = make_text_model if kind == "text" else make_multimodal_model
+        model = make(seed, dtype, **overrides)
         folder = parent / f"tiny-{kind}-{seed}"
         model.save_pretrained(folder)
         make_tokenizer(chat=chat).save_pretrained(folder)

@@ -2,19 +2,16 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from fault_client import Done, Server, fault_server
 
 # With dropout, so that random states matter. A checkpoint every two steps: both within an epoch and at its end.
 SMALLEST = """
@@ -57,113 +54,9 @@ plain_text = ["{folder}/documents.jsonl"]
 dictionary = ["{folder}/dictionary.jsonl"]
 """
 DOCUMENTS, ENTRIES = 10, 4
-PATIENCE = 240.0
 # The commit too: the checkout may change while its tests run.
 _TIMES = {"at", "seconds", "finished", "tokens_per_second", "peak_memory_bytes", "git_commit"}
 _STEP_LINE = re.compile(r"step (\d+/\d+ loss \S+)")
-
-
-@dataclass(frozen=True)
-class Done:
-    """A command that ended: exit code (negative: killed by that signal; None: it hung), output and events."""
-
-    code: int | None
-    out: str
-    err: str
-    events: list[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class Running:
-    pid: int
-    output: Path
-
-    @property
-    def err(self) -> str:
-        return (self.output / "stderr").read_text(encoding="utf-8")
-
-
-class Server:
-    """The client of fault_server.py."""
-
-    def __init__(self, process: "subprocess.Popen[str]", output: Path) -> None:
-        self._process = process
-        self._output = output
-        self._started = 0
-
-    def _request(self, job: Mapping[str, object]) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(job) + "\n")
-        self._process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return answer
-
-    def start(
-        self,
-        *arguments: str,
-        at: int = 0,
-        full: bool = False,
-        environment: Mapping[str, str] | None = None,
-        clock_runs_backwards: bool = False,
-        slow_step: float = 0.0,
-        by: int = signal.SIGKILL,
-    ) -> Running:
-        """Starts a command.
-
-        Args:
-            at: the number of the event at which it is killed, or from which the disk is full; 0: none, and the events
-                are logged.
-            slow_step: seconds by which each optimizer step is slowed down.
-            by: the signal that kills it.
-        """
-        self._started += 1
-        output = self._output / str(self._started)
-        output.mkdir()
-        answer = self._request(
-            {
-                "arguments": arguments,
-                "at": at,
-                "full": full,
-                "environment": {"TMPDIR": str(output), **(environment or {})},
-                "slow_step": slow_step,
-                "by": int(by),
-                "clock_runs_backwards": clock_runs_backwards,
-                "folder": str(output),
-                **{name: str(output / name) for name in ("stdout", "stderr", "events")},
-            }
-        )
-        return Running(answer["pid"], output)
-
-    def wait(self, running: Running) -> Done:
-        code = self._request({"wait": running.pid, "patience": PATIENCE})["code"]
-        out, err, events = (running.output / name for name in ("stdout", "stderr", "events"))
-        lines = events.read_text(encoding="utf-8").splitlines() if events.exists() else []
-        logged = [(name, path) for name, _, path in (line.partition("\t") for line in lines)]
-        return Done(code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"), logged)
-
-    def run(self, *arguments: str, **options: Any) -> Done:
-        return self.wait(self.start(*arguments, **options))
-
-
-@contextmanager
-def fault_server(output: Path) -> Iterator[Server]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("fault_server.py"))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment,
-        text=True,
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
-    try:
-        yield Server(process, output)
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait(timeout=30)
 
 
 def save_smallest(folder: Path) -> Path:
@@ -250,24 +143,67 @@ def differences(actual: dict[str, Any], expected: dict[str, Any]) -> dict[str, t
 
 
 @dataclass(frozen=True)
+class Part:
+    """One command of the chain without faults: the workspace before it, its outcome, and its events."""
+
+    command: tuple[str, ...]
+    before: Path
+    expected: dict[str, Any]
+    events: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
 class Undisturbed:
-    """The chain without faults: its outcome and every event."""
+    """The chain without faults, command by command.
+
+    A fault begins with the workspace before the command that it happens in, so that nothing is trained only to get
+    there.
+    """
 
     server: Server
     place: Place
-    expected: dict[str, Any]
-    events: list[tuple[str, str]]
+    parts: list[Part]
+
+    @property
+    def expected(self) -> dict[str, Any]:
+        """The outcome of the chain."""
+        return self.parts[-1].expected
+
+    @property
+    def events(self) -> list[tuple[str, str]]:
+        return [event for part in self.parts for event in part.events]
+
+    def part(self, *command: str) -> Part:
+        return next(part for part in self.parts if part.command == command)
+
+    def restore(self, part: Part) -> None:
+        """The workspace as it was before a command."""
+        shutil.rmtree(self.place.root, ignore_errors=True)
+        shutil.copytree(part.before, self.place.root)
 
     def run(self, *arguments: str, **options: Any) -> Done:
         return self.server.run(*self.place.command(*arguments), **options)
 
-    def finish(self) -> Done:
-        """Runs the chain to its end; the outcome must be that without faults."""
-        done = self.run("run")
+    def disturb(self, number: int, **options: Any) -> tuple[Part, Done]:
+        """Runs the command in which event `number` (from 1) of the chain happens, with a fault at that event."""
+        for part in self.parts:
+            if number <= len(part.events):
+                break
+            number -= len(part.events)
+        self.restore(part)
+        return part, self.run(*part.command, at=number, **options)
+
+    def finish(self, part: Part | None = None) -> Done:
+        """Runs a command to its end, or without one the chain; the outcome must be that without faults."""
+        done = self.run(*(part.command if part else ("run",)))
         assert done.code == 0, done.err
-        different = differences(outcome(self.place), self.expected)
+        different = differences(outcome(self.place), part.expected if part else self.expected)
         assert not different, f"{different}\n{done.err}"
         return done
+
+
+COMMANDS = (("init",), ("train", "00"), ("train", "01"), ("train", "02"))
+"""What `run` does in one process; the merge is part of `train 01`."""
 
 
 @pytest.fixture(scope="session")
@@ -277,9 +213,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbe
     place = Place(folder / "workspace", save_smallest(folder / "weights"))
     with fault_server(folder / "output") as server:
         place.renew()
-        done = server.run(*place.command("run"))
-        assert done.code == 0, done.err
-        yield Undisturbed(server, place, outcome(place), done.events)
+        parts = []
+        for number, command in enumerate(COMMANDS):
+            before = shutil.copytree(place.root, folder / f"before-{number}")
+            done = server.run(*place.command(*command))
+            assert done.code == 0, done.err
+            parts.append(Part(command, before, outcome(place), done.events))
+        yield Undisturbed(server, place, parts)
 
 
 def kind(name: str, path: str) -> str:

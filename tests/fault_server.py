@@ -1,6 +1,6 @@
 """Runs the command line in forked children of one process that has imported everything: imports take seconds.
 
-Started by `fault_making.py`. Reads one JSON job per line and answers with one JSON line; a job starts a command or
+Started by `fault_client.py`. Reads one JSON job per line and answers with one JSON line; a job starts a command or
 waits for one. A child counts its events (writes, flushes, renames, removals, optimizer steps) and can kill itself at
 one of them, or fail every write from there as if the disk were full.
 """

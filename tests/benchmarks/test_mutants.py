@@ -16,8 +16,11 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import mutants  # noqa: E402
 from mutation.operators import mutants_of  # noqa: E402
+from mutation.planted import Planted, load_planted, unnoticed  # noqa: E402
+from mutation.runner import Run, Tree  # noqa: E402
 
 ROOT = BENCHMARKS.parent
+TARGETS = mutants.load_targets(mutants.FOLDER / "targets.toml")
 
 
 def lines_of(source: str) -> list[str]:
@@ -64,23 +67,61 @@ def test_a_change_is_in_its_place_whatever_is_around_it() -> None:
     assert (first.line, second.line) == (1, 3)
 
 
-@pytest.mark.parametrize("name", mutants.load_targets(mutants.FOLDER / "targets.toml"))
-def test_the_mutants_of_a_target_differ_from_it_and_its_tests_exist(name: str) -> None:
+@pytest.mark.parametrize("name", ["workspace.py", "chain/resume.py"])
+def test_the_mutants_of_a_module_differ_from_it_and_from_each_other(name: str) -> None:
     source = (ROOT / "src" / "lorachain" / name).read_bytes()
     planted = mutants_of(source)
     tree = ast.dump(ast.parse(source))
     assert all(ast.dump(ast.parse(mutant.applied(source))) != tree for mutant in planted)
     assert len({mutant.applied(source) for mutant in planted}) == len(planted)
-    for test in mutants.load_targets(mutants.FOLDER / "targets.toml")[name]:
-        file, _, function = test.partition("::")
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_target_and_its_tests_exist(name: str) -> None:
+    assert (ROOT / "src" / "lorachain" / name).is_file()
+    for test in TARGETS[name]:
+        file, _, function = test.partition("[")[0].partition("::")
         assert not function or f"def {function}(" in (ROOT / file).read_text(encoding="utf-8")
 
 
 def test_every_accepted_mutant_still_exists() -> None:
     """An entry of a line that has changed is removed, or judged again."""
+    accepted: dict[str, set[tuple[str, str]]] = {}
     for name, before, after in mutants.load_equivalents(mutants.FOLDER / "equivalents.toml"):
+        accepted.setdefault(name, set()).add((before, after))
+    for name, lines in accepted.items():
         source = (ROOT / "src" / "lorachain" / name).read_bytes()
-        assert (before, after) in {mutant.lines(source) for mutant in mutants_of(source)}, (name, before, after)
+        assert lines <= {mutant.lines(source) for mutant in mutants_of(source)}, name
+
+
+def test_every_planted_bug_fits_the_source_and_its_test_exists() -> None:
+    for bug in load_planted(mutants.FOLDER / "planted.toml"):
+        source = (ROOT / "src" / "lorachain" / bug.module).read_text(encoding="utf-8")
+        assert ast.dump(ast.parse(bug.applied(source))) != ast.dump(ast.parse(source))
+        file, _, function = bug.test.partition("::")
+        assert f"def {function}(" in (ROOT / file).read_text(encoding="utf-8")
+        with pytest.raises(ValueError, match="has 0 times, not once"):
+            bug.applied("")
+
+
+class OneTest(Tree):
+    """A tree in which the tests `noticing` fail where the module has the bug, and the tests `broken` always."""
+
+    def run(self, tests: list[str], limit: float | None = None) -> Run:
+        bug = "x = 2" in self.module("calc.py").read_text(encoding="utf-8")
+        return Run(int(tests == ["broken"] or (bug and tests == ["noticing"])), 0.1, "")
+
+
+def test_planted_bugs_that_their_test_does_not_notice_are_returned(tmp_path: Path) -> None:
+    module = tmp_path / "src" / "lorachain" / "calc.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("x = 1\n", encoding="utf-8")
+    tree = OneTest(tmp_path, tmp_path)
+    noticed, missed, broken = (Planted("calc.py", "x = 1", "x = 2", test) for test in ("noticing", "blind", "broken"))
+    assert unnoticed(tree, [noticed, missed]) == [missed]
+    with pytest.raises(RuntimeError, match="broken fails without a bug"):
+        unnoticed(tree, [broken])
+    assert module.read_text(encoding="utf-8") == "x = 1\n"
 
 
 def test_the_seed_decides_which_mutants_are_drawn_and_equivalent_ones_never_are() -> None:

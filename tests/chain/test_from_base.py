@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from chain_making import options_of
+from chain_making import options_of, unmeasured
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -16,7 +16,7 @@ def parent_of(root: Path) -> str:
 
 
 def test_a_stage_trained_on_another_parent_is_stale(finished_copy: Path, lorachain: Command) -> None:
-    chained = ("train", "02", *options_of(finished_copy))
+    chained = ("train", "02", *options_of(unmeasured(finished_copy)))
     ablation = (*chained, "--from-base")
     code, _, err = lorachain(*ablation)
     assert code == 2
@@ -40,7 +40,7 @@ def test_a_stage_trained_on_another_parent_is_stale(finished_copy: Path, loracha
 
 
 def test_it_needs_an_init_but_neither_00_nor_01(tiny_workspace: Callable[..., Path], lorachain: Command) -> None:
-    root = tiny_workspace()
+    root = unmeasured(tiny_workspace())
     command = ("train", "02", "--from-base", *options_of(root))
     code, _, err = lorachain(*command)
     assert code == 2

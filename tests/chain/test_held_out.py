@@ -2,14 +2,14 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.table import Table
 
-from chain_making import FinishedChain, make_workspace, options_of, run_command_line
+from chain_making import TWO_LAYERS, FinishedChain, make_workspace, options_of, run_command_line
 from lorachain.artifacts import DataReport, TrainingInfo
 from lorachain.chain.context import load_config
 from lorachain.chain.exams import load_exam_questions
@@ -159,7 +159,7 @@ def test_max_questions_limits_validation_but_not_what_is_held_out(exam: Path) ->
 def test_the_test_split_is_never_opened_by_the_chain(
     tmp_path: Path, save_tiny: Callable[..., Path], exam: Path, plain_text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = make_workspace(tmp_path / "workspace", save_tiny("text"))
+    root = make_workspace(tmp_path / "workspace", save_tiny("text", **TWO_LAYERS))
     opened: list[str] = []
     plain_open = Path.open
 
@@ -181,53 +181,6 @@ def test_the_test_split_is_never_opened_by_the_chain(
 
 
 # ---- scores ----------------------------------------------------------------------------------------------------------
-
-SCORES = {"accuracy", "exact_match", "letter_accuracy", "unit"}
-"""Keys of objects with a score; `unit` is that of a measure."""
-
-
-def objects_with_scores(value: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    if isinstance(value, dict):
-        if SCORES & value.keys() and not isinstance(value.get("exact_match"), dict):
-            yield path, value
-        for key, inner in value.items():
-            yield from objects_with_scores(inner, f"{path}/{key}")
-    elif isinstance(value, list):
-        for inner in value:
-            yield from objects_with_scores(inner, path)
-
-
-@pytest.mark.parametrize("kind", ["text", "multimodal"])
-def test_every_score_on_disk_has_n_interval_split_protocol_and_version(
-    finished_chain: Callable[..., FinishedChain], kind: str
-) -> None:
-    """In every JSON file of the chain. A breakdown (per subject, by direction, direct and explained) is part of a score
-    that has split, protocol and version; a perplexity has no interval. Cells of the ledger have their own schema."""
-    chain = finished_chain(kind)
-    scores = measures = 0
-    for path in [*chain.model.rglob("*.json"), *chain.model.rglob("*.jsonl")]:
-        if path.name in ("tokenizer.json", "tokenizer_config.json", "ledger.json"):
-            continue
-        for text in [path.read_text()] if path.suffix == ".json" else path.read_text().splitlines():
-            for place, score in objects_with_scores(json.loads(text)):
-                where = f"{path.relative_to(chain.model)}{place}"
-                assert {"n", "wilson95"} <= score.keys(), where
-                assert score["n"] > 0, where
-                if "unit" in score:
-                    measures += 1
-                    assert {"name", "protocol_version", "split", "value"} <= score.keys(), where
-                    units = {"perplexity": "tokens", "direct accuracy": "questions", "explained accuracy": "questions"}
-                    assert score["unit"] == units.get(score["name"], "answers"), where
-                    assert (score["wilson95"] is not None) == (score["unit"] != "tokens"), where
-                elif not any(part in place for part in ("/per_", "/by_", "/detail/")):
-                    scores += 1
-                    assert {"split", "protocol", "protocol_version"} <= score.keys(), where
-                if score.get("wilson95") is not None:
-                    assert len(score["wilson95"]) == 2, where
-    assert scores > 50
-    # One of 00, two of 01 and two of 02: before and after in training_info.json, before in run.json.
-    assert measures == 15
-
 
 ACCURACY = re.compile(r"\d+(?:\.\d+)? %")
 WITH_INTERVAL_AND_N = re.compile(r"\d+\.\d % \[-?\d+\.\d, -?\d+\.\d\] n=\d+")

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from chain_making import options_of
+from chain_making import options_of, unmeasured
 from lorachain.artifacts.reasoning import ReasoningReport
 from lorachain.data.exam import load_exam, load_fewshot
 from lorachain.data.exam_writer import exam_row, write_json_lines
@@ -55,7 +55,7 @@ def test_it_is_off_for_a_model_without_reasoning(finished_copy: Path, lorachain:
 
 
 def test_a_run_writes_reasoning_and_skips_it_afterwards(finished_copy: Path, lorachain: Command, answers: str) -> None:
-    code, _, err = lorachain("run", *options_of(finished_copy), *ON, "--exam", answers, "--yes")
+    code, _, err = lorachain("run", *options_of(unmeasured(finished_copy)), *ON, "--exam", answers, "--yes")
     assert code == 0, err
     assert "writing 2 samples for each of 4 questions" in err
     assert "at most about" in err
@@ -95,7 +95,7 @@ def test_other_settings_make_it_stale_and_more_samples_add(
 
 def test_stage_02_trains_on_what_was_written(finished_copy: Path, lorachain: Command, answers: str) -> None:
     """Two versions of a question with reasoning train it twice with reasoning, and its direct answer once."""
-    write = ("write-reasoning", *options_of(finished_copy), *WRITE, "--exam", answers)
+    write = ("write-reasoning", *options_of(unmeasured(finished_copy)), *WRITE, "--exam", answers)
     assert lorachain(*write)[0] == 0
     question = load_exam([answers], "train").questions[0]
     row = exam_row(question)
@@ -118,7 +118,7 @@ def test_stage_02_trains_on_what_was_written(finished_copy: Path, lorachain: Com
 def test_without_reasoning_train_02_says_how_to_write_some(
     finished_copy: Path, lorachain: Command, answers: str
 ) -> None:
-    code, _, err = lorachain("train", "02", *options_of(finished_copy), "--exam", answers, "--yes")
+    code, _, err = lorachain("train", "02", *options_of(unmeasured(finished_copy)), "--exam", answers, "--yes")
     assert code == 0, err
     assert "no training question has reasoning: answers alone are trained" in err
     assert "lorachain write-reasoning --model tiny" in err
@@ -186,7 +186,7 @@ def test_rounds_train_on_each_others_reasoning_and_keep_what_is_finished(
     finished_copy: Path, lorachain: Command, half: str
 ) -> None:
     """Round 0 is trained on the reasoning of the sources alone; its model, not the parent, writes round 1."""
-    write = ("write-reasoning", *options_of(finished_copy), *WRITE, "--exam", half, "--rounds", "2")
+    write = ("write-reasoning", *options_of(unmeasured(finished_copy)), *WRITE, "--exam", half, "--rounds", "2")
     code, _, err = lorachain(*write)
     assert code == 0, err
     rounds = [folder(finished_copy).with_name(f"reasoning-round-{number}") for number in range(3)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chain_making import options_of, run_command_line
+from chain_making import options_of, run_command_line, unmeasured
 from lorachain.artifacts import read_training_info
 from lorachain.artifacts.stages import TrainingInfo
 from lorachain.chain import train_stage as train_stage_module
@@ -35,6 +35,18 @@ def train_again(root: Path, *options: str) -> str:
     return err
 
 
+def load_again(root: Path, *options: str) -> None:
+    """Loads stage 02 of a finished chain as if to train it again, and stops before anything is written."""
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_stage_module, "open_record", stop)
+        code, _, err = run_command_line("train", "02", *options_of(root), "--yes", *options)
+    assert code == 130, err
+
+
 def trained(root: Path) -> TrainingInfo:
     return read_training_info(root / "model" / "02_trained" / "tiny")
 
@@ -43,6 +55,12 @@ def without_times(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: without_times(item) for key, item in value.items() if key not in TIMES}
     return [without_times(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.fixture
+def finished_copy(finished_copy: Path) -> Path:
+    """A copy of the finished chain, in which nothing more is measured for the ledger."""
+    return unmeasured(finished_copy)
 
 
 @pytest.fixture
@@ -109,9 +127,7 @@ def test_what_was_replayed_is_recorded_and_the_stage_is_fresh(finished_copy: Pat
 def test_the_replay_of_an_epoch_is_a_function_of_its_number(finished_copy: Path, loaded: list[Replay]) -> None:
     """So that a resumed stage continues with what the uninterrupted one would see."""
     for _ in range(2):
-        shutil.rmtree(finished_copy / "model" / "02_trained")
-        shutil.rmtree(finished_copy / "model" / "02_training")
-        train_again(finished_copy, *replay_options("02", **SHARES))
+        load_again(finished_copy, *replay_options("02", **SHARES))
     first, second = loaded
     assert [rows_of(first, epoch) for epoch in (0, 1, 2)] == [rows_of(second, epoch) for epoch in (2, 1, 0)][::-1]
     assert rows_of(first, 0) != rows_of(first, 1)
@@ -127,7 +143,7 @@ def test_held_out_documents_and_questions_are_not_replayed(finished_copy: Path, 
     source = finished_copy / "instruct.jsonl"
     rows = [{"prompt": f"{question.question} 답은?", "completion": "모른다"}, {"prompt": "안녕?", "completion": "안녕"}]
     source.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    train_again(
+    load_again(
         finished_copy,
         *replay_options("02", plain_text=0.5, instruct=0.1),
         *("--set", f'sources.embedded.instruct=["{source}"]', "--set", "validation.heldout_documents=1"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from safetensors.torch import load_file
 
-from chain_making import make_workspace, options_of, run_command_line
+from chain_making import TWO_LAYERS, make_workspace, options_of, run_command_line
 from lorachain.artifacts import MergeInfo, read_stage_info, read_training_info
 from lorachain.chain import stages
 from lorachain.chain.stages import Stage
@@ -99,7 +99,7 @@ def extended(
 ) -> Path:
     """The workspace of a chain of four training stages that `run` has finished."""
     parent = tmp_path_factory.mktemp("extended")
-    root = make_workspace(parent / "workspace", save_tiny_in(parent))
+    root = make_workspace(parent / "workspace", save_tiny_in(parent, **TWO_LAYERS), measured=False)
     code, out, err = run_command_line("run", *options_of(root), "--epochs", "1,1,1,1")
     assert code == 0, err
     assert "definitions" in out
@@ -215,7 +215,7 @@ def test_a_chain_in_another_order(
     init, plain_text, _, merge, _, exam = stages.STAGES[:6]
     merge = replace(merge, parent="00", command="train 00", title="00 merged + new LoRA", output="00_merged")
     monkeypatch.setattr(stages, "STAGES", (init, plain_text, merge, exam))
-    root = make_workspace(tmp_path / "workspace", save_tiny("text"))
+    root = make_workspace(tmp_path / "workspace", save_tiny("text", **TWO_LAYERS), measured=False)
     (root / "chain.toml").write_text(
         (root / "chain.toml").read_text().replace("[stages.01]\nepochs = 2\nmax_samples = 20", "")
     )

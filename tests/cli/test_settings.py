@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chain_making import SMALL, options_of, run_command_line
+from chain_making import SMALL, options_of, run_command_line, unmeasured
 from lorachain.artifacts import InitInfo, MergeInfo, read_stage_info, read_training_info
 from lorachain.chain.context import load_config
 from lorachain.config import parse_setting
@@ -273,7 +273,15 @@ def test_a_file_may_have_settings_of_other_commands(root: Path) -> None:
 def test_training_info_records_the_lora_that_was_trained(started: Path) -> None:
     """Stage 00 continues the LoRA of init, whatever the file says by then of a new one."""
     (started / "chain.toml").write_text(SMALL.replace("rank = 4\nalpha = 8", "rank = 32\nuse_rslora = true"))
-    common = (*options_of(started), "--set", "training.micro_batch_tokens=512", "--seed", 3, "--device", "cpu")
+    common = (
+        *options_of(unmeasured(started)),
+        "--set",
+        "training.micro_batch_tokens=512",
+        "--seed",
+        3,
+        "--device",
+        "cpu",
+    )
     code, _, err = run_command_line("train", "00", *common, "--max-samples", 12)
     assert code == 0, err
     folder = started / "model" / "00_trained" / "tiny"
@@ -297,7 +305,7 @@ def test_training_info_records_the_lora_that_was_trained(started: Path) -> None:
 
 
 def test_the_merge_records_the_lora_that_it_added(finished_copy: Path) -> None:
-    code, _, err = run_command_line("train", "01", *options_of(finished_copy), "--rank", 3, "--yes")
+    code, _, err = run_command_line("train", "01", *options_of(unmeasured(finished_copy)), "--rank", 3, "--yes")
     assert code == 0, err
     assert "01: medical dictionary is finished" in err  # its LoRA is that of init: only the merge depends on the rank
     folder = finished_copy / "model" / "01_another_lora_added" / "tiny"
@@ -316,7 +324,16 @@ def proposed(err: str) -> list[str]:
 
 
 def test_a_proposed_command_repeats_only_options_that_it_accepts(started: Path) -> None:
-    common = (*options_of(started), "--device", "cpu", "--exam", "sample", "--save-every", "9", "--skip-bad-rows")
+    common = (
+        *options_of(unmeasured(started)),
+        "--device",
+        "cpu",
+        "--exam",
+        "sample",
+        "--save-every",
+        "9",
+        "--skip-bad-rows",
+    )
     given = (*common, "--epochs", 1, "--plain-text", "sample", "--max-samples", 12, "--batch-size", 8)
     code, _, err = run_command_line("train", "00", *given, *settings("stages.00.max_length=64", "dtype=float32"))
     assert code == 0, err

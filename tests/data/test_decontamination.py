@@ -8,7 +8,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lorachain.data import decontamination
-from lorachain.data.decontamination import ANCHOR, SHORT_ANCHOR, ExamScreen, normalized, without_held_out
+from lorachain.data.decontamination import (
+    ANCHOR,
+    SHORT_ANCHOR,
+    ExamScreen,
+    content_key,
+    normalized,
+    without_held_out,
+)
 from lorachain.data.exam import load_exam
 from lorachain.data.plain_text import stream_plain_text
 from lorachain.records import ExamQuestion
@@ -46,15 +53,15 @@ def test_a_stem_as_short_as_the_anchor_at_the_very_end() -> None:
     assert not ExamScreen([ask(stem)]).contains(stem[1:])
 
 
-@pytest.mark.parametrize("length", range(SHORT_ANCHOR - 1, ANCHOR + 2))
+@pytest.mark.parametrize("length", range(9, 22))
 def test_what_a_stem_of_each_length_needs(length: int) -> None:
     """Below 10 characters nothing, from 10 all its options beside it, from 20 itself."""
     stem = "가나다라마바사아자차카타파하거너더러머버서어저처"[:length]
     assert len(normalized(stem)) == length
     screen = ExamScreen([ask(stem)])
     options = " / ".join(ask(stem).options)
-    assert screen.contains(f"앞 {stem} 뒤") == (length >= ANCHOR)
-    assert screen.contains(f"앞 {stem} 뒤 {options}") == (length >= SHORT_ANCHOR)
+    assert screen.contains(f"앞 {stem} 뒤") == (length >= 20)
+    assert screen.contains(f"앞 {stem} 뒤 {options}") == (length >= 10)
     assert not screen.contains(f"앞 {stem[:-1]} 뒤 {options}")
 
 
@@ -62,9 +69,20 @@ def test_same_question() -> None:
     screen = ExamScreen([ask(LONG), ask(TINY)])
     options = list(ask(TINY).options)
     assert screen.same_question(ask("옳은  것은 ?", *reversed(options), answer=4))
+    assert screen.same_question(ask(TINY, *options, answer=3))  # its answer was corrected
     assert screen.same_question(ask(TINY, options[0], "가", "나", "다", "라"))  # other distractors, the same answer
     assert not screen.same_question(ask(TINY, options[0], "가", "나", "다", "라", answer=1))
     assert not screen.same_question(ask("옳지 않은 것은?"))
+
+
+def test_versions_of_a_question_have_one_key() -> None:
+    question = ask(LONG)
+    key = content_key(question)
+    a, b, c, d, e = question.options
+    assert content_key(ask(f" {LONG}", e, b, c, d, a, answer=4)) == key
+    assert content_key(ask(LONG, a, b, c, d, e, answer=1)) != key
+    assert content_key(ask(LONG, a, b, c, d, "다른 것")) != key
+    assert content_key(ask(SHORT)) != key
 
 
 def test_without_held_out() -> None:

@@ -105,7 +105,8 @@ def test_answers_are_bounded_by_the_longest_expected(monkeypatch: pytest.MonkeyP
     encoder = TokenEncoder(make_tokenizer())
     exact_match(make_text_model(), encoder, ENTRIES, split="s", ask=["term->english"])
     exact_match(make_text_model(), encoder, ENTRIES, split="s", ask=["term->english"], max_new_tokens=5)
-    assert limits == [len(encoder.text_ids(" Common cold")) + 4, 5]
+    exact_match(make_text_model(), encoder, [Term("감기", None, "c" * 100)], split="s", ask=["term->english"])
+    assert limits == [len(encoder.text_ids(" Common cold")) + 4, 5, 64]
 
 
 def test_the_token_budget_is_that_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import make_multimodal_model, make_text_model, make_tokenizer
 from lorachain.errors import DataError, ModelError, NonFiniteError
-from lorachain.evaluation.scoring import letter_tokens, score_questions
+from lorachain.evaluation.scoring import first_argmax, letter_tokens, score_questions
 from lorachain.prompts import answer_prompt
 from lorachain.records import ExamQuestion
 from lorachain.tokens import TokenEncoder
@@ -58,6 +58,12 @@ def test_equals_the_plain_loop(tiny_model: Any, chat: bool) -> None:
         assert (score.id, score.gold) == (question.id, question.answer)
         assert score.chosen_letter == five.index(max(five))
         assert score.chosen_option == sums.index(max(sums))
+
+
+def test_of_equal_scores_the_first_is_chosen() -> None:
+    assert first_argmax([1.0, 2.0, 2.0, 0.5]) == 1
+    assert first_argmax([0.0] * 5) == 0
+    assert first_argmax([-3.0, -2.0, -1.0]) == 2
 
 
 def test_eager_attention_gives_the_same() -> None:

@@ -117,8 +117,12 @@ def test_the_hash_depends_on_every_field_that_is_scored() -> None:
         replace(first, answer=3),
         replace(first, question="질문"),
         replace(first, id="z"),
+        replace(first, exam="probe"),
+        replace(first, subject="doctor"),
         replace(first, options=("기침", "열", "두통", "구토", "발진")),
+        replace(first, options=(*first.options[:4], "오한")),
     ):
         hashes.add(question_set_hash([other, *QUESTIONS[1:]]))
-    assert len(hashes) == 5
+    hashes |= {question_set_hash(QUESTIONS[:-1]), question_set_hash(QUESTIONS[::-1])}
+    assert len(hashes) == 10
     assert question_set_hash([replace(first, reasoning="이유"), *QUESTIONS[1:]]) in hashes  # not part of the prompt

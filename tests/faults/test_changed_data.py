@@ -21,15 +21,14 @@ def edit(place: Place, name: str) -> None:
 
 def test_a_dictionary_edited_between_two_stages(undisturbed: Undisturbed) -> None:
     place = undisturbed.place
-    place.renew()
+    undisturbed.restore(undisturbed.part("train", "01"))
     edit(place, "dictionary.jsonl")
     assert undisturbed.run("run").code == 0
     expected = outcome(place)
     assert differences(expected, undisturbed.expected)  # the edit matters
 
-    place.renew()
     merging = next(number for number, event in enumerate(undisturbed.events, start=1) if "tensor" in event[0])
-    assert undisturbed.run("run", at=merging).code == -9  # 01 is trained, what follows is not
+    assert undisturbed.disturb(merging)[1].code == -9  # 01 is trained, what follows is not
     edit(place, "dictionary.jsonl")
     before = all_files(place.model)
     refused = undisturbed.run("run")
@@ -57,9 +56,7 @@ def test_a_replaced_directory_is_kept_until_the_new_one_is_complete(undisturbed:
     place = undisturbed.place
     adapter = place.model / "00_trained" / "tiny" / "adapter_model.safetensors"
     train = place.command("train", "00")
-    place.renew()
-    for command in (place.command("init"), train):
-        assert undisturbed.server.run(*command).code == 0
+    undisturbed.restore(undisturbed.part("train", "01"))
     old = adapter.read_bytes()
     edit(place, "documents.jsonl")
     kept = shutil.copytree(place.root, place.root.with_name("kept"))

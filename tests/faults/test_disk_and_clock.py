@@ -24,8 +24,7 @@ def nth_event(undisturbed: Undisturbed, what: str, share: float) -> int:
 
 @pytest.mark.parametrize(("what", "share"), [("checkpoint", 0.5), ("merge", 0.5), ("final save", 0.7), ("record", 0.6)])
 def test_a_full_disk_keeps_existing_files_and_says_so(undisturbed: Undisturbed, what: str, share: float) -> None:
-    undisturbed.place.renew()
-    done = undisturbed.run("run", at=nth_event(undisturbed, what, share), full=True)
+    part, done = undisturbed.disturb(nth_event(undisturbed, what, share), full=True)
     assert done.code == 2, done.err
     assert "no space left on the disk while writing" in done.err
     assert "existing files are unchanged" in done.err
@@ -37,15 +36,14 @@ def test_a_full_disk_keeps_existing_files_and_says_so(undisturbed: Undisturbed, 
         assert "settings" in (reason_to_skip(manifest.parent, "") or ""), (
             "every checkpoint is complete, but of another run"
         )
-    undisturbed.finish()
+    undisturbed.finish(part)
 
 
 @pytest.fixture(scope="module")
 def interrupted(undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the workspace after a kill in stage 02, between its last checkpoint and its final save."""
-    undisturbed.place.renew()
     steps = [n for n, event in enumerate(undisturbed.events, start=1) if event[0] == "optimizer step"]
-    assert undisturbed.run("run", at=steps[-1]).code == -9
+    assert undisturbed.disturb(steps[-1])[1].code == -9
     return shutil.copytree(undisturbed.place.root, tmp_path_factory.mktemp("interrupted") / "copy")
 
 
@@ -70,17 +68,18 @@ def skip_reason(checkpoint: Path) -> str:
     return reason
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "rng_state.pth"])
 def test_a_truncated_file_of_a_checkpoint_makes_the_one_before_count(
     undisturbed: Undisturbed, interrupted: Path, name: str
 ) -> None:
+    """Two of its files; `training/test_checkpoints.py` damages each of them in every way."""
     newest = restore(undisturbed.place, interrupted)
     assert {path.name for path in newest.iterdir()} == set(FILES)
     truncated = newest / name
     truncated.write_bytes(truncated.read_bytes()[: truncated.stat().st_size // 2])
     reason = skip_reason(newest)
     assert name in reason
-    done = undisturbed.finish()
+    done = undisturbed.finish(undisturbed.parts[-1])
     assert [line for line in done.err.splitlines() if newest.name in line and reason in line]
     assert f"resuming from checkpoint-{int(newest.name.split('-')[1]) - 1}" in done.err
 
@@ -91,22 +90,23 @@ def test_a_damaged_checkpoint_of_the_best_epoch_is_created_again(undisturbed: Un
     (best / "optimizer.pt").write_bytes(b"")
     reason = skip_reason(best)
     assert "optimizer.pt" in reason
-    assert f"checkpoint-3 has the best epoch so far, which is repeated: {reason}" in undisturbed.finish().err
+    done = undisturbed.finish(undisturbed.parts[-1])
+    assert f"checkpoint-3 has the best epoch so far, which is repeated: {reason}" in done.err
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"fingerprint": 1}'])
-def test_a_damaged_run_record_costs_no_more_than_the_stage(
-    undisturbed: Undisturbed, interrupted: Path, content: str
-) -> None:
+def test_a_damaged_run_record_costs_no_more_than_the_stage(undisturbed: Undisturbed, interrupted: Path) -> None:
+    """For records of any content see `test_edited_files.py`."""
     restore(undisturbed.place, interrupted)
-    (undisturbed.place.model / "02_training" / "tiny" / "run.json").write_text(content)
-    err = undisturbed.finish().err
+    (undisturbed.place.model / "02_training" / "tiny" / "run.json").write_text('{"fingerprint": 1}')
+    err = undisturbed.finish(undisturbed.parts[-1]).err
     assert "its record is damaged or of an older lorachain: it was moved to" in err
     assert err.count("the stage starts from the beginning") == 1
 
 
 def test_a_clock_that_runs_backwards_changes_nothing(undisturbed: Undisturbed) -> None:
-    undisturbed.place.renew()
-    done = undisturbed.run("run", clock_runs_backwards=True)
+    """While a stage is trained, and while it is merged."""
+    part = undisturbed.part("train", "01")
+    undisturbed.restore(part)
+    done = undisturbed.run(*part.command, clock_runs_backwards=True)
     assert done.code == 0, done.err
-    undisturbed.finish()
+    undisturbed.finish(part)

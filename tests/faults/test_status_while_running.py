@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from chain_making import run_command_line
-from fault_making import Running, Undisturbed
+from fault_client import Running
+from fault_making import Undisturbed
 
 
 def wait_until(condition: Callable[[], bool], running: Running) -> None:
@@ -26,8 +27,8 @@ def status(undisturbed: Undisturbed) -> str:
 
 @pytest.mark.parametrize("command", [("run",), ("train", "00")])
 def test_it_names_the_process_and_its_command(undisturbed: Undisturbed, command: tuple[str, ...]) -> None:
-    undisturbed.place.renew()
-    assert undisturbed.run("init").code == 0
+    part = undisturbed.part("train", "00")
+    undisturbed.restore(part)
     running = undisturbed.server.start(*undisturbed.place.command(*command), slow_step=2.0)
     checkpoints = undisturbed.place.model / "00_training" / "tiny"
     wait_until(lambda: any(checkpoints.glob("checkpoint-2")), running)
@@ -47,11 +48,12 @@ def test_it_names_the_process_and_its_command(undisturbed: Undisturbed, command:
     assert "running" not in table
     assert "partial: checkpoint at step 2" in table
     assert "lorachain train 00 --model tiny" in table
-    undisturbed.finish()
+    undisturbed.finish(part)
 
 
 def test_a_lock_without_a_holder_is_not_a_run(undisturbed: Undisturbed) -> None:
-    undisturbed.place.renew()
+    part = undisturbed.part("train", "00")
+    undisturbed.restore(part)
     (undisturbed.place.model / ".lock-tiny").write_text("what a kill in the middle of a write left: {")
     assert "running" not in status(undisturbed)
-    undisturbed.finish()
+    undisturbed.finish(part)

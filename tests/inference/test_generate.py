@@ -1,20 +1,26 @@
 """Batched generation equals a loop over full logits without a KV cache, whatever else is in the batch."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
-from conftest import make_multimodal_model, make_text_model, make_tokenizer
+from conftest import make_multimodal_model, make_text_model, make_tokenizer, text_config
 from lorachain.errors import NonFiniteError
 from lorachain.inference import generate as generate_module
 from lorachain.inference.generate import generate, generate_lines
 from lorachain.inference.kv_cache import KvCache, sequence_bytes
 from lorachain.prompts import Prompt
 from lorachain.tokens import TokenEncoder
+from lorachain.weights.attention import takes_packed_rows, use_blockwise_attention
 from lorachain.weights.load import head_weight, text_decoder
 
 TEXTS = ["열", "감기는 바이러스로 생긴다", "aspirin", "당뇨병의 합병증은 무엇인가 " * 3, "가나다라 마바사", "x", "yz"]
 LIMIT = 30
 END_IDS = {1, 5}
+GROUPED: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2}
+"""Two heads for queries share one for keys and values, of which there are two."""
 
 
 def argmax_loop(model, prompt: list[int], limit: int = LIMIT) -> list[int]:  # type: ignore[no-untyped-def]
@@ -33,19 +39,25 @@ def prompts_of(encoder: TokenEncoder, common: str = "") -> list[list[int]]:
 
 
 @pytest.mark.parametrize("common", ["", "예시 " * 12])
-def test_generate_equals_the_plain_loop(tiny_model, common: str) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("kind", ["multimodal", "packed"])
+def test_generate_equals_the_plain_loop(kind: str, common: str) -> None:
     """With prompts shorter and longer than the window of 16, continuations that cross it, a cached common prefix or
-    none, and fewer slots than prompts, so that slots are refilled."""
+    none, and fewer slots than prompts, so that slots are refilled; `packed` has two heads for keys and values, and the
+    attention that a model is loaded with, which puts prompts into one row."""
     encoder = TokenEncoder(make_tokenizer())
     prompts = prompts_of(encoder, common)
-    expected = [argmax_loop(tiny_model, prompt) for prompt in prompts]
+    model = make_multimodal_model() if kind == "multimodal" else make_text_model(**GROUPED)
+    expected = [argmax_loop(model, prompt) for prompt in prompts]
+    if kind == "packed":
+        use_blockwise_attention(model)
+    assert takes_packed_rows(text_decoder(model)) == (kind == "packed")
     assert len({tuple(ids) for ids in expected}) > 3
     texts = [encoder.tokenizer.decode(ids, skip_special_tokens=True) for ids in expected]
-    slot = sequence_bytes(text_decoder(tiny_model), max(map(len, prompts)) + LIMIT)
+    slot = sequence_bytes(text_decoder(model), max(map(len, prompts)) + LIMIT)
     for budget, cache_bytes in ((1, 1), (300, 3 * slot), (100_000, None)):
         progress: list[int] = []
         generations = generate(
-            tiny_model, encoder, prompts, stop=lambda text: False, max_new_tokens=LIMIT, token_budget=budget,
+            model, encoder, prompts, stop=lambda text: False, max_new_tokens=LIMIT, token_budget=budget,
             cache_bytes=cache_bytes, on_progress=progress.append,
         )  # fmt: skip
         assert [generation.text for generation in generations] == texts
@@ -106,6 +118,14 @@ def test_memory_is_what_was_counted_and_windows_bound_it(monkeypatch: pytest.Mon
     held = sum(buffer.nbytes for pair in caches[0].layers for buffer in pair)
     assert held <= 3 * sequence_bytes(decoder, longest)
     assert [key.shape[2] for key, _ in caches[0].layers][:3] == [16] * 3
+
+
+def test_keys_and_values_have_the_type_of_what_computes_and_all_their_heads() -> None:
+    """Not that of quantized weights, which may come first."""
+    parameters = [torch.zeros(1, dtype=torch.int8), torch.zeros(1, dtype=torch.bfloat16)]
+    decoder: Any = SimpleNamespace(config=text_config(**GROUPED), parameters=lambda: iter(parameters))
+    # Keys and values, two heads of width 16, two bytes; a window in three layers, ten ids and what is reserved in one.
+    assert sequence_bytes(decoder, 10) == 2 * 2 * 16 * 2 * (3 * 16 + 10 + 64)
 
 
 def test_a_stop_ends_the_sequence() -> None:

@@ -66,7 +66,7 @@ def snapshot(tree: Path) -> dict[str, tuple[int, int, bytes]]:
 
 
 def linked(folder: Path, base: Path, name: str, theirs: bool) -> Case:
-    case = Case(make_workspace(folder / "workspace", base), COMMANDS)
+    case = Case(make_workspace(folder / "workspace", base, measured=False), COMMANDS)
     link = case.root / "model" / name
     link.parent.mkdir(parents=True, exist_ok=True)
     give(folder)
@@ -76,7 +76,7 @@ def linked(folder: Path, base: Path, name: str, theirs: bool) -> Case:
 
 
 def of_root(folder: Path, base: Path, name: str) -> Case:
-    case = Case(make_workspace(folder / "workspace", base), (("init",), ("train", "00")))
+    case = Case(make_workspace(folder / "workspace", base, measured=False), (("init",), ("train", "00")))
     path = case.root / "model" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     if "." in name:
@@ -96,7 +96,8 @@ def outcomes(save_tiny_in: Callable[..., Path]) -> Iterator[dict[str, tuple[Case
         place = Path(name).resolve()
         place.chmod(0o755)
         base = save_tiny_in(place)
-        cases = {"good": Case(make_workspace(place / "good" / "workspace", base), (*COMMANDS[:2], ("status",)))}
+        good = make_workspace(place / "good" / "workspace", base, measured=False)
+        cases = {"good": Case(good, (*COMMANDS[:2], ("status",)))}
         give(place / "good")
         give(base)
         for link in (*LINKED_DIRECTORIES, *LINKED_FILES):
@@ -165,7 +166,7 @@ def test_what_belongs_to_somebody_else_is_a_message(name: str, outcomes: dict[st
 def become_nobody_and_run(base: Path, jobs: dict[str, Any]) -> dict[str, Results]:
     """In the other process."""
     # Whatever the commands import is imported while everything can be read.
-    warm = make_workspace(Path(tempfile.mkdtemp()) / "workspace", base)
+    warm = make_workspace(Path(tempfile.mkdtemp()) / "workspace", base, measured=False)
     for command in COMMANDS[:2]:
         code, _, err = run_command_line(*command, *options_of(warm))
         assert code == 0, err

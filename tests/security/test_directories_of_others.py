@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chain_making import FinishedChain, make_workspace, options_of, run_command_line
+from chain_making import FinishedChain, make_workspace, options_of, run_command_line, unmeasured
 from lorachain.atomic import make_room
 from lorachain.errors import WorkspaceError
 
@@ -59,7 +59,7 @@ def test_the_output_of_a_stage(
 
 
 def test_a_directory_in_the_way_of_a_training_is_refused_before_it(agrees: bool, started: Path) -> None:
-    folder = own(started / "model" / "00_trained" / "tiny")
+    folder = own(unmeasured(started) / "model" / "00_trained" / "tiny")
     code, _, err = run_command_line("train", "00", *options_of(started))
     assert code == (0 if agrees else 2), err
     moved_or_kept(folder, agrees)
@@ -67,7 +67,7 @@ def test_a_directory_in_the_way_of_a_training_is_refused_before_it(agrees: bool,
 
 
 def test_a_directory_in_the_place_of_a_superseded_run(agrees: bool, started: Path) -> None:
-    assert run_command_line("train", "00", *options_of(started))[0] == 0
+    assert run_command_line("train", "00", *options_of(unmeasured(started)))[0] == 0
     folder = own(started / "model" / "00_training" / ".tiny.superseded")
     code, _, err = run_command_line("train", "00", *options_of(started), "--epochs", "2", "--yes")
     assert code == (0 if agrees else 2), err

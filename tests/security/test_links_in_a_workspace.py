@@ -104,7 +104,7 @@ def refuse_everywhere(root: Path, link: Path, canary: Path) -> None:
 
 @pytest.mark.parametrize("place", ["raw_lora_added/tiny", "00_training/tiny"])
 def test_a_users_own_directory_is_not_replaced(place: str, base: Path, tmp_path: Path) -> None:
-    root = make_workspace(tmp_path / "workspace", base)
+    root = make_workspace(tmp_path / "workspace", base, measured=False)
     own = root / "model" / place
     own.mkdir(parents=True)
     (own / "thesis.txt").write_text("years of work", encoding="utf-8")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from chain_making import make_workspace, options_of, run_command_line
+from chain_making import TWO_LAYERS, make_workspace, options_of, run_command_line
 from lorachain.errors import WorkspaceError
 from lorachain.provenance import sha256_file
 from lorachain.user_key import is_signed, signature
@@ -30,7 +30,7 @@ def own_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def trained(tmp_path_factory: pytest.TempPathFactory, save_tiny_in: Callable[..., Path]) -> Path:
     """A workspace whose stage 00 was trained by another account: its key is gone."""
     parent = tmp_path_factory.mktemp("trained")
-    root = make_workspace(parent / "workspace", save_tiny_in(parent))
+    root = make_workspace(parent / "workspace", save_tiny_in(parent, **TWO_LAYERS), measured=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(parent / "state"))
         for command in (("init",), ("train", "00")):

@@ -50,7 +50,7 @@ class DirectionScore:
     n: int
     exact: int
     character_f1: float
-    correct: str = ""
+    correct: str
     """`1` or `0` per answer, in the order of the entries."""
 
     def as_dict(self) -> dict[str, Any]:
@@ -70,8 +70,8 @@ class ExactMatchResult:
 
     split: str
     by_direction: dict[Direction, DirectionScore]
-    held_out_forms: bool = False
-    entries_sha256: str = ""
+    held_out_forms: bool
+    entries_sha256: str
 
     @property
     def n(self) -> int:
