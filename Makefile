@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 WORKSPACE ?= .
 MINUTES ?= 30
 
-.PHONY: setup run test check format faults mutants bench clean
+.PHONY: setup run browser test check format faults mutants bench clean
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.complete
@@ -20,8 +20,12 @@ $(VENV)/.complete: pyproject.toml constraints.txt
 run: setup
 	$(BIN)/lorachain run --model gemma-3-270m --config quick_look --workspace $(WORKSPACE)
 
+# For the tests in a browser: one that is there, or an attempt of at most a minute to install one. Never fails.
+browser: setup
+	@$(BIN)/python tests/install_browser.py || true
+
 # A process per core, at most four: each needs up to 3 GB. A file's tests share a process and what it set up.
-test: check
+test: check browser
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: setup
