@@ -31,6 +31,7 @@ LAYERS = [
     {"ask", "fit"},
     {"doctor"},
     {"report"},
+    {"app"},
     {"export"},
     {"api"},
     {"__init__"},
