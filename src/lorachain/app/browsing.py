@@ -18,8 +18,6 @@ from lorachain.report.document.blocks import Block, Language, Paragraph, Text
 from lorachain.report.document.collect import collect
 from lorachain.report.document.sections import words
 
-_SHORT = 48
-
 
 @dataclass(frozen=True, slots=True)
 class Exams:
@@ -77,8 +75,7 @@ def question_choices(exam: AskedExam | None, outcome: str) -> list[tuple[str, st
 
 
 def _label(asked: AskedQuestion) -> str:
-    text = " ".join(asked.question.question.split()) if asked.question else ""
-    return f"{asked.id}  {text[:_SHORT]}{'…' if len(text) > _SHORT else ''}".strip()
+    return f"{asked.id}  {asked.beginning}".strip()
 
 
 def find_asked(exam: AskedExam | None, key: str | None) -> AskedQuestion | None:

@@ -30,9 +30,9 @@ def build_exam_tab(page: Any, session: Session, labels: Labels, models: tuple[An
         outcome = labels.make(gr.Dropdown, {"label": texts.SHOWN}, choices=[_FIRST], value=_FIRST, elem_id="outcome")
         chosen = labels.make(gr.Dropdown, {"label": texts.ONE_QUESTION}, choices=[], scale=2, elem_id="exam-question")
     with gr.Row():
-        previous = labels.make(gr.Button, {"value": texts.PREVIOUS}, elem_id="previous")
-        following = labels.make(gr.Button, {"value": texts.NEXT}, elem_id="next")
-        refresh = labels.make(gr.Button, {"value": texts.REFRESH}, elem_id="refresh-exam")
+        previous = labels.make(gr.Button, {"value": texts.PREVIOUS}, size="sm", elem_id="previous")
+        following = labels.make(gr.Button, {"value": texts.NEXT}, size="sm", elem_id="next")
+        refresh = labels.make(gr.Button, {"value": texts.REFRESH}, size="sm", elem_id="refresh-exam")
     shown = gr.HTML(elem_id="exam-shown", elem_classes="blocks")
     with gr.Row():
         explain = labels.make(gr.Checkbox, {"label": texts.EXPLAIN}, value=False)

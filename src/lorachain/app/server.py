@@ -66,7 +66,11 @@ def served(session: Session, *, host: str, port: int | None, language: Language)
     try:
         page.launch(**_launch_options(host, port))
     except OSError as error:
-        raise ConfigError(f"the page cannot be served at {host}, port {port or '7860 and up'}: {error}") from error
+        tried = f"port {port} is" if port else "ports 7860 to 7959 are"
+        raise ConfigError(
+            f"the page cannot be served: {tried} in use at {host}, or {host} is no address of this machine; name "
+            "another --port or --host"
+        ) from error
     try:
         yield str(page.local_url)
     finally:
@@ -104,6 +108,10 @@ def _launch_options(host: str, port: int | None) -> dict[str, Any]:
             neutral_hue="slate",
             font=[gr.themes.Font(name) for name in fonts],
             font_mono=[gr.themes.Font(name) for name in ("ui-monospace", "monospace")],
-        ),
-        "css": style_of_blocks(".blocks") + (files("lorachain.app") / "app.css").read_text(encoding="utf-8"),
+        ).set(button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800"),
+        "head": f"<style>{_style()}</style>",  # Gradio rewrites the selectors of a `css`
     }
+
+
+def _style() -> str:
+    return style_of_blocks(".blocks") + (files("lorachain.app") / "app.css").read_text(encoding="utf-8")

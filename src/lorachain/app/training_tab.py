@@ -15,7 +15,7 @@ SECONDS = 3.0
 
 
 def build_training_tab(page: Any, session: Session, labels: Labels) -> None:
-    refresh = labels.make(gr.Button, {"value": texts.REFRESH}, elem_id="refresh-training")
+    refresh = labels.make(gr.Button, {"value": texts.REFRESH}, size="sm", elem_id="refresh-training")
     progress = gr.HTML(elem_id="progress", elem_classes="blocks")
     state = gr.HTML(elem_id="state", elem_classes="blocks")
 

@@ -12,6 +12,8 @@ from lorachain.report.document.collect import ReportData
 from lorachain.report.document.sections import words
 
 STARTS = {"base model": Text("base", "베이스"), "stage start": Text("start of the step", "단계 시작")}
+_BEGINNING = 48
+"""Characters of a question by which it is recognized."""
 Outcome = Literal["gained", "lost", "both right", "both wrong"]
 
 
@@ -30,6 +32,12 @@ class AskedQuestion:
     """Its text and options, where its source still has them."""
     written: tuple[str, str] = ("", "")
     """What each model wrote; empty where a protocol generates nothing."""
+
+    @property
+    def beginning(self) -> str:
+        """How its text begins; empty where that is not known."""
+        text = " ".join(self.question.question.split()) if self.question is not None else ""
+        return f"{text[:_BEGINNING]}…" if len(text) > _BEGINNING else text
 
     @property
     def outcome(self) -> Outcome:
@@ -145,10 +153,16 @@ def asked_blocks(asked: AskedQuestion, models: tuple[Text, Text]) -> list[Block]
 
 
 def asked_summary(asked: AskedQuestion, models: tuple[Text, Text]) -> Words:
-    """`exam id: right C; base A; step 02 C`."""
+    """`exam id “How the question begins…”: right C; base A; step 02 C`."""
     answers = [
         part
         for model, letter in zip(models, asked.chosen, strict=True)
         for part in ("; ", model, f" {letter or numbers.NOT_MEASURED}")
     ]
-    return (f"{asked.exam} {asked.id}", Text(": right ", ": 정답 "), asked.gold, *answers)
+    return (*_named(asked), Text(": right ", ": 정답 "), asked.gold, *answers)
+
+
+def _named(asked: AskedQuestion) -> tuple[str, ...]:
+    """Exam and id, and how the question begins."""
+    name = f"{asked.exam} {asked.id}"
+    return (name, f" “{asked.beginning}”") if asked.beginning else (name,)

@@ -55,7 +55,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"words": _words, "quoted": _quoted}
+    environment.filters |= {"words": _words, "quoted": _quoted, "breakable": _breakable}
     environment.globals |= {
         "is_cell": lambda value: isinstance(value, Cell),
         "is_figure": _is_figure,
@@ -87,6 +87,11 @@ def _inline(part: str | Text | Number) -> Markup:
         spans = ((language, text) for language, text in (("en", part.en), ("ko", part.ko)) if text)
         return Markup("").join(Markup('<span lang="{0}">{1}</span>').format(name, _clean(text)) for name, text in spans)
     return escape(_clean(part))
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may be wrapped after its underscores, rather than anywhere."""
+    return Markup("_<wbr>").join(_clean(name).split("_"))
 
 
 def _quoted(text: str) -> str:

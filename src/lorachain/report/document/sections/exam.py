@@ -49,11 +49,11 @@ def exam_section(data: ReportData) -> Section:
                 Text(
                     "Scores are on the dev split. The epoch of the last step may have been chosen on these questions, "
                     "so "
-                    "its score is an optimistic one. `letters` reads the most likely letter; `options` the most likely "
+                    "its score is an optimistic one. “letters” reads the most likely letter; “options” the most likely "
                     "text of an option.",
                     "점수는 dev 분할의 것입니다. 마지막 단계의 에포크를 이 문항들로 골랐을 수 있으므로 그 점수는 조금 "
                     "높게 나올 수 "
-                    "있습니다. `letters`는 가장 그럴듯한 글자, `options`는 가장 그럴듯한 선지 본문을 답으로 읽습니다.",
+                    "있습니다. “letters”는 가장 그럴듯한 글자, “options”는 가장 그럴듯한 선지 본문을 답으로 읽습니다.",
                 ),
                 "note",
             )
@@ -112,7 +112,9 @@ def _subject_table(
     score = after.protocols[protocol]
     earlier = before.protocols.get(protocol) if before else None
     rows: list[tuple[Words | Cell, ...]] = [_score_row(Text("all", "전체"), earlier, score)]
-    groups = [(score.per_subject, earlier.per_subject if earlier else {})]
+    groups = []
+    if len(score.per_subject) > 1:
+        groups.append((score.per_subject, earlier.per_subject if earlier else {}))
     if len(score.per_exam) > 1:
         groups.insert(0, (score.per_exam, earlier.per_exam if earlier else {}))
     for now, then in groups:
@@ -121,7 +123,7 @@ def _subject_table(
         Text("Step ", ""),
         stage,
         Text(", ", "단계, "),
-        f"{protocol}/{score.protocol_version} ({score.split}); ",
+        f"{', '.join(score.per_exam)}, {protocol}/{score.protocol_version} ({score.split}); ",
         Text("answers given ", "고른 답 "),
         ", ".join(f"{letter} {count}" for letter, count in score.chosen_letters.items()),
     )

@@ -34,7 +34,7 @@ def chain_section(data: ReportData) -> Section:
             words.stage_title(row.stage.name, row.stage.title),
             (words.condition(row.condition), f": {row.note}" if row.note else ""),
             numbers.proportion(row.score),
-            row.finished,
+            numbers.when(row.finished),
         )
         for row in data.status
     ]
