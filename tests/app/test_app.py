@@ -67,12 +67,12 @@ def test_the_model_in_memory_answers_first_and_is_not_loaded_again(
     loaded: list[str] = []
     load = ScoredModel.load
     monkeypatch.setattr(ScoredModel, "load", lambda model, *rest: (loaded.append(model.name), load(model, *rest))[1])
+    session.held.release()
     for _ in range(2):
         list(session.answers(("base", "00"), lambda e: prompts_of_text("가", "plain", e), Sampling(max_new_tokens=1)))
     session.held.release()
     list(session.answers(("base", "base"), lambda e: prompts_of_text("가", "plain", e), Sampling(max_new_tokens=1)))
-    assert loaded == ["tiny", "tiny:00", "tiny", "tiny"][: len(loaded)]
-    assert loaded.count("tiny:00") == 1
+    assert loaded == ["tiny", "tiny:00", "tiny", "tiny"]
 
 
 def test_a_replaced_adapter_is_loaded_again(session: Session, root: Path) -> None:

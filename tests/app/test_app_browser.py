@@ -1,4 +1,4 @@
-"""The page of `lorachain app` in a real browser: it asks, compares, opens a flip, sees a training, and stays offline."""
+"""`lorachain app` in a real browser: it asks, compares, opens a flip, sees a training, and loads nothing from afar."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 
 from app_making import make_app_workspace, session_of
 from browser_finding import running_browser
+from chain_making import run_command_line
 from lorachain.app.server import served
 from lorachain.artifacts import LossRow
 from lorachain.chain.lock import model_lock
@@ -143,6 +144,30 @@ def test_languages_and_widths(open_page: Open, scheme: str, width: int) -> None:
     page.locator("#language label", has_text="English").click()
     page.locator("#refresh-training", has_text="Refresh").wait_for()
     assert page.locator(".blocks [lang=ko] >> visible=true").count() == 0
+
+
+def test_the_command_serves_until_it_is_interrupted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from urllib.error import HTTPError
+    from urllib.request import ProxyHandler, build_opener
+
+    from lorachain.app.policy import POLICY
+    from lorachain.cli import app_commands
+
+    fetched: dict[str, Any] = {}
+
+    def fetch_and_end(address: str) -> None:
+        opener = build_opener(ProxyHandler({}))
+        with opener.open(address) as response:
+            fetched["policy"] = response.headers["content-security-policy"]
+        with pytest.raises(HTTPError, match="404"):  # FastAPI's page of its interface is loaded from elsewhere
+            opener.open(f"{address}docs")
+
+    monkeypatch.setattr(app_commands, "wait_for_interrupt", fetch_and_end)
+    code, out, err = run_command_line("app", "--model", MODEL, "--workspace", root)
+    assert code == 0, err
+    assert out.startswith("the page of tiny is http://127.0.0.1:")
+    assert out.endswith("the page is closed\n")
+    assert fetched == {"policy": POLICY}
 
 
 def test_a_port_in_use_is_one_message(address: str, root: Path) -> None:

@@ -34,14 +34,14 @@ class Labels:
 
     def updates(self, language: Language) -> list[Any]:
         """For `components`, in their order."""
-        return [gr.update(**_in(words, language)) for words in self._words]
+        return [gr.update(**_in(given, language)) for given in self._words]
 
 
-def _in(words: dict[str, _Words], language: Language) -> dict[str, Any]:
-    return {name: _chosen(value, language) for name, value in words.items()}
+def _in(given: dict[str, _Words], language: Language) -> dict[str, Any]:
+    return {name: _chosen(value, language) for name, value in given.items()}
 
 
-def _chosen(words: _Words, language: Language) -> Any:
-    if isinstance(words, Text):
-        return words.ko if language == "ko" else words.en
-    return [(_chosen(text, language), value) for text, value in words]
+def _chosen(given: _Words, language: Language) -> Any:
+    if isinstance(given, Text):
+        return given.ko if language == "ko" else given.en
+    return [(_chosen(text, language), value) for text, value in given]

@@ -7,13 +7,15 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorachain.app.policy import PolicyMiddleware
-from lorachain.app.session import Session
 from lorachain.errors import ConfigError
 from lorachain.report.document.blocks import Language
 from lorachain.report.document.html import style_of_blocks
+
+if TYPE_CHECKING:
+    from lorachain.app.session import Session
 
 _OLDEST = 6
 """Major version of Gradio."""
@@ -48,7 +50,7 @@ def check_host(host: str, *, allow_remote: bool) -> None:
 
 
 @contextmanager
-def served(session: Session, *, host: str, port: int | None, language: Language) -> Iterator[str]:
+def served(session: "Session", *, host: str, port: int | None, language: Language) -> Iterator[str]:
     """The address of the page while it is served.
 
     Args:

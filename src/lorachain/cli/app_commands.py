@@ -60,11 +60,12 @@ def serve_app(
         )
     with served(Session(context, names, tuple(results or ())), host=host, port=port, language=language) as address:
         console.message(f"the page of {context.model} is {address}; Ctrl+C ends it")
-        _wait()
+        wait_for_interrupt(address)
     console.message("the page is closed")
 
 
-def _wait() -> None:
+def wait_for_interrupt(address: str) -> None:
+    """Returns when Ctrl+C is pressed while the page is served at `address`."""
     import threading
     from contextlib import suppress
 
