@@ -20,7 +20,7 @@ $(VENV)/.complete: pyproject.toml constraints.txt
 run: setup
 	$(BIN)/lorachain run --model gemma-3-270m --config quick_look --workspace $(WORKSPACE)
 
-# For the tests in a browser: one that is there, or an attempt of at most a minute to install one. Never fails.
+# For the tests in a browser: one that is there, or an attempt to install one with a download of at most a minute. Never fails.
 browser: setup
 	@$(BIN)/python tests/install_browser.py || true
 

@@ -2,9 +2,9 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,17 +15,25 @@ _COMMANDS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-sta
 
 
 def system_browser() -> str | None:
-    """The browser that the variable names, or the first one on PATH.
+    """The browser that the variable names, or the first one on PATH that runs.
 
     Raises:
-        ValueError: the variable names something that cannot be run.
+        ValueError: the variable names something that does not run.
     """
     named = os.environ.get(VARIABLE)
     if named:
-        if not os.access(named, os.X_OK) or not Path(named).is_file():
-            raise ValueError(f"{VARIABLE} is {named!r}, which is not a program; name a Chromium or Chrome, or unset it")
+        if not _runs(named):
+            raise ValueError(f"{VARIABLE} is {named!r}, which does not run; name a Chromium or Chrome, or unset it")
         return named
-    return next(filter(None, map(shutil.which, _COMMANDS)), None)
+    return next(filter(_runs, filter(None, map(shutil.which, _COMMANDS))), None)
+
+
+def _runs(path: str) -> bool:
+    """Whether it says its version; Ubuntu's `chromium-browser` is a script that asks for a snap."""
+    try:
+        return subprocess.run((path, "--version"), capture_output=True, timeout=30).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
 
 
 def launch(playwright: Any) -> Any:

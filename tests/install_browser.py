@@ -1,12 +1,13 @@
-"""Tries to install a Chromium for the browser tests, which are skipped without one. Ends within about a minute, always
-with success: a machine without a network or without rights still runs all other tests.
+"""Tries to install a Chromium for the browser tests, which are skipped without one. Downloads for at most a minute, and
+always ends with success: a machine without a network or without rights still runs all other tests.
 
-Nothing is done where a browser is found. Otherwise playwright downloads its own, or, for root on Debian and Ubuntu, apt
-installs the distribution's.
+Nothing is done where a browser is found. Otherwise playwright downloads its own, or, for root on Debian, apt installs
+the distribution's.
 """
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -69,18 +70,28 @@ def _run(command: Sequence[str], seconds: float | None, environment: dict[str, s
     if seconds is not None and seconds <= 0:
         return "was not tried: no time left"
     try:
-        ended = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
-    except subprocess.TimeoutExpired:
-        return f"took more than {seconds:.0f} s"
     except OSError as error:
         return f"failed ({error.strerror})"
-    if ended.returncode == 0:
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # with what it has started, which would go on downloading
+        process.wait()
+        return f"took more than {seconds:.0f} s"
+    if process.returncode == 0:
         return "succeeded"
-    lines = [line for line in (ended.stderr or ended.stdout).splitlines() if line.strip()]
+    lines = [line for line in (err or out).splitlines() if line.strip()]
     reason = next((line for line in lines if "rror" in line or line.startswith("E:")), lines[-1] if lines else "")
-    return f"failed ({reason.strip()[:120] or ended.returncode})"
+    return f"failed ({reason.strip()[:120] or process.returncode})"
 
 
 if __name__ == "__main__":

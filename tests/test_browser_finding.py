@@ -25,10 +25,13 @@ def test_the_variable_comes_before_the_path(program: Path, tmp_path: Path, monke
     assert system_browser() == str(program)
     other = tmp_path / "other"
     other.symlink_to(program)
+    stub = tmp_path / "chromium-browser"
+    stub.write_text("#!/bin/sh\nexit 1\n")
+    stub.chmod(0o755)
     monkeypatch.setenv(VARIABLE, str(other))
     assert system_browser() == str(other)
     monkeypatch.setenv(VARIABLE, str(tmp_path))
-    with pytest.raises(ValueError, match="which is not a program"):
+    with pytest.raises(ValueError, match="which does not run"):
         system_browser()
 
 
@@ -49,6 +52,14 @@ def test_a_failed_installation_is_one_line(monkeypatch: pytest.MonkeyPatch, caps
     assert capsys.readouterr().out == (
         "browser tests are skipped, no Chromium: playwright's download failed (no network)\n"
     )
+
+
+def test_what_takes_too_long_ends_with_all_that_it_started(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    shell = f"sleep 60 & echo $! > {started}.new; mv {started}.new {started}; wait"
+    assert install_browser._run(("sh", "-c", shell), 2) == "took more than 2 s"
+    status = Path("/proc") / started.read_text().strip() / "stat"
+    assert not status.exists() or status.read_text().split()[2] == "Z"  # ended, perhaps not yet collected
 
 
 def test_how_a_command_ended() -> None:
