@@ -181,6 +181,10 @@ def test_only_weights_imports_peft() -> None:
     assert importers("peft") == {"weights"}
 
 
+def test_only_app_imports_gradio() -> None:
+    assert importers("gradio", "starlette") == {"app"}
+
+
 def test_only_training_imports_a_trainer() -> None:
     names = ("Trainer", "TrainingArguments", "TrainerCallback")
     assert importers(*(f"transformers.{name}" for name in names), "transformers.trainer") == {"training"}

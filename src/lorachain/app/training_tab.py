@@ -19,12 +19,16 @@ def build_training_tab(page: Any, session: Session, labels: Labels) -> None:
     progress = gr.HTML(elem_id="progress", elem_classes="blocks")
     state = gr.HTML(elem_id="state", elem_classes="blocks")
 
-    def read_progress() -> str:
-        return str(render_blocks(progress_blocks(session.context), "progress"))
+    shown = gr.State("")
+
+    def read_progress(shown: str) -> tuple[Any, str]:
+        """What is shown already is not sent again, so that nothing flickers where nothing is trained."""
+        html = str(render_blocks(progress_blocks(session.context), "progress"))
+        return (gr.skip() if html == shown else html), html
 
     def read_state() -> str:
         return str(render_blocks(state_blocks(session.context), "state"))
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    gr.on([page.load, refresh.click, gr.Timer(SECONDS).tick], read_progress, None, progress, **quiet)
+    gr.on([page.load, refresh.click, gr.Timer(SECONDS).tick], read_progress, shown, [progress, shown], **quiet)
     gr.on([page.load, refresh.click], read_state, None, state, **quiet)

@@ -160,7 +160,7 @@ def _worse(ledger: Ledger, step: LedgerStep, against: str, other: Text) -> tuple
         f"Is step {step.name} significantly worse than {other.en} by any measure?",
         f"{step.name}단계가 {other.ko}보다 유의하게 나빠진 측정이 있는가?",
     )
-    names = [part for measure in worse for part in (", ", words.ledger_measure(measure))][1:]
+    names = [part for measure in worse for part in ("; ", words.ledger_measure(measure))][1:]
     tested = sum(against in cell.against for cell in step.cells)
     count: Words = (numbers.count(len(worse)), Text(" of ", " / "), numbers.count(tested), Text(" measures", "개 측정"))
     return question, "", count, tuple(names) or Text("none", "없음")

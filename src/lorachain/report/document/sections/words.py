@@ -45,6 +45,7 @@ _LEDGER = {
     "intruder_dimensions": "층마다 생긴 침입 차원",
 }
 _UNITS = {"tokens": "토큰", "answers": "답", "questions": "문항", "documents": "문서", "prompts": "프롬프트"}
+_SPLITS = {"held-out documents": "평가용 문서", "trained entries": "학습한 항목", "exam dev": "시험 dev"}
 _COUNTS = {
     "documents": "문서",
     "documents with exam questions left out": "시험 문항이 있어 제외한 문서",
@@ -106,6 +107,11 @@ def ledger_measure(measure: str) -> Text:
     if measure.startswith("text_"):
         return Text(english, f"퍼플렉서티, {measure.removeprefix('text_')}")
     return Text(english, _LEDGER.get(measure, english))
+
+
+def split(name: str) -> Text:
+    """What a measure was taken on."""
+    return Text(name, _SPLITS.get(name, name))
 
 
 def counted(name: str) -> Text:
