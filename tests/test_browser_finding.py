@@ -47,7 +47,7 @@ def test_nothing_is_installed_where_a_browser_is_found(
 def test_a_failed_installation_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(install_browser, "_works", lambda: "")
     monkeypatch.setattr(install_browser, "_run", lambda *_: "failed (no network)")
-    monkeypatch.setattr(install_browser.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
     install_browser.main()
     assert capsys.readouterr().out == (
         "browser tests are skipped, no Chromium: playwright's download failed (no network)\n"

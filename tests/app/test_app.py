@@ -1,6 +1,7 @@
 """What the page of `lorachain app` shows and refuses, without a browser and without Gradio."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,12 @@ def test_the_model_in_memory_answers_first_and_is_not_loaded_again(
 
     loaded: list[str] = []
     load = ScoredModel.load
-    monkeypatch.setattr(ScoredModel, "load", lambda model, *rest: (loaded.append(model.name), load(model, *rest))[1])
+
+    def counted(model: ScoredModel, *rest: Any) -> Any:
+        loaded.append(model.name)
+        return load(model, *rest)
+
+    monkeypatch.setattr(ScoredModel, "load", counted)
     session.held.release()
     for _ in range(2):
         list(session.answers(("base", "00"), lambda e: prompts_of_text("가", "plain", e), Sampling(max_new_tokens=1)))
@@ -219,7 +225,6 @@ def test_other_machines_only_where_it_is_meant(host: str) -> None:
 
 def test_every_response_has_the_policy() -> None:
     import asyncio
-    from typing import Any
 
     sent: list[Any] = []
 
