@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 WORKSPACE ?= .
 MINUTES ?= 30
 
-.PHONY: setup run test test-gpu check format faults mutants bench bench-gpu clean
+.PHONY: setup run browser test test-gpu check format faults mutants bench bench-gpu clean
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.complete
@@ -20,9 +20,13 @@ $(VENV)/.complete: pyproject.toml constraints.txt
 run: setup
 	$(BIN)/lorachain run --model gemma-3-270m --config quick_look --workspace $(WORKSPACE)
 
+# For the tests in a browser: one that is there, or an attempt to install one with a download of at most a minute. Never fails.
+browser: setup
+	@$(BIN)/python tests/install_browser.py || true
+
 # A process per core, at most four: each needs up to 3 GB. A file's tests share a process and what it set up; the files
 # begin in the order of tests/conftest.py, the longest first.
-test: check
+test: check browser
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The tests that take a device, on the first GPU. One process: the others' models would be in the same memory.

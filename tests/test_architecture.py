@@ -31,6 +31,7 @@ LAYERS = [
     {"ask", "fit"},
     {"doctor"},
     {"report"},
+    {"app"},
     {"export"},
     {"api"},
     {"__init__"},
@@ -178,6 +179,10 @@ def test_json_of_ours_is_read_by_artifacts_only() -> None:
 
 def test_only_weights_imports_peft() -> None:
     assert importers("peft") == {"weights"}
+
+
+def test_only_app_imports_gradio() -> None:
+    assert importers("gradio", "starlette") == {"app"}
 
 
 def test_only_training_imports_a_trainer() -> None:

@@ -124,7 +124,7 @@ def test_the_message_names_what_can_be_done(tmp_path: Path) -> None:
     results = gated(two_steps("1" * 100, HARM), GATE)
     message = stop_message(context, "00", "train 00", results, "Its adapter is kept in X.")
     for part in (
-        "step 00 is not published: KorMedMCQA dev, letters 60.0 %",
+        "step 00 is not published: exam dev, letters 60.0 %",
         "Its adapter is kept in X.",
         f"lorachain train 00 --model tiny --workspace {tmp_path} --accept-harm",
         "raise gates.exam.max_loss and run the same command again",

@@ -166,7 +166,7 @@ def test_the_merge_is_gated(finished_copy: Path, lorachain: Run, monkeypatch: py
     # A new text: the row is compared again, with the scores that were planted.
     code, _, err = lorachain("train", "01", *options, "--ledger-text", mine)
     assert code == 3, err
-    assert "step merge is not published: KorMedMCQA dev, letters 0.0 %" in err
+    assert "step merge is not published: exam dev, letters 0.0 %" in err
     assert not merged.exists()
     assert not list(merged.parent.parent.rglob("*.lorachain-partial"))
     code, _, err = lorachain("train", "01", *options, "--ledger-text", mine, "--accept-harm")

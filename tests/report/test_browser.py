@@ -1,30 +1,22 @@
 """The report in a real browser: both color schemes, a phone, paper, the keyboard, and nothing from the network."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from browser_finding import running_browser
 from chain_making import run_command_line
 from report_making import MODEL, make_report_workspace
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 Open = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"no browser is installed: none of {', '.join(BROWSERS)}")
-    with sync_api.sync_playwright() as playwright:
-        # Chromium refuses to run as root with its sandbox, as in a container; the page is one of ours.
-        running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with running_browser() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")

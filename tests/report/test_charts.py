@@ -74,3 +74,10 @@ def test_a_perplexity_is_shaded_by_its_relative_change() -> None:
              "verdict": "worse"}
         )  # fmt: skip
         assert shade(cell, change) == expected
+
+
+def test_the_labels_of_a_learning_rate_fit_into_the_margin() -> None:
+    svg = line_chart([Curve([1, 7], [2e-4, 5e-4], "rate")], Text("learning rate", "학습률"), steps=7)
+    labels = re.findall(r'text-anchor="end">([^<]+)<', svg)
+    assert labels[:6] == ["0", "1e-4", "2e-4", "3e-4", "4e-4", "5e-4"]
+    assert all(len(label) <= 6 for label in labels)

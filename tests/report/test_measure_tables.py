@@ -43,8 +43,8 @@ def test_every_change_has_its_interval_its_p_and_its_items() -> None:
     ledger = measured_ledger()
     rows = rows_of(change_table(ledger))
     assert [row[:3] for row in rows] == [
-        ["01", "KorMedMCQA dev, letters", "00"],
-        ["01", "KorMedMCQA dev, letters", "base"],
+        ["01", "exam dev, letters", "00"],
+        ["01", "exam dev, letters", "base"],
         ["01", "perplexity, general Korean", "00"],
         ["01", "perplexity, general Korean", "base"],
     ]
@@ -61,7 +61,7 @@ def test_every_change_has_its_interval_its_p_and_its_items() -> None:
 def test_the_matrix_marks_what_is_better_and_worse_than_the_parent() -> None:
     ledger = measured_ledger()
     rows = {row[0]: row[1:] for row in rows_of(ledger_table(ledger, ["base", "00", "01", "merge"], {}))}
-    assert rows["KorMedMCQA dev, letters"] == ["50.0", "62.5", "0.0 ▼", "–", "1.0"]
+    assert rows["exam dev, letters"] == ["50.0", "62.5", "0.0 ▼", "–", "1.0"]
     perplexities = rows["perplexity, general Korean"]
     assert [text[-1:] == "▼" for text in perplexities[:3]] == [False, False, True]
     assert perplexities[3:] == ["–", "–"]

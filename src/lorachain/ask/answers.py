@@ -8,13 +8,13 @@ from typing import Protocol
 from torch import nn
 
 from lorachain.ask.forms import AskedPrompt
+from lorachain.ask.held_model import HeldModel
 from lorachain.chain.context import ChainContext
 from lorachain.chain.runtime import dtype_of
 from lorachain.chain.scored_model import ScoredModel, find_scored_model
 from lorachain.chain.stages import training_stages
 from lorachain.evaluation.scoring import QuestionScore, score_questions
 from lorachain.inference.generate import generate
-from lorachain.memory import release
 from lorachain.records import ExamQuestion
 from lorachain.tokens import TokenEncoder
 from lorachain.weights.load import resolve_device
@@ -58,6 +58,28 @@ class Answered:
     score: QuestionScore | None
     """Of an exam question: the log-probabilities of its options."""
 
+    @property
+    def first_seconds(self) -> float:
+        """From the first prompt to its first token."""
+        return self.answers[0].first_seconds if self.answers else 0.0
+
+    @property
+    def tokens(self) -> int:
+        return sum(answer.tokens for answer in self.answers)
+
+    @property
+    def seconds(self) -> float:
+        return sum(answer.seconds for answer in self.answers)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / max(self.seconds, 1e-9)
+
+    @property
+    def complete(self) -> bool:
+        """False where an answer was cut at the limit."""
+        return all(answer.complete for answer in self.answers)
+
 
 class View(Protocol):
     """Where answers are shown as they are generated."""
@@ -90,29 +112,34 @@ def ask(
     *,
     sampling: Sampling,
     question: ExamQuestion | None = None,
+    held: HeldModel | None = None,
 ) -> list[Answered]:
     """The answers of every model, in the order of the models.
 
     Args:
         prompts: what is asked, given the model's tokenizer.
         question: an exam question whose options are scored too.
+        held: keeps the last model for the next question; without it, every model is released when it has answered.
 
     Raises:
         LorachainError: a model cannot be loaded or asked.
     """
     device = resolve_device(context.config.device)
+    keeper = held if held is not None else HeldModel()
     results = []
     for model in models:
+        keeper.release_other_than(model)
         view.loading(model.name)
         start = time.monotonic()
-        loaded, encoder = model.load(device, dtype_of(context.config))
+        loaded, encoder = keeper.load(model, device, dtype_of(context.config))
         load_seconds = time.monotonic() - start
         answers = [_answer(model.name, loaded, encoder, prompt, view, sampling) for prompt in prompts(encoder)]
         score = score_questions(loaded, encoder, [question])[0] if question is not None else None
         results.append(Answered(model.name, load_seconds, tuple(answers), score))
         view.answered(results[-1])
         del loaded
-        release()
+        if held is None:
+            keeper.release()
     return results
 
 

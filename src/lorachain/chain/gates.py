@@ -113,7 +113,7 @@ def _result(
 
 
 def _summary(cell: Cell, reference: Cell, change: Change, gate: GateConfig, loss: float, other: str) -> str:
-    """`KorMedMCQA dev, letters 41.2 % against 47.5 % of base: 6.3 points lost, 2 tolerated, p = 0.004, …`."""
+    """`exam dev, letters 41.2 % against 47.5 % of base: 6.3 points lost, 2 tolerated, p = 0.004, …`."""
     unit = "points" if gate.unit == "points" else "%"
     change_text = f"{abs(loss):.1f} {unit} {'lost' if loss > 0 else 'gained'}" if loss else "no difference"
     flips = "" if change.lost is None else f", {change.lost} lost and {change.gained} gained of {cell.n}"

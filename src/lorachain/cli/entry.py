@@ -10,6 +10,7 @@ from typing import TextIO, cast
 # Each registers its commands.
 from lorachain.cli import (  # noqa: F401
     ablation_commands,
+    app_commands,
     ask_commands,
     chain_commands,
     data_check,

@@ -16,7 +16,7 @@ from lorachain.redaction import printable
 from lorachain.report.tables import escape
 
 if TYPE_CHECKING:
-    from lorachain.ask.answers import Answer, Answered, View
+    from lorachain.ask.answers import Answered, View
 
 _NARROWEST = 28
 """Columns of a terminal that each model needs to be shown beside the others."""
@@ -112,17 +112,11 @@ def answer_lines(text: str) -> str:
 
 def timing(answered: "Answered") -> str:
     """How long loading and answering took."""
-    tokens = sum(answer.tokens for answer in answered.answers)
-    seconds = sum(answer.seconds for answer in answered.answers)
-    cut = ", cut at the limit (--max-new-tokens)" if any(not answer.complete for answer in answered.answers) else ""
+    cut = "" if answered.complete else ", cut at the limit (--max-new-tokens)"
     return (
-        f"loaded in {answered.load_seconds:.1f} s, first token after {_first(answered.answers):.2f} s, {tokens} tokens "
-        f"in {seconds:.1f} s ({tokens / max(seconds, 1e-9):,.1f} tokens/s){cut}"
+        f"loaded in {answered.load_seconds:.1f} s, first token after {answered.first_seconds:.2f} s, {answered.tokens} "
+        f"tokens in {answered.seconds:.1f} s ({answered.tokens_per_second:,.1f} tokens/s){cut}"
     )
-
-
-def _first(answers: "Sequence[Answer]") -> float:
-    return answers[0].first_seconds if answers else 0.0
 
 
 def question_text(question: ExamQuestion, split: str) -> str:
@@ -141,12 +135,13 @@ def options_table(question: ExamQuestion, answered: "Sequence[Answered]") -> Tab
     for number, option in enumerate(question.options):
         cells = [LETTERS[number], escape(option), "<==" if number == question.answer else ""]
         for model in answered:
-            cells += _scores(model, number)
+            cells += option_scores(model, number)
         table.add_row(*cells)
     return table
 
 
-def _scores(model: "Answered", number: int) -> list[str]:
+def option_scores(model: "Answered", number: int) -> list[str]:
+    """What a model gives an option: its letter's probability, its text's log-probability; `*` marks its choices."""
     score = model.score
     if score is None or score.option_logprobs is None:
         return ["–", "–"]

@@ -1,5 +1,6 @@
 """The sections of a report, in order."""
 
+from lorachain.report.document import numbers
 from lorachain.report.document.blocks import Document, Text
 from lorachain.report.document.collect import ReportData
 from lorachain.report.document.sections.curves import curve_section
@@ -20,7 +21,8 @@ from lorachain.version import __version__
 
 def build_document(data: ReportData) -> Document:
     """The same data give the same document: it has no time of its own."""
-    ended = Text(f"last step finished {data.finished}", f"마지막 단계 완료 {data.finished}") if data.finished else ""
+    at = numbers.when(data.finished)
+    ended = Text(f"last step finished {at}", f"마지막 단계 완료 {at}") if at else ""
     return Document(
         title=Text(f"{data.model}: report of the chain", f"{data.model}: 체인 보고서"),
         subtitle=(

@@ -100,7 +100,8 @@ def line_chart(curves: Sequence[Curve], y_label: Text, *, height: int = 180, ste
     parts += [_grid_line(y(tick), tick) for tick in ticks]
     for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end")):
         label = Markup('<text class="tick" x="{0}" y="{1}" text-anchor="{2}">{3}</text>')
-        parts.append(label.format(_short(x(share * span)), bottom + 14, anchor, f"{round(share * span):,}"))
+        step = round(share * span)
+        parts.append(label.format(_short(x(step)), bottom + 14, anchor, f"{step:,}"))
     middle = _LEFT + (WIDTH - _LEFT - _RIGHT) // 2
     parts.append(
         bilingual(
@@ -117,7 +118,15 @@ def _grid_line(y: float, value: float) -> Markup:
     return Markup(
         '<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>'
         '<text class="tick" x="{at}" y="{below}" text-anchor="end">{label}</text>'
-    ).format(left=_LEFT, right=WIDTH - _RIGHT, y=_short(y), at=_LEFT - 5, below=_short(y + 4), label=f"{value:.3g}")
+    ).format(left=_LEFT, right=WIDTH - _RIGHT, y=_short(y), at=_LEFT - 5, below=_short(y + 4), label=_tick_label(value))
+
+
+def _tick_label(value: float) -> str:
+    """At most six characters, which is what the margin has: `1.5e-4` for a learning rate."""
+    if value == 0 or value >= 0.01:
+        return f"{value:.3g}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
 def loss_curves(steps: Sequence[int], losses: Sequence[float]) -> list[Curve]:

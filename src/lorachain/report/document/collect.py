@@ -21,7 +21,7 @@ from lorachain.chain.exam_results import ExamResults, load_exam_results
 from lorachain.chain.exam_texts import validated_questions
 from lorachain.chain.history import read_history
 from lorachain.chain.ledger_view import LedgerView, ledger_view
-from lorachain.chain.stages import Stage, chain_stages, find_reasoning_step
+from lorachain.chain.stages import Stage, chain_stages, find_reasoning_step, training_stages
 from lorachain.chain.status import StageStatus, chain_status
 from lorachain.errors import LorachainError
 from lorachain.reasoning.samples_file import read_samples
@@ -117,9 +117,7 @@ def collect(context: ChainContext, results: Sequence[Path] = ()) -> ReportData:
         if stage.kind == "merge" and merge_report.is_file():
             data.merge_report = _try(data, "merge report", partial(MergeReport.read, merge_report))
         if stage.kind == "training":
-            log = context.workspace.loss_log(stage.name, context.model)
-            losses = _try(data, f"losses {stage.name}", partial(read_loss_log, log)) or []
-            data.stages.append(StageData(stage, info if isinstance(info, TrainingInfo) else None, losses))
+            data.stages.append(_stage_data(context, data, stage, info))
             if isinstance(info, TrainingInfo):
                 history = _try(data, "history", partial(read_history, folder))
                 data.history = history or data.history
@@ -129,6 +127,21 @@ def collect(context: ChainContext, results: Sequence[Path] = ()) -> ReportData:
     if kept is not None and last is not None:
         data.questions = _try(data, "questions", lambda: validated_questions(last, kept.result)) or {}
     return data
+
+
+def collect_training(context: ChainContext) -> ReportData:
+    """The training stages and their losses alone: what can be read every few seconds."""
+    data = ReportData(context.model, "", [], [], [])
+    for stage in training_stages():
+        info = _try(data, stage.name, partial(_stage_info, context.output(stage)))
+        data.stages.append(_stage_data(context, data, stage, info))
+    return data
+
+
+def _stage_data(context: ChainContext, data: ReportData, stage: Stage, info: StageInfo | None) -> StageData:
+    log = context.workspace.loss_log(stage.name, context.model)
+    losses = _try(data, f"losses {stage.name}", partial(read_loss_log, log)) or []
+    return StageData(stage, info if isinstance(info, TrainingInfo) else None, losses)
 
 
 def _stage_info(folder: Path) -> StageInfo | None:

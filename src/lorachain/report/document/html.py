@@ -2,13 +2,16 @@
 
 import base64
 import hashlib
+from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from lorachain.redaction import printable, without_tokens
-from lorachain.report.document.blocks import GENERATED, Cell, Document, Language, Number, Text, Words, parts
+from lorachain.report.document.blocks import GENERATED, Block, Cell, Document, Language, Number, Text, Words, parts
 
 GENERATOR = "lorachain report"
 """Of the page's `meta` element: a file without it is not overwritten."""
@@ -19,6 +22,32 @@ def render_html(document: Document, language: Language) -> str:
 
     The content security policy allows the page's own style sheet, by its hash, and nothing else.
     """
+    style = "".join(map(_template, ("colors.css", "blocks.css", "report.css")))
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    template = _environment().get_template("report.html.jinja")
+    return template.render(
+        document=document, language=language, policy=policy, style=Markup(style), generator=GENERATOR
+    )
+
+
+def render_blocks(blocks: Sequence[Block], prefix: str) -> Markup:
+    """Blocks as a part of another page, in both languages; `style_of_blocks` shows one of them.
+
+    Args:
+        prefix: what the ids of their elements begin with, unique in the page.
+    """
+    module: Any = _environment().get_template("blocks.html.jinja").module
+    return Markup(module.blocks_of(blocks, prefix))
+
+
+def style_of_blocks(within: str) -> str:
+    """The colors, and the rules of `render_blocks` for what is within the elements of that selector."""
+    return f"{_template('colors.css')}{within} {{\n{_template('blocks.css')}}}\n"
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
@@ -26,19 +55,13 @@ def render_html(document: Document, language: Language) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"words": _words, "quoted": _quoted}
+    environment.filters |= {"words": _words, "quoted": _quoted, "breakable": _breakable}
     environment.globals |= {
         "is_cell": lambda value: isinstance(value, Cell),
         "is_figure": _is_figure,
         "generated": GENERATED,
     }
-    style = _template("report.css")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    template = environment.get_template("report.html.jinja")
-    return template.render(
-        document=document, language=language, policy=policy, style=Markup(style), generator=GENERATOR
-    )
+    return environment
 
 
 def _template(name: str) -> str:
@@ -64,6 +87,11 @@ def _inline(part: str | Text | Number) -> Markup:
         spans = ((language, text) for language, text in (("en", part.en), ("ko", part.ko)) if text)
         return Markup("").join(Markup('<span lang="{0}">{1}</span>').format(name, _clean(text)) for name, text in spans)
     return escape(_clean(part))
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may be wrapped after its underscores, rather than anywhere."""
+    return Markup("_<wbr>").join(_clean(name).split("_"))
 
 
 def _quoted(text: str) -> str:

@@ -1,12 +1,15 @@
 """Numbers of JSON files as the report shows them, each with the value that it was rounded from."""
 
+import re
 from math import isfinite
 
 from lorachain.artifacts import Cell, Change, Measure
 from lorachain.artifacts.validation import PairedComparison, Proportion
 from lorachain.report.document.blocks import Inline, Number, Text, Words
+from lorachain.report.document.sections import words
 
 NOT_MEASURED = "–"
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d):\d\d(?:\.\d+)?([+-]\d\d:?\d\d|Z)?")
 
 
 def count(value: int) -> Number:
@@ -48,7 +51,7 @@ def measure(value: Measure | None) -> Words:
         return NOT_MEASURED
     n: tuple[Inline, ...] = (" n=", count(value.n))
     if value.wilson95 is None:
-        return (decimal(value.value), *n)
+        return (decimal(value.value), *n, Text(f" {value.unit}", f" {words.unit(value.unit).ko}"))
     return (percent(value.value), *interval(*value.wilson95), *n)
 
 
@@ -68,18 +71,21 @@ def ledger_change(cell: Cell, change: Change) -> Words:
     return (parts[0], " [", parts[1], ", ", parts[2], "]")
 
 
-def paired(comparison: PairedComparison | None) -> Words:
-    """Questions gained and lost, with the exact McNemar p."""
-    if comparison is None:
-        return NOT_MEASURED
+def when(time: str) -> str:
+    """`2026-01-02 03:04 +0900` of `2026-01-02T03:04:05+0900`; anything else as it is."""
+    parts = _TIME.fullmatch(time)
+    return " ".join(filter(None, parts.groups())) if parts else time
+
+
+def paired(comparison: PairedComparison) -> Words:
+    """Questions gained and lost."""
     return (
         Text("gained ", "새로 맞힘 "),
         count(comparison.gained),
         Text(", lost ", ", 새로 틀림 "),
         count(comparison.lost),
-        " (",
-        p_value(comparison.mcnemar_p),
-        ")",
+        Text(" of ", " / "),
+        count(comparison.n),
     )
 
 

@@ -1,19 +1,24 @@
 """Exam results by subject, and the questions gained and lost to browse."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from lorachain.artifacts import EvalResult, ValidationResult
 from lorachain.artifacts.validation import Proportion
-from lorachain.records import LETTERS, ExamQuestion
 from lorachain.report.document import numbers
+from lorachain.report.document.asked import (
+    STARTS,
+    AskedExam,
+    asked_blocks,
+    asked_summary,
+    between,
+    evaluated_exam,
+    validated_exam,
+)
 from lorachain.report.document.blocks import (
     Block,
     Cell,
     Fold,
-    Number,
     Paragraph,
-    Quote,
     Section,
     Table,
     Text,
@@ -24,7 +29,6 @@ from lorachain.report.document.collect import ReportData
 from lorachain.report.document.sections import words
 from lorachain.report.document.sections.overview import score_picture
 
-_STARTS = {"base model": Text("base", "베이스"), "stage start": Text("start of the step", "단계 시작")}
 _MOST = 100
 """Questions to browse of each kind."""
 
@@ -39,17 +43,17 @@ def exam_section(data: ReportData) -> Section:
         )
     else:
         before = start[1].result if start else None
-        name = _STARTS[start[0]] if start else Text("before", "전")
+        name = STARTS[start[0]] if start else Text("before", "전")
         blocks.append(
             Paragraph(
                 Text(
                     "Scores are on the dev split. The epoch of the last step may have been chosen on these questions, "
                     "so "
-                    "its score is an optimistic one. `letters` reads the most likely letter; `options` the most likely "
+                    "its score is an optimistic one. “letters” reads the most likely letter; “options” the most likely "
                     "text of an option.",
                     "점수는 dev 분할의 것입니다. 마지막 단계의 에포크를 이 문항들로 골랐을 수 있으므로 그 점수는 조금 "
                     "높게 나올 수 "
-                    "있습니다. `letters`는 가장 그럴듯한 글자, `options`는 가장 그럴듯한 선지 본문을 답으로 읽습니다.",
+                    "있습니다. “letters”는 가장 그럴듯한 글자, “options”는 가장 그럴듯한 선지 본문을 답으로 읽습니다.",
                 ),
                 "note",
             )
@@ -58,7 +62,7 @@ def exam_section(data: ReportData) -> Section:
             blocks.append(_subject_table(protocol, kept.stage, kept.result, before, name))
             if start and (compared := kept.compared_with.get(start[0], {}).get(protocol)):
                 line: Words = (
-                    *_between(kept.stage, name),
+                    *between(kept.stage, name),
                     ": ",
                     *parts(numbers.paired(compared)),
                     "; ",
@@ -73,13 +77,9 @@ def flip_section(data: ReportData) -> Section:
     """Questions that exactly one of the first and the last model answers correctly, each to be opened."""
     title = Text("Questions gained and lost", "새로 맞힌 문항과 틀리게 된 문항")
     blocks: list[Block] = []
-    kept, start, last = data.kept_score(), data.start_score(), data.last
-    if kept is not None and start is not None and last is not None:
-        protocol = last.validation.selected_by
-        if protocol not in kept.result.questions.chosen:
-            protocol = next(iter(kept.result.questions.chosen))
-        name = _STARTS[start[0]]
-        blocks.append(Paragraph((*_between(kept.stage, name), f", {protocol}"), "note"))
+    validated, evaluated = validated_exam(data), evaluated_exam(data)
+    if validated is not None:
+        blocks.append(Paragraph(validated.title, "note"))
         if not data.questions:
             blocks.append(
                 words.missing(
@@ -88,8 +88,8 @@ def flip_section(data: ReportData) -> Section:
                     data.notes.get("questions"),
                 )
             )
-        blocks += _flips(kept.stage, name, kept.result, start[1].result, protocol, data.questions)
-    elif kept is not None:
+        blocks += _flips(validated)
+    elif data.kept_score() is not None:
         blocks.append(
             words.missing(
                 "No earlier model was validated on the same questions.", "같은 문항으로 검증한 앞 모델이 없습니다."
@@ -97,12 +97,13 @@ def flip_section(data: ReportData) -> Section:
         )
     else:
         blocks.append(words.missing("Nothing has been validated yet.", "아직 검증한 결과가 없습니다."))
-    blocks += _result_flips(data)
+    if data.results.not_compared:
+        blocks.append(
+            words.missing("The results are not compared:", "결과를 비교하지 않습니다:", data.results.not_compared)
+        )
+    if evaluated is not None:
+        blocks += [Paragraph(evaluated.title, "note"), *_flips(evaluated)]
     return Section("flips", title, blocks)
-
-
-def _between(stage: str, start: Text) -> tuple[str | Text | Number, ...]:
-    return (Text("Step ", ""), stage, Text(f" against the {start.en}", f"단계와 {start.ko}의 비교"))
 
 
 def _subject_table(
@@ -111,7 +112,9 @@ def _subject_table(
     score = after.protocols[protocol]
     earlier = before.protocols.get(protocol) if before else None
     rows: list[tuple[Words | Cell, ...]] = [_score_row(Text("all", "전체"), earlier, score)]
-    groups = [(score.per_subject, earlier.per_subject if earlier else {})]
+    groups = []
+    if len(score.per_subject) > 1:
+        groups.append((score.per_subject, earlier.per_subject if earlier else {}))
     if len(score.per_exam) > 1:
         groups.insert(0, (score.per_exam, earlier.per_exam if earlier else {}))
     for now, then in groups:
@@ -120,7 +123,7 @@ def _subject_table(
         Text("Step ", ""),
         stage,
         Text(", ", "단계, "),
-        f"{protocol}/{score.protocol_version} ({score.split}); ",
+        f"{', '.join(score.per_exam)}, {protocol}/{score.protocol_version} ({score.split}); ",
         Text("answers given ", "고른 답 "),
         ", ".join(f"{letter} {count}" for letter, count in score.chosen_letters.items()),
     )
@@ -159,100 +162,13 @@ def _result_row(label: Words, score: Proportion) -> tuple[Words | Cell, ...]:
     return label, numbers.proportion(score), Cell("", picture=score_picture(None, score))
 
 
-def _flips(
-    stage: str,
-    start: Text,
-    after: ValidationResult,
-    before: ValidationResult,
-    protocol: str,
-    questions: Mapping[tuple[str, str], ExamQuestion],
-) -> Iterator[Block]:
-    was, now = before.correct(protocol), after.correct(protocol)
-    asked = after.questions
-    by_kind: dict[bool, list[Fold]] = {True: [], False: []}
-    for i, question_id in enumerate(asked.ids):
-        if was[i] == now[i]:
-            continue
-        question = questions.get((asked.exams[i], question_id))
-        chosen = {start: before.questions.chosen[protocol][i], _step(stage): asked.chosen[protocol][i]}
-        by_kind[now[i]].append(_flip(f"{asked.exams[i]} {question_id}", asked.gold[i], chosen, question, ()))
-    yield from _groups(by_kind[True], by_kind[False])
-
-
-def _step(stage: str) -> Text:
-    return Text(f"step {stage}", f"{stage}단계")
-
-
-def _groups(gained: list[Fold], lost: list[Fold]) -> Iterator[Block]:
-    for title, folds in ((Text("Gained", "새로 맞힘"), gained), (Text("Lost", "틀리게 됨"), lost)):
-        yield Paragraph((title, ": ", numbers.count(len(folds))), "title")
-        yield from folds[:_MOST]
-        if len(folds) > _MOST:
+def _flips(exam: AskedExam) -> Iterator[Block]:
+    for title, questions in (
+        (Text("Gained", "새로 맞힘"), exam.of("gained")),
+        (Text("Lost", "틀리게 됨"), exam.of("lost")),
+    ):
+        yield Paragraph((title, ": ", numbers.count(len(questions))), "title")
+        for asked in questions[:_MOST]:
+            yield Fold(asked_summary(asked, exam.models), asked_blocks(asked, exam.models))
+        if len(questions) > _MOST:
             yield words.missing(f"Only the first {_MOST} are shown.", f"처음 {_MOST}개만 표시합니다.")
-
-
-def _flip(
-    name: str,
-    gold: str,
-    chosen: Mapping[Text, str | None],
-    question: ExamQuestion | None,
-    written: tuple[Quote, ...],
-) -> Fold:
-    """One question: its text and options where they are known, who chose what, and what was written."""
-    answers = [part for who, letter in chosen.items() for part in ("; ", who, f" {letter or numbers.NOT_MEASURED}")]
-    blocks: list[Block] = []
-    if question is not None:
-        blocks.append(Paragraph(question.question))
-        marks = {letter: [who for who, other in chosen.items() if other == letter] for letter in LETTERS}
-        rows: list[tuple[Words | Cell, ...]] = []
-        for letter, option in zip(LETTERS, question.options, strict=True):
-            who = [part for one in marks[letter] for part in (", ", one)][1:]
-            right: Words = Text("right answer", "정답") if letter == gold else ""
-            rows.append((letter, Cell(option, "better-1" if letter == gold else ""), right, tuple(who) or ""))
-        columns = (
-            Text("letter", "글자"),
-            Text("option", "선지"),
-            Text("right", "정답"),
-            Text("chosen by", "고른 모델"),
-        )
-        blocks.append(Table(Text("Options", "선지"), columns, rows))
-    blocks += written
-    if not blocks:
-        blocks.append(words.missing("Its text is not known.", "본문을 알 수 없습니다."))
-    return Fold((name, Text(": right ", ": 정답 "), gold, *answers), blocks)
-
-
-def _result_flips(data: ReportData) -> Iterator[Block]:
-    """Of results that the user named: the questions of their comparison, with what each model wrote."""
-    given = data.results
-    if given.not_compared:
-        yield words.missing("The results are not compared:", "결과를 비교하지 않습니다:", given.not_compared)
-    if given.comparison is None:
-        return
-    compared = given.comparison
-    first, last = ({(row["exam"], row["id"]): row for row in rows} for rows in (given.rows[0], given.rows[-1]))
-    names = [Text(result.model.name, result.model.name) for result in (given.results[0], given.results[-1])]
-    if names[0] == names[1]:
-        names = [Text(f"A: {names[0].en}", f"A: {names[0].ko}"), Text(f"B: {names[1].en}", f"B: {names[1].ko}")]
-    difference = Number(compared.difference, f"{100 * compared.difference:+.1f}")
-    yield Paragraph(
-        (
-            *(names[1], Text(" against ", "와 다음의 비교: "), names[0], f", {compared.protocol}: ", difference),
-            *(Text(" points (", " %p ("), numbers.p_value(compared.mcnemar_p), "); ", words.summary(compared.summary)),
-        ),
-        "note",
-    )
-    folds: list[list[Fold]] = []
-    for flips in (compared.gained, compared.lost):
-        folds.append([])
-        for flip in flips:
-            key = (flip.exam, flip.id)
-            written = tuple(_written(names[0], first[key])) + tuple(_written(names[1], last[key]))
-            chosen = {names[0]: flip.a, names[1]: flip.b}
-            folds[-1].append(_flip(f"{flip.exam} {flip.id}", flip.gold, chosen, data.questions.get(key), written))
-    yield from _groups(*folds)
-
-
-def _written(name: Text, row: Mapping[str, Any]) -> Iterator[Quote]:
-    if row["generation"]:
-        yield Quote(name, row["generation"])

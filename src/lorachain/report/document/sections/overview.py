@@ -34,7 +34,7 @@ def chain_section(data: ReportData) -> Section:
             words.stage_title(row.stage.name, row.stage.title),
             (words.condition(row.condition), f": {row.note}" if row.note else ""),
             numbers.proportion(row.score),
-            row.finished,
+            numbers.when(row.finished),
         )
         for row in data.status
     ]
@@ -119,7 +119,7 @@ def _measure_rows(info: TrainingInfo) -> Iterator[tuple[Words | Cell, ...]]:
     for name, after in info.measures.after.items():
         before = info.measures.before.get(name)
         picture = measure_picture(before, after)
-        label: Words = (words.measure_name(after.name), f" ({after.split}, v{after.protocol_version})")
+        label: Words = (words.measure_name(after.name), " (", words.split(after.split), f", v{after.protocol_version})")
         yield (
             label,
             numbers.measure(before),

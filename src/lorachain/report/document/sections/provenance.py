@@ -54,7 +54,7 @@ def _source_row(stage: str, use: Words, source: SourceRecord) -> tuple[Words | C
 
 def _count_table(data: ReportData) -> Table:
     rows = [
-        (info.stage, name.replace("_", " "), numbers.count(number))
+        (info.stage, words.counted(name), numbers.count(number))
         for info in data.trained
         for name, number in info.counts.items()
     ]
@@ -101,7 +101,7 @@ def environment_section(data: ReportData) -> Section:
         Table(Text("Cost", "비용"), columns, costs),
         Table(
             Text("Weights", "가중치"),
-            (Text("step", "단계"), Text("base", "베이스"), Text("adapter", "어댑터"), "commit"),
+            (Text("step", "단계"), Text("base", "베이스"), Text("adapter", "어댑터"), Text("commit", "커밋")),
             hashes,
         ),
         Table(Text("Versions", "버전"), (Text("package", "패키지"), *stages), versions),

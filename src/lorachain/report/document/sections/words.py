@@ -32,8 +32,8 @@ _LEDGER = {
     "plain_text": "퍼플렉서티, 00단계의 평가용 텍스트",
     "korean": "퍼플렉서티, 일반 한국어",
     "english": "퍼플렉서티, 영어",
-    "exam_letters": "KorMedMCQA dev, 글자",
-    "exam_options": "KorMedMCQA dev, 선지",
+    "exam_letters": "시험 dev, 글자",
+    "exam_options": "시험 dev, 선지",
     "dictionary_exam_letters": "사전 시험, 글자",
     "dictionary_exam_options": "사전 시험, 선지",
     "form_plain_text": "형식 유지, 일반 텍스트",
@@ -45,6 +45,23 @@ _LEDGER = {
     "intruder_dimensions": "층마다 생긴 침입 차원",
 }
 _UNITS = {"tokens": "토큰", "answers": "답", "questions": "문항", "documents": "문서", "prompts": "프롬프트"}
+_SPLITS = {"held-out documents": "평가용 문서", "trained entries": "학습한 항목", "exam dev": "시험 dev"}
+_COUNTS = {
+    "documents": "문서",
+    "documents with exam questions left out": "시험 문항이 있어 제외한 문서",
+    "heldout documents": "평가용으로 떼어 둔 문서",
+    "packs": "팩",
+    "tokens per epoch": "에포크당 토큰",
+    "entries": "사전 항목",
+    "longer than max length left out": "최대 길이보다 길어 제외",
+    "questions": "문항",
+    "questions with reasoning": "풀이가 있는 문항",
+    "questions also in dev left out": "dev에도 있어 제외한 문항",
+    "exchanges": "대화",
+    "exchanges left out": "제외한 대화",
+    "instructions": "지시",
+    "instructions with exam questions left out": "시험 문항이 있어 제외한 지시",
+}
 _VERDICTS = {
     "better": Text("better", "나아짐"),
     "worse": Text("worse", "나빠짐"),
@@ -90,6 +107,17 @@ def ledger_measure(measure: str) -> Text:
     if measure.startswith("text_"):
         return Text(english, f"퍼플렉서티, {measure.removeprefix('text_')}")
     return Text(english, _LEDGER.get(measure, english))
+
+
+def split(name: str) -> Text:
+    """What a measure was taken on."""
+    return Text(name, _SPLITS.get(name, name))
+
+
+def counted(name: str) -> Text:
+    """What `training_info.json` counts."""
+    english = name.replace("_", " ")
+    return Text(english, _COUNTS.get(english, english))
 
 
 def unit(name: str) -> Text:
