@@ -154,8 +154,8 @@ def read_all(corpus: Path, processes: int, journal: Path) -> None:
     resumed = in_a_process(*common, "--journal", str(journal))
     same = "the same report" if resumed["report"] == whole["report"] else "ANOTHER REPORT"
     print(
-        f"  resumed: {resumed['seconds']:.0f} s instead of {whole['seconds']:.0f} s, CPU {resumed['cpu']:.0f} s instead "
-        f"of {whole['cpu']:.0f} s, peak {resumed['peak_mb']:,.0f} MB, {same}"
+        f"  resumed: {resumed['seconds']:.0f} s instead of {whole['seconds']:.0f} s, CPU {resumed['cpu']:.0f} s, not "
+        f"{whole['cpu']:.0f} s, peak {resumed['peak_mb']:,.0f} MB, {same}"
     )
 
 

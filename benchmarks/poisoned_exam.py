@@ -3,15 +3,14 @@
     python benchmarks/poisoned_exam.py --names kcd8_ko_en.jsonl --out poisoned/
 
 An exam about disease names, half of it held out. Half of the held-out questions are planted in the training questions,
-as a collection of past papers has them: with a number before the question, and the options in another order. Stage 02 is
-trained on both twice, directly on the base: with `data.contamination.action` at `report`, which trains on them, and at
+as a collection of past papers has them: with a number before the question, and the options in another order. Stage 02
+trains on both twice, directly on the base: with `data.contamination.action` at `report`, which trains on them, and at
 `remove`. Reported: accuracy by `options` of the planted and of the other held-out questions after the last epoch, with
 Wilson intervals, Fisher's exact test between the two halves, and the exact McNemar test of the two runs on the same
 questions. The rows of --names are objects with `code`, `korean` and `english`. A run that was interrupted resumes.
 """
 
 import argparse
-import json
 import random
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 from forgetting import draw_names
 from lorachain.data.exam_writer import write_exam
 from lorachain.data.make_exam import make_exam
+from lorachain.evaluation.results import read_results
 from lorachain.evaluation.statistics import discordant, mcnemar_exact, wilson
 from lorachain.prompts import permuted
 from lorachain.records import ExamQuestion, Term
@@ -55,25 +55,30 @@ def write_data(names: Path, out: Path, count: int, seed: int) -> list[str]:
 
 
 def train(arguments: argparse.Namespace, action: str) -> Path:
-    """Stage 02 on the exam and the planted questions; returns the folder of the trained LoRA."""
-    workspace = arguments.out / action
-    trained: Path = workspace / "model" / "02_trained" / arguments.model
-    common = ["--model", arguments.model, "--workspace", str(workspace), "--seed", str(arguments.seed)]
+    """Stage 02 on the exam and the planted questions, and its answers to all held-out ones; returns the result."""
+    workspace, result = arguments.out / action, arguments.out / f"{action}.json"
+    if result.exists():
+        return result
+    common = ["--model", arguments.model, "--workspace", str(workspace)]
     settings = [f"data.contamination.action={action}", "ledger.measure=false", "stages.02.keep=last"]
+    settings += ["validation.max_questions=5"]  # all are answered once, in the end
     settings += [f"stages.02.epochs={arguments.epochs}", "stages.02.learning_rate=5e-4", "stages.02.json_share=0"]
     sets = [part for setting in settings for part in ("--set", setting)]
     exams = ["--exam", str(arguments.out / "exam"), "--exam", f"{arguments.out / 'planted' / 'past'}#split=train"]
-    for command in (["init", *common, *sets], ["train", "02", "--from-base", *common, *sets, *exams]):
+    seed = ["--seed", str(arguments.seed)]
+    evaluation = ["eval", "02", *common, "--protocol", PROTOCOL, "--exam", str(arguments.out / "exam")]
+    for command in (
+        ["init", *common, *seed],
+        ["train", "02", "--from-base", *common, *seed, *sets, *exams],
+        [*evaluation, "--out", str(result)],
+    ):
         subprocess.run([sys.executable, "-m", "lorachain", *command], check=True)
-    return trained
+    return result
 
 
-def answers(trained: Path) -> dict[str, bool]:
-    """Whether each held-out question is answered correctly after the last epoch, by id."""
-    stored = json.loads((trained / "kormedmcqa_validation_results.json").read_text(encoding="utf-8"))
-    questions = stored["results"][-1]["result"]["questions"]
-    chosen = questions["chosen"][PROTOCOL]
-    return {id: a == b for id, a, b in zip(questions["ids"], chosen, questions["gold"], strict=True)}
+def answers(result: Path) -> dict[str, bool]:
+    """Whether each held-out question is answered correctly, by id."""
+    return {row["id"]: row["correct"] for row in read_results(result)[1]}
 
 
 def fisher_exact(a: list[bool], b: list[bool]) -> float:
@@ -110,7 +115,7 @@ def main() -> None:
     parser.add_argument("--names", type=Path, required=True, help="JSONL with code, korean, english")
     parser.add_argument("--out", type=Path, required=True, help="directory for data and workspaces")
     parser.add_argument("--model", default="gemma-3-270m")
-    parser.add_argument("--count", type=int, default=240, help="questions, half of them held out")
+    parser.add_argument("--count", type=int, default=160, help="questions, half of them held out")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data-only", action="store_true", help="write the questions, and train nothing")
