@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=1000)
     parser.add_argument("--part", type=float, default=100, help="MB on which both run in turns.")
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=3, help="0: only all of it.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--one", choices=("gates", "datasketch"), help=argparse.SUPPRESS)
     parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
@@ -179,7 +179,8 @@ def main() -> None:
         corpus, part = Path(folder) / "corpus.jsonl", Path(folder) / "part.jsonl"
         write_corpus(corpus, options.megabytes, options.seed)
         write_part(corpus, part, options.part)
-        take_turns(part, options.turns, options.processes)
+        if options.turns:
+            take_turns(part, options.turns, options.processes)
         read_all(corpus, options.processes, Path(folder) / "journal.jsonl")
 
 

@@ -8,6 +8,7 @@ from lorachain.artifacts.reasoning import ReasoningReport
 from lorachain.chain.context import ChainContext, writes_reasoning, writing_settings
 from lorachain.chain.stages import Stage, parent_of
 from lorachain.errors import LorachainError
+from lorachain.prompts import PROMPT_VERSION
 from lorachain.provenance import adapter_sha256, sha256_json
 from lorachain.workspace import REASONING_REPORT, TRAINING_INFO
 
@@ -63,6 +64,8 @@ def why_reasoning_is_stale(context: ChainContext, step: Stage, *, as_configured:
 
 def _changed_settings(context: ChainContext, report: ReasoningReport) -> str:
     before, config = report.depends_on, context.config
+    if before.prompt_version != PROMPT_VERSION:
+        return f"prompt version was {before.prompt_version}, is {PROMPT_VERSION}"
     now = {**writing_settings(config), "seed": config.seed, "answer_style": context.entry.answer_style}
     then = {**before.settings, "seed": before.seed, "answer_style": before.answer_style}
     changed = next((key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)), None)
