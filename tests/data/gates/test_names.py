@@ -103,7 +103,7 @@ def test_a_folder_that_cannot_be_used_is_refused_before_a_text_is_read(tmp_path:
         return message
 
     assert "none is named" in refused("")
-    assert "no such folder" in refused(tmp_path / "absent")
+    assert "it is not a folder" in refused(tmp_path / "absent")
     (tmp_path / "empty").mkdir()
     assert "it has no config.json, model.safetensors, tokenizer.json" in refused(tmp_path / "empty")
     assert "none of its labels is PS or PER: O, B-ORG" in refused(save_model(tmp_path / "places", "B-ORG"))

@@ -58,9 +58,9 @@ def load_instruct_task(inputs: TaskInputs) -> InstructTask:
     return InstructTask(
         sources=loaded.sources,
         counts={
-            "instructions": len(fitting),
+            "instructions": len(fitting),  # of a conversation, each answer
             "instructions_with_exam_questions_left_out": report.contamination.removed,
-            "longer_than_max_length_left_out": len(kept) - len(fitting),
+            "longer_than_max_length_left_out": len(store.lengths) - len(fitting),
             **other_counts(report),
         },
         store=store,

@@ -61,7 +61,7 @@ def _labels(folder: str) -> None:
     path = Path(folder).expanduser()
     missing = [name for name in _FILES if not (path / name).is_file()]
     if missing:
-        raise _unusable(folder, f"it has no {', '.join(missing)}" if path.is_dir() else "there is no such folder")
+        raise _unusable(folder, f"it has no {', '.join(missing)}" if path.is_dir() else "it is not a folder")
     try:
         config = load_json(path / "config.json")
         labels = [str(label) for label in config["id2label"].values()]
