@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,8 +28,9 @@ def save_model(folder: Path, label: str = "B-PS") -> Path:
     """A BERT whose only layer adds nothing, so that a token's embedding alone decides its label."""
     vocabulary = {token: i for i, token in enumerate(["[PAD]", "[UNK]", *IN_NAMES, *OTHERS])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = Split(Regex(r"[\s\S]"), "isolated")  # type: ignore[assignment]
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(folder)
+    tokenizer.pre_tokenizer = Split(Regex(r"[\s\S]"), "isolated")
+    fast: Any = PreTrainedTokenizerFast
+    fast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(folder)
     config = BertConfig(
         vocab_size=len(vocabulary),
         hidden_size=8,
