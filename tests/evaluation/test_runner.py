@@ -349,7 +349,7 @@ def test_comparison_counts_the_flips(tmp_path: Path) -> None:
         ({"split": "test"}, "split: dev and test"),
         ({"model": {"engine": "openai vllm 0.33.0"}}, "engine: local and openai vllm 0.33.0"),
         ({"data": {"sha256": "0" * 64}}, "questions: 12 with hash"),
-        ({"schema_version": 7}, "schema version 7 is from a newer lorachain, this one reads up to 3"),
+        ({"schema_version": 7}, "schema version 7 is from a newer lorachain, this one reads up to 4"),
         ({"score": {"accuracy": float("nan")}}, "'score.accuracy' is nan"),
         ({"surprise": 1}, "unknown key 'surprise'"),
     ],
