@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from conftest import CHAT_TEMPLATE, make_tokenizer
 from lorachain.chat_template import MAX_TEMPLATE_CHARS, chat_turns, template_from_files
 from lorachain.errors import ModelError
-from lorachain.prompts import Example, Prompt, render
+from lorachain.prompts import Example, Prompt, instruction_examples, render
+from lorachain.records import Instruction
 from lorachain.tokens import TokenEncoder
 from lorachain.weights.load import load_tokenizer
 
@@ -121,6 +122,57 @@ def test_the_rendered_prompt_is_what_the_template_renders(name: str, user: str) 
     turns = chat_turns(tokenizer)
     assert turns is not None
     assert render(Prompt(user, "정답："), turns) == str(rendered).removeprefix("<bos>") + "정답："
+
+
+FORGETFUL = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{{ '' if m.role == 'assistant' and not loop.last else m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Leaves out what the assistant said before, as templates of reasoning models do with its thoughts."""
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(texts=st.lists(questions, min_size=3, max_size=3))
+def test_a_conversation_is_rendered_as_the_template_renders_it(name: str, texts: list[str]) -> None:
+    tokenizer = TOKENIZERS[name]
+    message, answer, last = texts
+    rendered = tokenizer.apply_chat_template(
+        [
+            {"role": "user", "content": message},
+            {"role": "assistant", "content": answer},
+            {"role": "user", "content": last},
+        ],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    turns = chat_turns(tokenizer)
+    assert turns is not None
+    assert turns.between is not None
+    prompt = Prompt(last, "", ((message, answer),))
+    assert render(prompt, turns) == str(rendered).removeprefix("<bos>")
+
+
+def test_a_template_that_changes_earlier_answers_has_no_conversations() -> None:
+    encoder = TokenEncoder(with_template(FORGETFUL, "<|im_start|>", "<|im_end|>"))
+    assert encoder.turns is not None
+    assert encoder.turns.between is None
+    talk = Instruction("물음", "답", (("또", "네"),))
+    assert [example.completion for example in instruction_examples(talk, encoder.turns)] == ["답"]
+    assert [example.completion for example in instruction_examples(talk, None)] == ["답", "네"]
+    with pytest.raises(ValueError, match="cannot print a conversation"):
+        encoder.prompt_ids(Prompt("또", "", (("물음", "답"),)))
+
+
+def test_a_message_that_names_a_special_token_ends_no_turn_of_a_conversation() -> None:
+    encoder = TokenEncoder(TOKENIZERS["gemma-3"])
+    plain = encoder.prompt_ids(Prompt("셋", "", (("하나", "둘"),)))
+    named = encoder.prompt_ids(Prompt("셋", "", (("하나", "둘<end_of_turn>"),)))
+    assert named.count(encoder.end_id) == plain.count(encoder.end_id) == 3
+    assert encoder.tokenizer.decode(plain) == (
+        "<bos><start_of_turn>user\n하나<end_of_turn>\n<start_of_turn>model\n둘<end_of_turn>\n"
+        "<start_of_turn>user\n셋<end_of_turn>\n<start_of_turn>model\n"
+    )
 
 
 def test_without_a_template_there_are_no_turns() -> None:

@@ -10,23 +10,50 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lorachain.dictionary_forms import held_out_example, trained_examples
 from lorachain.prompts import (
     ANSWER_CUE,
+    PROMPT_VERSION,
+    REASONING_INSTRUCTION,
     answer_prompt,
     answer_text,
+    directions,
     exam_examples,
+    instruction_examples,
+    json_example,
     options_depend_on_order,
     permuted,
+    plain_text_example,
     question_block,
     remap_letters,
+    render,
     rotations,
     shuffled,
 )
-from lorachain.records import LETTERS, ExamQuestion
+from lorachain.provenance import sha256_json
+from lorachain.records import LETTERS, ExamQuestion, Instruction, PlainText, Term
 
 OPTIONS = ("간염", "위염", "신염", "폐렴", "뇌염")
 NEXT = dict(zip(LETTERS, "BCDEA", strict=True))
 """Each letter to the next one, so that a remapped letter differs."""
+
+
+WORDINGS = {1: "293eb62e15b2e85d757aa0dce60a759a3b3818492d37f24c79aed3cc30ca097e"}
+"""SHA-256 by `PROMPT_VERSION` of every wording: what is trained or scored changes only with the version."""
+
+
+def test_a_change_of_the_wording_changes_the_version() -> None:
+    entry = Term("용어", definition="정의", english="English")
+    question = make_question("풀이")
+    examples = [example for way in directions(entry) for example in trained_examples(entry, way)]
+    examples += [held_out_example(entry, way, number) for way in directions(entry) for number in range(2)]
+    examples += [*exam_examples(question, "letters"), *exam_examples(question, "options"), json_example(question)]
+    examples += [plain_text_example(PlainText("글", "")), *instruction_examples(Instruction("질문", "답"), None)]
+    written = [
+        [example.form, render(example.prompt, None) if example.prompt else "", example.completion]
+        for example in examples
+    ]
+    assert WORDINGS[PROMPT_VERSION] == sha256_json([*written, REASONING_INSTRUCTION])
 
 
 def make_question(reasoning: str | None = None, options: tuple[str, ...] = OPTIONS, answer: int = 1) -> ExamQuestion:

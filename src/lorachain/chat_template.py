@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 import jinja2
 
 from lorachain.errors import ModelError
-from lorachain.prompts import ChatTurns
+from lorachain.prompts import ChatTurns, Prompt, render
 
 MAX_TEMPLATE_CHARS = 100_000
 """The longest published templates, with tools, have about 20,000."""
@@ -28,6 +29,7 @@ MAX_RENDERED_CHARS = 100_000
 
 _OPEN, _CLOSE, _REPLY = "\ue000", "\ue001", "\ue002"
 """Of Unicode's private use area, which no template contains."""
+_NEXT = "\ue003b"
 _QUESTION = f"{_OPEN}Aa é <&> \"'\\ \n\n 가{_CLOSE}"
 """Contains what a template could change: both cases, an accent, markup, quotes, blank lines, Hangul."""
 _NEXT_STEP = "use the tokenizer files published with the model, or remove the template to train without turns"
@@ -67,13 +69,37 @@ def chat_turns(tokenizer: ChatTokenizer) -> ChatTurns | None:
         raise ModelError(f"the chat template changes the blanks around a question; {_NEXT_STEP}")
     conversation = [user, {"role": "assistant", "content": _REPLY}]
     _, end = _around(_render(tokenizer, conversation, prompt=False), _REPLY)
-    return ChatTurns(
+    turns = ChatTurns(
         before=before.removeprefix(tokenizer.bos_token),
         after=after,
         end=_first_token(end, tokenizer),
         strips_start=not left_padding,
         strips_end=not right_padding,
     )
+    return _with_conversations(turns, tokenizer)
+
+
+def _with_conversations(turns: ChatTurns, tokenizer: ChatTokenizer) -> ChatTurns:
+    """With what is between the turns of a conversation, where the template prints all of them as it prints the first:
+    some leave out or change what the assistant said before."""
+    try:
+        text = _render(tokenizer, _messages(_QUESTION, _REPLY, _NEXT))
+        _, rest = _around(text, _QUESTION)
+        opens, rest = _around(rest, _REPLY)
+        ends, _ = _around(rest, _NEXT)
+        longer = [f" \n{text} \n" for text in (_QUESTION, _REPLY, _NEXT, _REPLY, _QUESTION)]
+        printed = _render(tokenizer, _messages(*longer)).removeprefix(tokenizer.bos_token)
+    except ModelError:
+        return turns
+    message, answer, second, again, last = longer
+    candidate = replace(turns, between=(opens, ends))
+    ours = render(Prompt(last, "", ((message, answer), (second, again))), candidate)
+    return candidate if ours == printed else turns
+
+
+def _messages(*texts: str) -> list[dict[str, str]]:
+    """A conversation that a user begins."""
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
 
 
 def template_from_files(directory: Path) -> str | None:

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 PersonalKind = Literal["resident", "alien", "phone", "email", "card", "account", "chart"]
+FindingKind = PersonalKind | Literal["name"]
+"""Names are searched for by a model, where there is one (`PersonalConfig.names`)."""
 PERSONAL_KINDS: tuple[PersonalKind, ...] = ("resident", "alien", "phone", "email", "card", "account", "chart")
 
 
@@ -39,6 +41,10 @@ class PersonalConfig(_Strict):
     kinds: Annotated[list[PersonalKind], Field(min_length=1)] = Field(default_factory=lambda: list(PERSONAL_KINDS))
     chart_pattern: str = ""
     """A regular expression of bounded width for chart numbers; empty: none are searched for."""
+    names: Literal["off", "ner"] = "off"
+    """`ner`: names of people too, by the model in `names_model`."""
+    names_model: str = ""
+    """A local folder with a token classification model."""
 
 
 class QualityConfig(_Strict):

@@ -8,12 +8,15 @@ The question block and the answer cue are those of lm-evaluation-harness' task `
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lorachain.letter_uses import remap
 from lorachain.option_references import depends_on_order
 from lorachain.records import LETTERS, ExamQuestion, Instruction, PlainText, Term
 
+PROMPT_VERSION = 1
+"""Recorded in every result and in what a stage was made from. Increased with any change to the wording of what is
+trained or scored (here, and in `dictionary_forms`): results of two versions do not compare, and stages become stale."""
 ANSWER_CUE = "정답："
 REASONING_CUE = "풀이："
 REASONING_INSTRUCTION = (
@@ -39,6 +42,8 @@ class Prompt:
 
     user: str
     cue: str
+    earlier: tuple[tuple[str, str], ...] = ()
+    """The messages before it in a conversation, each with its answer. None of them is supervised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +68,52 @@ class ChatTurns:
     strips_start: bool = False
     strips_end: bool = False
     """Whether the template strips blanks from the message."""
+    between: tuple[str, str] | None = None
+    """In a conversation: what is between a message and its answer, and between that and the next message. None: the
+    template prints earlier turns in another way, so that only the first exchange of a conversation is used."""
+
+
+class Piece(NamedTuple):
+    """A part of a rendered prompt."""
+
+    text: str
+    of_template: bool
+    """Whether the chat template or the cue says it, not a message: only these name special tokens."""
+
+
+def pieces(prompt: Prompt, turns: ChatTurns | None) -> list[Piece]:
+    """The parts of the prompt in their order.
+
+    Raises:
+        ValueError: it has earlier turns, which the template cannot print.
+    """
+    if turns is None:
+        earlier = [f"{message}\n{answer}\n" for message, answer in prompt.earlier]
+        return [Piece("".join([*earlier, f"{prompt.user}\n{prompt.cue}"]), False)]
+    parts = [Piece(turns.before, True)]
+    for message, answer in prompt.earlier:
+        if turns.between is None:
+            raise ValueError("the chat template cannot print a conversation")
+        opens, ends = turns.between
+        parts += [Piece(_stripped(message, turns), False), Piece(opens, True)]
+        parts += [Piece(_stripped(answer, turns), False), Piece(ends, True)]
+    return [*parts, Piece(_stripped(prompt.user, turns), False), Piece(f"{turns.after}{prompt.cue}", True)]
 
 
 def render(prompt: Prompt, turns: ChatTurns | None) -> str:
     """The prompt as text without BOS, which `TokenEncoder` adds once.
 
     Within the chat template's turns if the tokenizer has a template, otherwise plain text with the cue on its own line.
+
+    Raises:
+        ValueError: as `pieces`.
     """
-    if turns is None:
-        return f"{prompt.user}\n{prompt.cue}"
-    message = prompt.user.lstrip() if turns.strips_start else prompt.user
-    message = message.rstrip() if turns.strips_end else message
-    return f"{turns.before}{message}{turns.after}{prompt.cue}"
+    return "".join(piece.text for piece in pieces(prompt, turns))
+
+
+def _stripped(message: str, turns: ChatTurns) -> str:
+    message = message.lstrip() if turns.strips_start else message
+    return message.rstrip() if turns.strips_end else message
 
 
 def plain_text_example(document: PlainText) -> Example:
@@ -82,9 +121,16 @@ def plain_text_example(document: PlainText) -> Example:
     return Example(None, document.text)
 
 
-def instruction_example(instruction: Instruction) -> Example:
-    """The answer to the instruction, supervised. There is no cue: an answer begins where the model's turn does."""
-    return Example(Prompt(instruction.prompt, ""), instruction.completion, "instruct")
+def instruction_examples(instruction: Instruction, turns: ChatTurns | None) -> list[Example]:
+    """Every answer of the conversation, supervised, each after the turns before it; only the first where the chat
+    template cannot continue a conversation. There is no cue: an answer begins where the model's turn does."""
+    exchanges = instruction.exchanges
+    if turns is not None and turns.between is None:
+        exchanges = exchanges[:1]
+    return [
+        Example(Prompt(message, "", exchanges[:number]), answer, "instruct")
+        for number, (message, answer) in enumerate(exchanges)
+    ]
 
 
 # ---- dictionary -----------------------------------------------------------------------------------------------------

@@ -28,15 +28,22 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """A general instruction and its answer."""
+    """A general instruction and its answer; of a conversation, the first message."""
 
     prompt: str
     completion: str
+    later: tuple[tuple[str, str], ...] = ()
+    """The further messages of the conversation, each with its answer."""
+
+    @property
+    def exchanges(self) -> tuple[tuple[str, str], ...]:
+        """Every message with its answer."""
+        return ((self.prompt, self.completion), *self.later)
 
     @property
     def text(self) -> str:
         """All of it, for what looks at its content."""
-        return f"{self.prompt}\n{self.completion}"
+        return "\n".join(text for exchange in self.exchanges for text in exchange)
 
 
 @dataclass(frozen=True, slots=True)

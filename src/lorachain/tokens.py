@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from lorachain.chat_template import chat_turns
 from lorachain.errors import ModelError
-from lorachain.prompts import ChatTurns, Example, Prompt, render
+from lorachain.prompts import ChatTurns, Example, Piece, Prompt, pieces
 
 IGNORE_INDEX = -100
 REJECTED = "rejected"
@@ -102,10 +102,10 @@ class TokenEncoder:
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """BOS and the rendered prompt. Only the chat template's own turns become special tokens: a question that
         mentions `<end_of_turn>` does not end its turn."""
-        text = render(prompt, self.turns)
+        parts = pieces(prompt, self.turns)
         if self.turns is None:
-            return [self.bos_id, *self.text_ids(text)]
-        return self._turn_ids(text, len(text) - len(self.turns.after + prompt.cue))
+            return [self.bos_id, *self.text_ids(parts[0].text)]
+        return self._piece_ids(parts)
 
     def rendered_ids(self, text: str) -> list[int]:
         """`prompt_ids` of a prompt that `render` has rendered already.
@@ -118,16 +118,16 @@ class TokenEncoder:
         end = text.rfind(self.turns.after)  # the last one is the template's: a question can mention it
         if not text.startswith(self.turns.before) or end < len(self.turns.before):
             raise ValueError(f"{text[:60]!r} is not within the turns of the tokenizer's chat template")
-        return self._turn_ids(text, end)
+        start = len(self.turns.before)
+        return self._piece_ids([Piece(self.turns.before, True), Piece(text[start:end], False), Piece(text[end:], True)])
 
-    def _turn_ids(self, text: str, end: int) -> list[int]:
-        """BOS and a prompt within the chat template's turns, whose message ends at index `end`."""
-        before = cast(ChatTurns, self.turns).before
-        message = text[len(before) : end]
-        if not self._names_special_token(message):
+    def _piece_ids(self, parts: Sequence[Piece]) -> list[int]:
+        """BOS and a prompt within the chat template's turns."""
+        if not any(self._names_special_token(part.text) for part in parts if not part.of_template):
+            text = "".join(part.text for part in parts)
             return [self.bos_id, *self._ids(text, split_special_tokens=False)]
-        opening, closing = (self._ids(part, split_special_tokens=False) for part in (before, text[end:]))
-        return [self.bos_id, *opening, *self.text_ids(message), *closing]
+        ids = [self._ids(part.text, split_special_tokens=not part.of_template) for part in parts]
+        return [self.bos_id, *(id for of_part in ids for id in of_part)]
 
     def _names_special_token(self, text: str) -> bool:
         return any(start in text for start in self._special_starts) and any(name in text for name in self._special)

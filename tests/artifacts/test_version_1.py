@@ -189,7 +189,8 @@ def test_merge_info_of_a_quantized_base(tmp_path: Path) -> None:
 
 def test_evaluation_result_and_comparison(tmp_path: Path) -> None:
     result, rows = read_results(VERSION_1 / "letters.json")
-    assert (result.schema_version, result.protocol, result.protocol_version) == (3, "letters", "1")
+    identity = (result.schema_version, result.prompt_version, result.protocol, result.protocol_version)
+    assert identity == (4, 1, "letters", "1")
     assert (result.score.n, result.score.correct) == (20, 6)
     assert result.score.summary == "not significantly different from chance (p = 0.265)"
     assert sum(row["correct"] for row in rows) == 6

@@ -97,6 +97,8 @@ def test_a_job_is_done_where_every_cell_has_its_items_and_version() -> None:
     assert job_of("exam_letters", "exam_options").is_scored_in(two)
     assert not job_of("exam_letters", "form_exam").is_scored_in(two)
     assert not job_of("exam_letters", version="2").is_scored_in(two)
+    other = two.model_copy(update={"cells": tuple(c.model_copy(update={"prompt_version": 2}) for c in two.cells)})
+    assert not job_of("exam_letters", "exam_options").is_scored_in(other)
     assert not job_of("exam_options", items="cd" * 32).is_scored_in(two)
     stale = two.model_copy(update={"cells": (two.cells[0], two.cells[1].model_copy(update={"data_sha256": "cd" * 32}))})
     assert not job_of("exam_letters", "exam_options").is_scored_in(stale)

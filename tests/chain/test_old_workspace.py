@@ -31,6 +31,7 @@ def scores_as_version_1(value: Any) -> Any:
         score["words"] = score.pop("summary").replace("not significantly different from", "cannot be told from")
     if "data_sha256" in score:
         score["schema_version"] = 1
+        del score["prompt_version"]
     return score
 
 
@@ -54,7 +55,7 @@ def training_info_as_version_1(info: dict[str, Any]) -> dict[str, Any]:
         info |= {"stage": "01_merge", "quantised_base": info.pop("quantized_base")}
         del info["depends_on"]["parent"]["base_sha256"]
     if kind == "training":
-        del info["depends_on"]["normalization"]
+        del info["depends_on"]["normalization"], info["depends_on"]["prompt_version"]
         measures = info.pop("measures")
         info = scores_as_version_1(info)
         info["measures"] = {side: measures_as_version_1(measures[side]) for side in measures}
@@ -136,6 +137,12 @@ def test_a_run_says_what_would_be_replaced_and_why(old: Path) -> None:
     """Version 1 read texts as they are: its stages are complete, but not what the same command would train now."""
     message = refused(old, "run", *options_of(old), says=("text normalization was 0, is ", "--yes to replace it"))
     assert "00_trained" in message
+
+
+def test_stages_of_other_prompts_are_stale(finished_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lorachain.chain.state.PROMPT_VERSION", 9)
+    says = ("prompt version was 1, is 9", "--yes to replace it")
+    refused(finished_copy, "run", *options_of(finished_copy), says=says)
 
 
 def test_a_stage_is_trained_on_parents_of_version_1(old: Path) -> None:

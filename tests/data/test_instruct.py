@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
+from lorachain.data.chat import MAX_EXCHANGES
 from lorachain.data.instruct import load_instructions
 from lorachain.errors import DataError
 from lorachain.records import Instruction
 
 
 def write(tmp_path: Path, *rows: dict[str, Any]) -> str:
+    tmp_path.mkdir(exist_ok=True)
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return str(path)
@@ -26,12 +28,13 @@ def message(role: str, content: str) -> dict[str, str]:
     [
         {"messages": [message("user", "물음"), message("assistant", "답")]},
         {"messages": [message("user", "물음"), message("model", "답")]},
+        {"messages": [message("user", "물음"), message("assistant", "답"), message("user", "또")]},
         {
             "messages": [
                 message("user", "물음"),
                 message("assistant", "답"),
+                message("tool", "1"),
                 message("user", "또"),
-                message("assistant", "네"),
             ]
         },
         {"prompt": "물음", "completion": "답"},
@@ -41,6 +44,27 @@ def message(role: str, content: str) -> dict[str, str]:
 )
 def test_every_layout_gives_the_first_exchange(tmp_path: Path, row: dict[str, Any]) -> None:
     assert load_instructions([write(tmp_path, row)]).instructions == [Instruction("물음", "답")]
+
+
+def test_the_later_turns_of_a_conversation_are_read_until_one_is_out_of_turn(tmp_path: Path) -> None:
+    turns = [message(role, f"{role} {n}") for n in range(4) for role in ("user", "assistant")]
+    whole = [(f"user {n}", f"assistant {n}") for n in range(4)]
+    irregular: list[tuple[Any, int]] = [
+        (turns, 4),
+        (turns[:7], 3),  # the last question has no answer
+        ([*turns[:4], message("tool", "x"), *turns[4:]], 2),
+        ([*turns[:4], turns[0], *turns[4:]], 2),
+        ([*turns[:5], message("assistant", " "), *turns[6:]], 2),
+    ]
+    for number, (given, count) in enumerate(irregular):
+        [item] = load_instructions([write(tmp_path / str(number), {"messages": given})]).instructions
+        assert list(item.exchanges) == whole[:count], given
+
+
+def test_a_conversation_has_at_most_so_many_exchanges(tmp_path: Path) -> None:
+    given = [message(role, f"{role} {n}") for n in range(MAX_EXCHANGES + 2) for role in ("user", "assistant")]
+    [item] = load_instructions([write(tmp_path, {"messages": given})]).instructions
+    assert len(item.exchanges) == MAX_EXCHANGES
 
 
 def test_a_system_message_precedes_the_prompt(tmp_path: Path) -> None:

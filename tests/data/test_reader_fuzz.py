@@ -113,6 +113,7 @@ def texts_of(record: object) -> Iterator[tuple[str, bool]]:
         yield record.text, False
     elif isinstance(record, Instruction):
         yield record.completion, False
+        yield from ((text, False) for exchange in record.later for text in exchange)
     elif isinstance(record, Term):
         yield from ((text, False) for text in astuple(record) if text is not None)
     elif isinstance(record, ExamQuestion):
@@ -213,6 +214,24 @@ def test_any_json(tmp_path: Path, value: object, suffix: str) -> None:
 def test_any_rows(tmp_path: Path, rows: list[dict[str, object]]) -> None:
     lines = "".join(json.dumps({**ROW, **row}) + "\n" for row in rows)
     check(tmp_path / "fuzz.jsonl", lines.encode())
+
+
+ROLES = st.sampled_from(["user", "assistant", "human", "gpt", "system", "tool", "", None, 1])
+
+
+@FUZZ
+@given(
+    turns=st.lists(
+        st.fixed_dictionaries({"role": ROLES, "content": st.text(min_size=1, max_size=8) | odd_texts | json_values})
+        | json_values,
+        max_size=9,
+    ),
+    regular=st.booleans(),
+)
+def test_any_conversation(tmp_path: Path, turns: list[Any], regular: bool) -> None:
+    if regular:
+        turns = [{**turn, "role": ("user", "assistant")[i % 2]} for i, turn in enumerate(turns) if type(turn) is dict]
+    check(tmp_path / "fuzz.jsonl", (json.dumps({"messages": turns}) + "\n").encode())
 
 
 @FUZZ

@@ -21,6 +21,7 @@ from lorachain.evaluation.protocols.letters import Letters
 from lorachain.evaluation.protocols.options import Options
 from lorachain.evaluation.protocols.reasoning import Reasoning
 from lorachain.evaluation.results import read_results, summarize
+from lorachain.prompts import PROMPT_VERSION
 from lorachain.records import LETTERS, ExamQuestion
 from reference import exam_statistics as reference
 
@@ -212,6 +213,22 @@ def test_a_setting_that_changes_answers_prevents_a_comparison(
         (tmp_path / f"{name}.json").write_text(json.dumps(stored), encoding="utf-8")
     with pytest.raises(DataError, match="differ in settings"):
         compare_results(tmp_path / "a.json", tmp_path / "b.json")
+
+
+def test_results_of_other_prompts_are_not_compared(tmp_path: Path) -> None:
+    questions = questions_of([Answered("doctor", 0, 0, 0)] * 3)
+    for name in "abc":
+        written(tmp_path / f"{name}.json", questions, [0] * 3)
+    stored = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
+    others = {"b": stored | {"prompt_version": PROMPT_VERSION + 1}, "c": stored | {"schema_version": 3}}
+    del others["c"]["prompt_version"]  # as it was before there was one
+    for name, values in others.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(DataError, match=f"differ in prompt version: {PROMPT_VERSION} and {PROMPT_VERSION + 1}"):
+        compare_results(tmp_path / "a.json", tmp_path / "b.json")
+    assert read_results(tmp_path / "c.json")[0].prompt_version == 1
+    if PROMPT_VERSION == 1:
+        assert compare_results(tmp_path / "a.json", tmp_path / "c.json").prompt_version == 1
 
 
 def test_a_setting_that_changes_no_answer_is_none() -> None:

@@ -117,6 +117,7 @@ def test_only_the_same_items_are_compared() -> None:
     assert not comparable(cell, None)
     assert not comparable(cell, share("0011", items="cd" * 32))
     assert not comparable(cell, share("0011").model_copy(update={"version": "2"}))
+    assert not comparable(cell, share("0011").model_copy(update={"prompt_version": 2}))
     assert not comparable(share("1"), share("0"))
     assert changes([cell], [share("0011", items="cd" * 32)], {}) == {}
 

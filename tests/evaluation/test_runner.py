@@ -18,6 +18,7 @@ from lorachain.evaluation.protocols.registry import PROTOCOLS, make_protocol
 from lorachain.evaluation.results import baselines, check_output, read_results, rows_path
 from lorachain.evaluation.runner import run_evaluation
 from lorachain.evaluation.statistics import macro_interval, wilson
+from lorachain.prompts import PROMPT_VERSION
 from lorachain.records import ExamQuestion
 from lorachain.report.tables import comparison_tables
 from lorachain.tokens import TokenEncoder
@@ -49,7 +50,7 @@ def test_a_result_has_everything_that_belongs_to_a_score(tmp_path: Path) -> None
     result = evaluate(out, on_progress=lambda *state: progress.append(state), selection={"limit": 12})
     stored, rows = read_results(out)
     assert stored == result
-    assert stored.schema_version == 3
+    assert (stored.schema_version, stored.prompt_version) == (4, PROMPT_VERSION)
     assert (stored.protocol, stored.protocol_version, stored.split) == ("letters", "1", "dev")
     assert stored.settings == {"shots": 0, "rotations": 1}
     assert stored.model == identity("tiny")
@@ -157,6 +158,20 @@ def test_another_unfinished_evaluation_is_not_continued(tmp_path: Path) -> None:
         evaluate(out, small_batches(), name="other")
     with pytest.raises(DataError, match="another protocol"):
         evaluate(out, make_protocol("letters"))
+
+
+def test_an_evaluation_of_other_prompts_is_not_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "r.json"
+    journal = unfinished(out)
+    with monkeypatch.context() as patch:
+        patch.setattr("lorachain.evaluation.runner.PROMPT_VERSION", PROMPT_VERSION + 1)
+        with pytest.raises(DataError, match="unfinished evaluation with another prompt_version"):
+            evaluate(out, small_batches())
+    header, rest = journal.read_text(encoding="utf-8").split("\n", 1)
+    before_versions = {key: value for key, value in json.loads(header).items() if key != "prompt_version"}
+    journal.write_text(f"{json.dumps(before_versions)}\n{rest}", encoding="utf-8")
+    monkeypatch.setattr("lorachain.evaluation.runner.PROMPT_VERSION", 1)
+    assert evaluate(out, small_batches()).score.n == 12
 
 
 @pytest.mark.parametrize(
@@ -334,7 +349,7 @@ def test_comparison_counts_the_flips(tmp_path: Path) -> None:
         ({"split": "test"}, "split: dev and test"),
         ({"model": {"engine": "openai vllm 0.33.0"}}, "engine: local and openai vllm 0.33.0"),
         ({"data": {"sha256": "0" * 64}}, "questions: 12 with hash"),
-        ({"schema_version": 7}, "schema version 7 is from a newer lorachain, this one reads up to 3"),
+        ({"schema_version": 7}, "schema version 7 is from a newer lorachain, this one reads up to 4"),
         ({"score": {"accuracy": float("nan")}}, "'score.accuracy' is nan"),
         ({"surprise": 1}, "unknown key 'surprise'"),
     ],

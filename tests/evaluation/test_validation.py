@@ -98,6 +98,11 @@ def test_results_of_other_questions_are_not_compared(result: ValidationResult) -
             compare_validations(other, result)
         with pytest.raises(DataError, match="differ in their questions"):
             other.better_than(result, "letters")
+    reworded = result.model_copy(update={"prompt_version": result.prompt_version + 1})
+    assert result.asks_the_same(result)
+    assert not reworded.asks_the_same(result)
+    with pytest.raises(DataError, match="differ in their prompts: versions 1 and 2"):
+        compare_validations(reworded, result)
     with pytest.raises(DataError, match="no protocol 'cloze', only: letters, options"):
         result.better_than(result, "cloze")
 

@@ -27,6 +27,15 @@ INPUTS = ReasoningInputs(
     scorer_sha256="s", questions="q", held_out="h", examples="e", dictionary="d", settings={}, answer_style="options",
     seed=0,
 )  # fmt: skip
+
+
+def test_a_prompt_version_changes_what_work_in_progress_belongs_to_but_the_first_does_not() -> None:
+    """Journals and fingerprints from before there was a version are of the first."""
+    assert "prompt_version" not in INPUTS.identity()
+    assert INPUTS.model_copy(update={"prompt_version": 2}).identity() == {**INPUTS.identity(), "prompt_version": 2}
+    assert INPUTS.as_dict()["prompt_version"] == 1
+
+
 EASE = ("항상", "가끔", "전혀")
 
 

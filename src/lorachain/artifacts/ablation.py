@@ -116,6 +116,8 @@ class Ablation(Artifact):
     budget: int
     """Supervised tokens that each arm was to train."""
     split: str
+    prompt_version: int = 1
+    """`prompts.PROMPT_VERSION`; 1 before there was one."""
     configuration: dict[str, Any]
     versions: dict[str, str]
     git_commit: str | None

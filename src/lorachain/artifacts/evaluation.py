@@ -71,10 +71,12 @@ class EvalResult(Artifact):
     title: ClassVar[str] = "exam result"
     remedy: ClassVar[str] = "evaluate again"
 
-    schema_version: int = 3
+    schema_version: int = 4
     model: ScoredModelIdentity
     protocol: str
     protocol_version: str
+    prompt_version: int = 1
+    """`prompts.PROMPT_VERSION`; 1 before there was one."""
     settings: dict[str, Any]
     split: str
     notice: str | None = None
@@ -93,7 +95,7 @@ class EvalResult(Artifact):
 
     @classmethod
     def migrate(cls, stored: dict[str, Any]) -> dict[str, Any]:
-        if stored["schema_version"] > 1:  # 3 adds `model.engine`
+        if stored["schema_version"] > 1:  # 3 adds `model.engine`, 4 `prompt_version`
             return stored
         result: dict[str, Any] = renamed(stored, {"words": "summary"})
         return {**result, "score": {**result["score"], "summary": summary_from_1(result["score"]["summary"])}}
@@ -118,6 +120,8 @@ class Comparison(Record):
 
     protocol: str
     protocol_version: str
+    prompt_version: int | None
+    """None where neither result is ours."""
     settings: dict[str, Any]
     split: str
     n: int

@@ -45,6 +45,8 @@ class Cell(Record):
     kind: Literal["share", "perplexity", "description"]
     """What `value` is: the share of `correct`; exp(sum of `sums` / sum of `weights`); or a number without a test."""
     version: str
+    prompt_version: int = 1
+    """`prompts.PROMPT_VERSION`; 1 before there was one."""
     data_sha256: str
     """Of the items, in order."""
     value: float
@@ -76,6 +78,7 @@ class Noise(Record):
     """How much a measure changes when the same model is scored again in batches of another shape."""
 
     version: str
+    prompt_version: int = 1
     data_sha256: str
     value: float
     """Of a share: items whose result changed, as a share of n; of a perplexity: the absolute difference."""

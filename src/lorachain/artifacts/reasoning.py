@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar, Literal
 
-from lorachain.artifacts.schema import Artifact, Record
+from lorachain.artifacts.schema import Artifact, PromptedInputs, Record
 from lorachain.artifacts.stages import SourceRecord
 
 
@@ -16,7 +16,7 @@ class WriterIdentity(Record):
     """None where a server does not show its weights."""
 
 
-class ReasoningInputs(Record):
+class ReasoningInputs(PromptedInputs):
     """Everything that decides what is written and kept, apart from the number of samples."""
 
     writer: WriterIdentity

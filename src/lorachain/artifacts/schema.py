@@ -22,6 +22,19 @@ class Record(BaseModel):
         return self.model_dump(mode="json")
 
 
+class PromptedInputs(Record):
+    """What something was made from, prompts among it."""
+
+    prompt_version: int = 1
+    """`prompts.PROMPT_VERSION`; what was written before there was one is of version 1."""
+
+    def identity(self) -> dict[str, Any]:
+        """What a fingerprint is made of. Prompt version 1 is left out, so that work in progress from before there was a
+        version is continued."""
+        values = self.as_dict()
+        return {key: value for key, value in values.items() if key != "prompt_version" or value != 1}
+
+
 class Artifact(Record):
     """A JSON file of ours. A subclass sets `schema_version` and, where files of an older one exist, `migrate`."""
 

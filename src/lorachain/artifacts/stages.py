@@ -7,7 +7,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from lorachain.artifacts.merging import LogitDiff
 from lorachain.artifacts.runs import MemoryChange
-from lorachain.artifacts.schema import Artifact, Record, renamed
+from lorachain.artifacts.schema import Artifact, PromptedInputs, Record, renamed
 from lorachain.artifacts.validation import Measure, ProtocolScore, measures_from_1, summary_from_1
 from lorachain.errors import WorkspaceError
 from lorachain.workspace import TRAINING_INFO
@@ -85,7 +85,7 @@ class StageSettings(Record):
         return {key: value for key, value in values.items() if key != "data" or value}
 
 
-class TrainingInputs(Record):
+class TrainingInputs(PromptedInputs):
     parent: ParentIdentity
     data: DataIdentity
     settings: StageSettings

@@ -78,6 +78,8 @@ class ValidationResult(Record):
     split: str
     data_sha256: str
     """Of the questions (`evaluation.validation.question_set_hash`)."""
+    prompt_version: int = 1
+    """`prompts.PROMPT_VERSION`; 1 before there was one."""
     n: int
     seconds: float
     protocols: dict[str, ProtocolResult]
@@ -108,8 +110,17 @@ class ValidationResult(Record):
         self.check_same_questions(other)
         return sum(self.correct(protocol)) > sum(other.correct(protocol))
 
+    def asks_the_same(self, other: "ValidationResult") -> bool:
+        """Whether both have the same questions, with the same prompts."""
+        return (self.data_sha256, self.prompt_version) == (other.data_sha256, other.prompt_version)
+
     def check_same_questions(self, other: "ValidationResult") -> None:
-        """Raises DataError unless both were measured on the same questions and split."""
+        """Raises DataError unless both were measured on the same questions and split, with the same prompts."""
+        if self.prompt_version != other.prompt_version:
+            raise DataError(
+                f"validation results differ in their prompts: versions {other.prompt_version} and "
+                f"{self.prompt_version}; run the earlier stage again"
+            )
         if self.split != other.split or self.data_sha256 != other.data_sha256:
             raise DataError(
                 f"validation results differ in their questions: split {other.split!r} "

@@ -24,6 +24,7 @@ from lorachain.evaluation.ablation_statistics import summarize_arms
 from lorachain.evaluation.protocols.base import LETTERS_VERSION, OPTIONS_VERSION
 from lorachain.evaluation.validation import validate
 from lorachain.memory import release
+from lorachain.prompts import PROMPT_VERSION
 from lorachain.provenance import git_commit, package_versions, sha256_json
 from lorachain.registry import weights_folder
 from lorachain.tokens import TokenEncoder
@@ -93,6 +94,7 @@ def ablate(
         seeds=tuple(seeds),
         budget=tokens,
         split="dev",
+        prompt_version=PROMPT_VERSION,
         configuration=context.config.model_dump(mode="json"),
         versions=package_versions(),
         git_commit=git_commit(),
@@ -197,7 +199,8 @@ def _fingerprint(context: ChainContext, arm: Arm, data: AblationData) -> str:
     table = [(stage.name, stage.parent) for stage in arm.runs]
     entry = context.entry.model_dump(mode="json")
     measured = {name: task.counts for name, task in data.tasks.items()}
-    return sha256_json([arm.name, table, config, entry, data.fingerprint(), scored_on, measured])
+    prompts = [PROMPT_VERSION] if PROMPT_VERSION > 1 else []  # scores from before there was a version are of the first
+    return sha256_json([arm.name, table, config, entry, data.fingerprint(), scored_on, measured, *prompts])
 
 
 def _known_score(path: Path, fingerprint: str) -> ArmScore | None:

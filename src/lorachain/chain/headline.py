@@ -53,7 +53,7 @@ def chain_headline(context: ChainContext, last: StageState) -> Headline | None:
     kept = last.info.validation.epoch_kept
     after = next((one for one in history if (one.stage, one.epoch) == (last.stage.name, kept)), None)
     protocol = context.entry.answer_style
-    if after is None or history[0].result.data_sha256 != after.result.data_sha256:
+    if after is None or not history[0].result.asks_the_same(after.result):
         return None
     before = history[0].result
     questions = _questions(context, after.result.data_sha256)

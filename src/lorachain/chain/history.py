@@ -19,7 +19,7 @@ def score_epoch(
         "base model": next((score for score in earlier if score.epoch == 0), None),
     }
     for name, start in starts.items():
-        if start is not None and start.result.data_sha256 == result.data_sha256:
+        if start is not None and start.result.asks_the_same(result):
             compared[name] = compare_validations(result, start.result, other=f"the {name}")
     return EpochScore(
         stage=stage,

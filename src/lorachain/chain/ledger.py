@@ -180,7 +180,7 @@ class _RowOnDisk:
 
     def has_noise(self, job: Job) -> bool:
         noise = [self.ledger.noise.get(measure) for measure in job.measures]
-        return all(one and (one.version, one.data_sha256) == (job.version, job.data_sha256) for one in noise)
+        return all(one and job.is_of(one) for one in noise)
 
     def put(self, cells: Iterable[Cell], planned: Sequence[Job]) -> None:
         """Adds cells in place of older ones of the same measures; the row's comparisons are made in the end."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lorachain.artifacts import Cell, LedgerStep, Measure
+from lorachain.artifacts.ledger import Noise
 from lorachain.chain.ledger_data import AskedTerm, LedgerData, exam_prompt_ids
 from lorachain.chain.ledger_steps import Stored
 from lorachain.evaluation import answer_form, divergence
@@ -18,7 +19,7 @@ from lorachain.evaluation.protocols.base import LETTERS_VERSION, OPTIONS_VERSION
 from lorachain.evaluation.questions import question_set_hash
 from lorachain.evaluation.scoring import score_questions
 from lorachain.inference.generate import Generation, generate
-from lorachain.prompts import Direction, directions
+from lorachain.prompts import PROMPT_VERSION, Direction, directions
 from lorachain.provenance import sha256_json
 from lorachain.records import LETTERS, ExamQuestion
 from lorachain.tokens import TokenEncoder, TokenRow
@@ -57,9 +58,16 @@ class Job:
     has_noise: bool = True
 
     def is_scored_in(self, row: LedgerStep) -> bool:
-        """Whether a step's row has all of its cells, of these items and this version."""
-        cells = [row.cell(measure) for measure in self.measures]
-        return all(cell and (cell.version, cell.data_sha256) == (self.version, self.data_sha256) for cell in cells)
+        """Whether a step's row has all of its cells, of these items, this version and these prompts."""
+        return all(cell and self.is_of(cell) for cell in map(row.cell, self.measures))
+
+    def is_of(self, scored: Cell | Noise) -> bool:
+        """Whether it was scored on these items, by this version and with these prompts."""
+        return (scored.version, scored.prompt_version, scored.data_sha256) == (
+            self.version,
+            PROMPT_VERSION,
+            self.data_sha256,
+        )
 
 
 def jobs(data: LedgerData, *, intruder_layers: int) -> Iterator[Job]:
@@ -185,7 +193,7 @@ def _exam_job(name: str, questions: Sequence[ExamQuestion], *, reusable: bool) -
 
     def reuse(stored: Stored) -> list[Cell] | None:
         result = stored.validation
-        if not reusable or result is None or result.data_sha256 != digest:
+        if not reusable or result is None or (result.data_sha256, result.prompt_version) != (digest, PROMPT_VERSION):
             return None
         versions = "/".join(result.protocols[name].protocol_version for name in ("letters", "options"))
         return cells(result.questions.chosen) if versions == version else None
@@ -283,6 +291,7 @@ def _divergence_job(measure: str, prompts_for: Callable[[TokenEncoder], list[lis
                 measure=measure,
                 kind="description",
                 version=divergence.VERSION,
+                prompt_version=PROMPT_VERSION,
                 data_sha256=digest,
                 value=sum(sums) / sum(tokens),
                 n=len(prompts),
@@ -304,6 +313,7 @@ def _intruders(subject: Subject, layers: int) -> Cell:
         measure="intruder_dimensions",
         kind="description",
         version=f"{intruders.VERSION}-{layers}",
+        prompt_version=PROMPT_VERSION,
         data_sha256=sha256_json(["weights"]),
         value=sum(counts.values()) / max(len(counts), 1),
         n=len(counts),

@@ -9,6 +9,7 @@ from lorachain.artifacts.reasoning import ReasoningReport
 from lorachain.chain.context import ChainContext, stage_config, training_sources, writes_reasoning, writing_settings
 from lorachain.chain.stages import Stage, parent_of, reasoning_for
 from lorachain.errors import DataError, LorachainError
+from lorachain.prompts import PROMPT_VERSION
 from lorachain.provenance import adapter_sha256, sha256_json
 from lorachain.reasoning.samples_file import no_samples, written_folders
 from lorachain.workspace import REASONING_REPORT, TRAINING_INFO
@@ -94,6 +95,8 @@ def why_reasoning_is_stale(context: ChainContext, step: Stage, *, as_configured:
 
 def _changed_settings(context: ChainContext, report: ReasoningReport) -> str:
     before, config = report.depends_on, context.config
+    if before.prompt_version != PROMPT_VERSION:
+        return f"prompt version was {before.prompt_version}, is {PROMPT_VERSION}"
     now = {**writing_settings(config), "seed": config.seed, "answer_style": context.entry.answer_style}
     then = {**before.settings, "seed": before.seed, "answer_style": before.answer_style}
     changed = next((key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)), None)

@@ -18,6 +18,7 @@ from lorachain.chain.stages import Stage, parent_of
 from lorachain.chain.tasks.base import StageTask
 from lorachain.errors import GateError
 from lorachain.memory import release
+from lorachain.prompts import PROMPT_VERSION
 from lorachain.tokens import TokenEncoder
 
 
@@ -88,7 +89,8 @@ class StageLedger:
         if step is None or row is None or row.model != step.model or not self._held_alike(step):
             return None
         cells = {protocol: row.cell(f"exam_{protocol}") for protocol in ("letters", "options")}
-        same = {name: cell for name, cell in cells.items() if cell and cell.data_sha256 == data_sha256}
+        asked = (data_sha256, PROMPT_VERSION)
+        same = {name: cell for name, cell in cells.items() if cell and (cell.data_sha256, cell.prompt_version) == asked}
         return {name: str(cell.detail["chosen"]) for name, cell in same.items()} if len(same) == len(cells) else None
 
     def check(self, unpublished: Path, model: nn.Module | None, kept: str) -> None:

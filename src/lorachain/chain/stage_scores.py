@@ -9,6 +9,7 @@ from lorachain.chain.stage_run import StageInputs, StageRun
 from lorachain.evaluation.questions import question_set_hash
 from lorachain.evaluation.validation import validate
 from lorachain.evaluation.validation_result import summarize_validation
+from lorachain.prompts import PROMPT_VERSION
 from lorachain.weights.lora import PeftModel
 
 
@@ -33,7 +34,8 @@ def _inherited_start(run: StageRun) -> EpochScore | None:
     if not same_model or not inputs.inherited or not _held_as_in_parent(inputs):
         return None
     last = inputs.inherited[-1]
-    if last.result.data_sha256 != question_set_hash(inputs.questions.dev) or not _is_kept_epoch(inputs.parent, last):
+    asked = (question_set_hash(inputs.questions.dev), PROMPT_VERSION)
+    if (last.result.data_sha256, last.result.prompt_version) != asked or not _is_kept_epoch(inputs.parent, last):
         return None
     return score_epoch(run.stage.name, 0, 0, last.result, inputs.inherited)
 

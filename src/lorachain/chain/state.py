@@ -21,6 +21,7 @@ from lorachain.chain.stages import Stage, parent_of, stage_of_output
 from lorachain.data.normalization import NORMALIZATION_VERSION
 from lorachain.data.staleness import Reading, changed_since
 from lorachain.errors import LorachainError
+from lorachain.prompts import PROMPT_VERSION
 from lorachain.provenance import adapter_sha256, sha256_json
 from lorachain.workspace import REASONING_REPORT, TRAINING_INFO, checkpoint_steps
 
@@ -169,11 +170,17 @@ def _changed_parent(context: ChainContext, stage: Stage, info: TrainingInfo, as_
 
 def _changed_settings(context: ChainContext, stage: Stage, info: TrainingInfo) -> str:
     made_from = info.depends_on
-    before = {**made_from.settings.as_dict(), "seed": made_from.seed, "text normalization": made_from.normalization}
+    before = {
+        **made_from.settings.as_dict(),
+        "seed": made_from.seed,
+        "text normalization": made_from.normalization,
+        "prompt version": made_from.prompt_version,
+    }
     now = {
         **deciding_settings(context.config, context.entry, stage),
         "seed": context.config.seed,
         "text normalization": NORMALIZATION_VERSION,
+        "prompt version": PROMPT_VERSION,
     }
     return _difference(before, now)
 

@@ -31,6 +31,7 @@ from lorachain.config import StageConfig
 from lorachain.data.normalization import NORMALIZATION_VERSION
 from lorachain.errors import GateError
 from lorachain.memory import reset_peak
+from lorachain.prompts import PROMPT_VERSION
 from lorachain.provenance import ADAPTER_WEIGHTS, sha256_json
 from lorachain.tokens import TokenEncoder
 from lorachain.training.batch_schedule import BatchSchedule
@@ -156,6 +157,7 @@ def load_inputs(context: ChainContext, runtime: Runtime, stage: Stage) -> StageI
         settings=StageSettings(**deciding_settings(config, context.entry, stage)),
         seed=config.seed,
         normalization=NORMALIZATION_VERSION,
+        prompt_version=PROMPT_VERSION,
     )
     return StageInputs(
         parent=parent,
@@ -164,7 +166,7 @@ def load_inputs(context: ChainContext, runtime: Runtime, stage: Stage) -> StageI
         task=task,
         replay=replay,
         depends_on=depends_on,
-        fingerprint=sha256_json(depends_on.as_dict()),
+        fingerprint=sha256_json(depends_on.identity()),
         inherited=read_history(parent.folder),
     )
 

@@ -23,7 +23,7 @@ from lorachain.data.sources import SourceInfo
 from lorachain.errors import DataError
 from lorachain.inference.engines.base import EngineIdentity, TextEngine, TextRequest
 from lorachain.licences import writer_licence
-from lorachain.prompts import options_depend_on_order
+from lorachain.prompts import PROMPT_VERSION, options_depend_on_order
 from lorachain.provenance import sha256_json
 from lorachain.reasoning.examples import WorkedExamples
 from lorachain.reasoning.journal import ReasoningJournal
@@ -131,7 +131,7 @@ def write_to(
         raise DataError(f"no training question to write reasoning for ({reasons or 'the train split is empty'})")
     examples = _worked_examples(context, data, model, choice)
     inputs = _inputs(context, data, model, choice, examples)
-    journal = ReasoningJournal(journal_path(out), inputs.as_dict())
+    journal = ReasoningJournal(journal_path(out), inputs.identity())
     finished = journal.read()
     if finished is None:
         aside = journal.path.with_name(f"{journal.path.name}.superseded")
@@ -148,7 +148,7 @@ def write_to(
             samples,
             {question_key(question): question for question in data.questions},
             inputs=inputs,
-            fingerprint=sha256_json(inputs.as_dict()),
+            fingerprint=sha256_json(inputs.identity()),
             by_parent=by_parent,
             samples_per_question=config.samples,
             skipped=data.skipped,
@@ -177,7 +177,7 @@ def _worked_examples(
 def writing_fingerprint(context: ChainContext, data: WritingData, model: ScoredModel, choice: WriterChoice) -> str:
     """Of all that what is written depends on, as its report records it."""
     examples = _worked_examples(context, data, model, choice)
-    return sha256_json(_inputs(context, data, model, choice, examples).as_dict())
+    return sha256_json(_inputs(context, data, model, choice, examples).identity())
 
 
 def _inputs(
@@ -195,6 +195,7 @@ def _inputs(
         settings=writing_settings(context.config),
         answer_style=context.entry.answer_style,
         seed=context.config.seed,
+        prompt_version=PROMPT_VERSION,
     )
 
 

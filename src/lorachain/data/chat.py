@@ -13,6 +13,8 @@ from lorachain.data.rows import Row, field_names, first_of, shorten, text_of, va
 from lorachain.records import Instruction
 
 EXPECTED = "messages of a user and an assistant, or a prompt and a completion"
+MAX_EXCHANGES = 64
+"""Of one conversation: each answer is trained after all turns before it, so that their tokens grow with the square."""
 _OF_AN_EXAM = ("A", "보기1", "options", "choices")
 _ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
@@ -32,13 +34,13 @@ def is_chat(row: Row) -> bool:
 
 
 def exchange_of(row: Row) -> Instruction:
-    """The first user message and the answer to it.
+    """The messages of a user, each with its answer.
 
     Raises:
         ValueError: says what was found instead.
     """
     if has_messages(row):
-        return _first_exchange(next(value for name in MESSAGES_FIELDS if (value := value_of(row, name)) is not None))
+        return _conversation(next(value for name in MESSAGES_FIELDS if (value := value_of(row, name)) is not None))
     if option := next((name for name in _OF_AN_EXAM if value_of(row, name) is not None), None):
         raise ValueError(f"a question with options (the field {option}): name it as an exam")
     prompt = first_of(row, PROMPT_FIELDS)
@@ -52,9 +54,9 @@ def exchange_of(row: Row) -> Instruction:
     return Instruction(f"{prompt}\n\n{given}" if given else prompt, completion)
 
 
-def _first_exchange(messages: object) -> Instruction:
-    """The first user message, after the system message where there is one, and the answer to it. What follows is left
-    out: an answer further down depends on turns that a single prompt does not have.
+def _conversation(messages: object) -> Instruction:
+    """User messages and their answers in turn, the first after the system message where there is one; up to
+    `MAX_EXCHANGES`, or to the first message that is none of the two, is empty or out of turn.
 
     Raises:
         ValueError: the messages do not begin with such an exchange.
@@ -70,10 +72,16 @@ def _first_exchange(messages: object) -> Instruction:
         turns = turns[1:]
     if len(turns) < 2 or turns[0][0] != "user" or turns[1][0] != "assistant":
         raise ValueError(f"messages with the roles {', '.join(role for role, _ in turns) or '(none)'}")
-    prompt, completion = turns[0][1], turns[1][1]
-    if prompt is None or completion is None:
+    exchanges: list[tuple[str, str]] = []
+    for (role, message), (next_role, answer) in zip(turns[::2], turns[1::2], strict=False):
+        in_turn = (role, next_role) == ("user", "assistant")
+        if not in_turn or message is None or answer is None or len(exchanges) == MAX_EXCHANGES:
+            break
+        exchanges.append((message, answer))
+    if not exchanges:
         raise ValueError("an empty message")
-    return Instruction(f"{system}{prompt}", completion)
+    (prompt, completion), *later = exchanges
+    return Instruction(f"{system}{prompt}", completion, tuple(later))
 
 
 def _role(message: Mapping[str, object]) -> str:

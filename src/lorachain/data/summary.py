@@ -27,10 +27,11 @@ from lorachain.dictionary_forms import trained_examples
 from lorachain.errors import DataError
 from lorachain.prompts import (
     AnswerStyle,
+    ChatTurns,
     Example,
     directions,
     exam_examples,
-    instruction_example,
+    instruction_examples,
     plain_text_example,
     render,
 )
@@ -150,12 +151,12 @@ def detect(name: str) -> ReadAs:
     raise DataError(f"{name}: its rows are of no known kind; say which with --as. {' '.join(reasons)}")
 
 
-def examples_of(record: TrainedRecord, style: AnswerStyle) -> list[Example]:
+def examples_of(record: TrainedRecord, style: AnswerStyle, turns: ChatTurns | None = None) -> list[Example]:
     """What is trained of a record, by the builders that training uses."""
     if isinstance(record, PlainText):
         return [plain_text_example(record)]
     if isinstance(record, Instruction):
-        return [instruction_example(record)]
+        return instruction_examples(record, turns)
     if isinstance(record, Term):
         forms = [trained_examples(record, way) for way in directions(record)]
         return [example for nth in zip(*forms, strict=True) for example in nth]  # each direction's own form first
@@ -181,7 +182,7 @@ def texts_of(record: TrainedRecord) -> list[str]:
     if isinstance(record, PlainText):
         return [record.text]
     if isinstance(record, Instruction):
-        return [record.prompt, record.completion]
+        return [text for exchange in record.exchanges for text in exchange]
     if isinstance(record, Term):
         return [text for text in (record.term, record.definition, record.english) if text]
     return [record.question, *record.options, *([record.reasoning] if record.reasoning else [])]
@@ -230,10 +231,10 @@ class _Counts:
         if self.encoder is None:
             raise ValueError("no model")
         encoder = self.encoder
-        return max(len(encoder.encode(example)) for example in examples_of(record, self.style))
+        return max(len(encoder.encode(example)) for example in examples_of(record, self.style, encoder.turns))
 
     def shown(self, number: int, record: TrainedRecord) -> ShownRecord:
-        examples = examples_of(record, self.style)
+        examples = examples_of(record, self.style, self.encoder.turns if self.encoder is not None else None)
         where = record.source if isinstance(record, PlainText) else f"record {number}"
         return ShownRecord(
             where=where,

@@ -34,6 +34,8 @@ class Comparable:
     model: ScoredModelIdentity
     protocol: str
     version: str
+    prompt_version: int | None
+    """None: not checked; lm-evaluation-harness has prompts of its own."""
     settings: dict[str, Any]
     split: str
     engine: str | None
@@ -55,6 +57,7 @@ def our_result(path: Path) -> Comparable:
         model=result.model,
         protocol=result.protocol,
         version=result.protocol_version,
+        prompt_version=result.prompt_version,
         settings=result.settings,
         split=result.split,
         engine=result.model.engine or "local",

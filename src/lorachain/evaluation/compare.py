@@ -13,12 +13,13 @@ from lorachain.evaluation.statistics import comparison_summary, discordant, mcne
 _MUST_AGREE: dict[str, Callable[[Comparable], Any]] = {
     "protocol": lambda result: result.protocol,
     "protocol version": lambda result: result.version,
+    "prompt version": lambda result: result.prompt_version,
     "settings": lambda result: result.settings,
     "engine": lambda result: result.engine,
     "split": lambda result: result.split,
     "questions": lambda result: result.questions,
 }
-_UNLESS_UNKNOWN = ("engine", "questions")
+_UNLESS_UNKNOWN = ("prompt version", "engine", "questions")
 """Not compared where one of the two does not say it: questions are then matched one by one."""
 
 
@@ -28,8 +29,8 @@ def compare_results(path_a: Path, path_b: Path, *, seed: int = 0) -> Comparison:
     Each is a result of `lorachain eval`, or of lm-evaluation-harness: a `samples_*.jsonl`, or a directory of them.
 
     Raises:
-        DataError: a result cannot be read, or the two differ in protocol, version, settings, engine, split or
-            questions.
+        DataError: a result cannot be read, or the two differ in protocol, version, prompts, settings, engine, split
+            or questions.
     """
     a, b = (lm_eval_result(path) if is_lm_eval(path) else our_result(path) for path in (path_a, path_b))
     differing = [
@@ -49,6 +50,7 @@ def compare_results(path_a: Path, path_b: Path, *, seed: int = 0) -> Comparison:
     return Comparison(
         protocol=a.protocol,
         protocol_version=a.version,
+        prompt_version=a.prompt_version or b.prompt_version,
         settings=a.settings,
         split=a.split,
         n=n,

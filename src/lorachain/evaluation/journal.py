@@ -48,6 +48,8 @@ class Journal:
             header = json.loads(complete.lines[0]) if complete.lines else self.identity
         except (OSError, ValueError, RecursionError) as error:
             raise self._damaged(1, str(error)) from error
+        if isinstance(header, dict):  # what has no prompt version was written before there was one
+            header = {"prompt_version": 1, **header}
         if header != self.identity:
             self._refuse_other(header)
         if len(complete.lines) > len(batches) + 1:

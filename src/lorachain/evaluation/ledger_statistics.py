@@ -16,6 +16,7 @@ from lorachain.evaluation.statistics import (
     resampled_statistic,
     wilson,
 )
+from lorachain.prompts import PROMPT_VERSION
 
 
 def share_cell(measure: str, version: str, data_sha256: str, correct: Sequence[bool], unit: str, **detail: Any) -> Cell:
@@ -24,6 +25,7 @@ def share_cell(measure: str, version: str, data_sha256: str, correct: Sequence[b
         measure=measure,
         kind="share",
         version=version,
+        prompt_version=PROMPT_VERSION,
         data_sha256=data_sha256,
         value=sum(correct) / len(correct),
         n=len(correct),
@@ -50,6 +52,7 @@ def perplexity_cell(
         measure=measure,
         kind="perplexity",
         version=version,
+        prompt_version=PROMPT_VERSION,
         data_sha256=data_sha256,
         value=float(_perplexity(np.asarray(sums), np.asarray(weights), 0)),
         n=len(sums),
@@ -67,8 +70,8 @@ def comparable(cell: Cell, other: Cell | None) -> bool:
         other is not None
         and cell.kind != "description"
         and cell.n > 1
-        and (cell.kind, cell.version, cell.data_sha256, cell.n)
-        == (other.kind, other.version, other.data_sha256, other.n)
+        and (cell.kind, cell.version, cell.prompt_version, cell.data_sha256, cell.n)
+        == (other.kind, other.version, other.prompt_version, other.data_sha256, other.n)
     )
 
 
@@ -107,7 +110,13 @@ def measured_noise(cell: Cell, again: Cell) -> Noise:
     else:
         sums, weights = np.asarray(cell.sums)[:n], np.asarray(again.weights)
         value = abs(float(_perplexity(sums, weights, 0)) - again.value)
-    return Noise(version=again.version, data_sha256=again.data_sha256, value=value, n=n)
+    return Noise(
+        version=again.version,
+        prompt_version=again.prompt_version,
+        data_sha256=again.data_sha256,
+        value=value,
+        n=n,
+    )
 
 
 def relative_loss(cell: Cell, other: Cell, unit: str) -> float:

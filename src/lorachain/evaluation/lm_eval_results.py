@@ -60,6 +60,7 @@ def lm_eval_result(path: Path) -> Comparable:
         ),
         protocol=protocol,
         version=version,
+        prompt_version=None,
         settings=settings,
         split=split,
         engine=None,

@@ -25,6 +25,7 @@ from lorachain.atomic import replaced_binary_file
 from lorachain.errors import ConfigError, DataError, WorkspaceError
 from lorachain.evaluation.questions import question_content_hash, question_set_hash
 from lorachain.evaluation.statistics import CHANCE, chance_summary, differs_from_chance, macro_interval, proportion
+from lorachain.prompts import PROMPT_VERSION
 from lorachain.provenance import package_versions, sha256_file
 from lorachain.records import LETTERS, ExamQuestion
 
@@ -91,6 +92,7 @@ def summarize(
         model=model,
         protocol=protocol.name,
         protocol_version=protocol.version,
+        prompt_version=PROMPT_VERSION,
         settings=protocol.settings,
         split=split,
         notice="scored on the test split; never choose a model by this number" if split == "test" else None,

@@ -12,6 +12,7 @@ from lorachain.evaluation.journal import JOURNAL_VERSION, Journal
 from lorachain.evaluation.protocols.base import ExamProtocol, QuestionResult, batches
 from lorachain.evaluation.questions import check_questions, question_set_hash
 from lorachain.evaluation.results import check_output, summarize
+from lorachain.prompts import PROMPT_VERSION
 from lorachain.records import ExamQuestion
 from lorachain.tokens import TokenEncoder
 
@@ -45,8 +46,8 @@ def run_evaluation(
     check_questions(questions)
     journal = Journal(out, {
         "journal_version": JOURNAL_VERSION, "model": model_identity.as_dict(), "protocol": protocol.name,
-        "protocol_version": protocol.version, "settings": protocol.settings, "split": split,
-        "data_sha256": question_set_hash(questions),
+        "protocol_version": protocol.version, "prompt_version": PROMPT_VERSION, "settings": protocol.settings,
+        "split": split, "data_sha256": question_set_hash(questions),
     }, protocol.detail_type)  # fmt: skip
     rows: dict[int, QuestionResult] = {}
     seconds = 0.0

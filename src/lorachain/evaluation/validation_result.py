@@ -20,6 +20,7 @@ from lorachain.evaluation.statistics import (
     mcnemar_exact,
     proportion,
 )
+from lorachain.prompts import PROMPT_VERSION
 from lorachain.records import LETTERS, ExamQuestion
 
 PROTOCOL_VERSIONS = {"letters": LETTERS_VERSION, "options": OPTIONS_VERSION}
@@ -39,6 +40,7 @@ def summarize_validation(
     return ValidationResult(
         split=split,
         data_sha256=question_set_hash(questions),
+        prompt_version=PROMPT_VERSION,
         n=len(questions),
         seconds=round(seconds, 3),
         protocols={protocol: _protocol(protocol, answers, split) for protocol in chosen},

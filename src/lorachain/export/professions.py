@@ -102,7 +102,10 @@ def _is_base(result: EvalResult, lineage: Sequence[TrainingInfo]) -> bool:
 
 
 def _comparable(a: EvalResult, b: EvalResult) -> bool:
-    parts = [(one.protocol, one.protocol_version, one.settings, one.split, one.data.sha256) for one in (a, b)]
+    parts = [
+        (one.protocol, one.protocol_version, one.prompt_version, one.settings, one.split, one.data.sha256)
+        for one in (a, b)
+    ]
     return parts[0] == parts[1]
 
 
@@ -112,7 +115,7 @@ def _validated(info: TrainingInfo, history: Sequence[EpochScore]) -> list[Profes
         return []
     result = kept[-1].result
     first = history[0].result if history[0].epoch == 0 else None
-    base = first if first is not None and first.data_sha256 == result.data_sha256 else None
+    base = first if first is not None and first.asks_the_same(result) else None
     on_hub = bool(info.exam_sources) and all(_is_kormedmcqa(source) for source in info.exam_sources)
     rows = []
     for name, score in result.protocols.items():

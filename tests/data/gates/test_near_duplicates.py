@@ -48,6 +48,7 @@ def test_texts_that_differ_are_kept() -> None:
 def test_later_batches_find_earlier_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the bands were merged into the sorted arrays."""
     monkeypatch.setattr(near_duplicates, "_RECENT", 64)
+    monkeypatch.setattr(near_duplicates, "_BLOCK", 7)
     index = DuplicateIndex(0.8)
     texts = [document(seed) for seed in range(60)]
     for start in range(0, 60, 6):

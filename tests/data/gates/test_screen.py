@@ -143,6 +143,11 @@ def test_every_kind_of_record_is_masked_field_by_field() -> None:
     assert term == Term("담낭", "문의 [전화번호]", None, "A00")
     [item] = open_data_gates(INSTRUCT, settings, {}).kept([Instruction("번호는?", PHONE)])
     assert item == Instruction("번호는?", "[전화번호]")
+    talk = Instruction("이름은?", "모른다.", (("번호는?", PHONE), (PHONE, "그렇다.")))
+    [item] = open_data_gates(INSTRUCT, settings, {}).kept([talk])
+    [document] = open_data_gates(PLAIN_TEXT, settings, {}).kept([talk])
+    assert item.later == (("번호는?", "[전화번호]"), ("[전화번호]", "그렇다."))
+    assert document == item
     question = ExamQuestion("q", "s", "번호는?", (PHONE, "나", "다", "라", "마"), 0, f"{PHONE}이다", "e")
     [masked] = open_data_gates(EXAM, settings, {}).kept([question])
     assert (masked.options[0], masked.reasoning, masked.exam) == ("[전화번호]", "[전화번호]이다", "e")

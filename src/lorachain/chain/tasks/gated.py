@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from lorachain.artifacts.data_gates import DataReport
 from lorachain.chain.tasks.base import TaskInputs
+from lorachain.data.gates.names import names_model_sha256
 from lorachain.data.gates.screen import DataGates, open_data_gates
 from lorachain.data.gates.views import View
 from lorachain.data.sources import SourceInfo
@@ -33,7 +34,9 @@ def open_gates(inputs: TaskInputs, view: View[R]) -> DataGates[R]:
 def gate_identity(inputs: TaskInputs) -> dict[str, Any]:
     """What decides which records the gates keep, for caches."""
     hashes = [sha256_file(Path(name).expanduser()) for name in inputs.data.contamination.hashes]
-    return {"settings": inputs.data.deciding(), "hashes": hashes}
+    personal = inputs.data.personal
+    names = {"names": names_model_sha256(personal.names_model)} if personal.names == "ner" else {}
+    return {"settings": inputs.data.deciding(), "hashes": hashes, **names}
 
 
 def write_report(inputs: TaskInputs, gates: DataGates[Any], sources: Sequence[SourceInfo]) -> DataReport:

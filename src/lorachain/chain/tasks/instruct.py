@@ -12,7 +12,7 @@ from lorachain.data.gates.views import INSTRUCT
 from lorachain.data.instruct import load_instructions
 from lorachain.data.sources import SourceInfo
 from lorachain.errors import DataError
-from lorachain.prompts import instruction_example
+from lorachain.prompts import instruction_examples
 from lorachain.token_store import StoredPacks, TokenStore
 from lorachain.tokens import TokenRow
 
@@ -45,7 +45,8 @@ def load_instruct_task(inputs: TaskInputs) -> InstructTask:
 
     def rows() -> Iterator[TokenRow]:
         for record, item in enumerate(kept):
-            yield inputs.encoder.encode(instruction_example(item), record)
+            for example in instruction_examples(item, inputs.encoder.turns):
+                yield inputs.encoder.encode(example, record)
 
     store = inputs.token_cache({"instructions": records_sha256(kept)}).rows("instructions", rows)
     fitting = [row for row, length in enumerate(store.lengths.tolist()) if length <= inputs.stage.max_length]
@@ -57,9 +58,9 @@ def load_instruct_task(inputs: TaskInputs) -> InstructTask:
     return InstructTask(
         sources=loaded.sources,
         counts={
-            "instructions": len(fitting),
+            "instructions": len(fitting),  # of a conversation, each answer
             "instructions_with_exam_questions_left_out": report.contamination.removed,
-            "longer_than_max_length_left_out": len(kept) - len(fitting),
+            "longer_than_max_length_left_out": len(store.lengths) - len(fitting),
             **other_counts(report),
         },
         store=store,

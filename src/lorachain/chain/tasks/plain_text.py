@@ -18,7 +18,7 @@ from lorachain.data.staleness import reads_the_same
 from lorachain.errors import DataError
 from lorachain.evaluation.measures import PERPLEXITY
 from lorachain.evaluation.perplexity import document_sums, perplexity, rows_sha256
-from lorachain.prompts import instruction_example, plain_text_example
+from lorachain.prompts import instruction_examples, plain_text_example
 from lorachain.records import Instruction
 from lorachain.token_store import StoredPacks, TokenStore
 from lorachain.tokens import TokenRow, pack, split_long
@@ -162,9 +162,10 @@ def _tokenized(inputs: TaskInputs, cache: TokenCache) -> tuple[TokenStore, Facts
     def rows() -> Iterator[TokenRow]:
         for document in gates.kept(stream):
             counts["documents"] += 1
-            yield inputs.encoder.encode(
-                instruction_example(document) if isinstance(document, Instruction) else plain_text_example(document)
-            )
+            if isinstance(document, Instruction):
+                yield from map(inputs.encoder.encode, instruction_examples(document, inputs.encoder.turns))
+            else:
+                yield inputs.encoder.encode(plain_text_example(document))
 
     def facts() -> Facts:
         report = write_report(inputs, gates, stream.sources)

@@ -22,6 +22,8 @@ _ROWS = SLOTS // BANDS
 _SEED = 42
 _RECENT = 200_000
 """Band hashes that are kept in a dictionary before they are merged into the sorted arrays."""
+_BLOCK = 8192
+"""Signatures that are stored together."""
 Signatures = NDArray[np.uint32]
 
 
@@ -61,11 +63,12 @@ class DuplicateIndex:
         self._similarity = similarity
         self._exact: dict[int, int] = {}
         self._keys: Hashes = np.zeros(0, np.uint64)
-        self._rows: Positions = np.zeros(0, np.int64)
+        self._rows = np.zeros(0, np.int32)
         self._recent: dict[int, int] = {}
-        self._slots = np.zeros((1024, SLOTS), np.uint8)
+        self._blocks: list[NDArray[np.uint8]] = []
+        """(`_BLOCK`, 128) one byte per slot of each signature; blocks, so that growing copies nothing."""
         self._records: list[int] = []
-        """By row of `_slots`, the number of the text."""
+        """By row, the number of the text."""
 
     def add(
         self, records: Sequence[int], exact: Sequence[int], rows: Signatures, gram_counts: Positions
@@ -103,7 +106,7 @@ class DuplicateIndex:
         rows = {*earlier, *(self._recent[band] for band in bands.tolist() if band in self._recent)}
         best: Duplicate | None = None
         for row in sorted(rows):
-            equal = float(np.mean(self._slots[row] == (signature & 0xFF).astype(np.uint8)))
+            equal = float(np.mean(self._blocks[row // _BLOCK][row % _BLOCK] == (signature & 0xFF).astype(np.uint8)))
             similarity = max(0.0, (equal - 1 / 256) / (1 - 1 / 256))  # one byte of a slot is equal by chance
             if similarity >= self._similarity and (best is None or similarity > best.similarity):
                 best = Duplicate(self._records[row], min(similarity, 0.999))
@@ -111,20 +114,26 @@ class DuplicateIndex:
 
     def _remember(self, record: int, signature: NDArray[np.uint32], bands: Hashes) -> None:
         row = len(self._records)
-        if row == len(self._slots):
-            self._slots = np.concatenate((self._slots, np.zeros_like(self._slots)))
-        self._slots[row] = (signature & 0xFF).astype(np.uint8)
+        if row == len(self._blocks) * _BLOCK:
+            self._blocks.append(np.zeros((_BLOCK, SLOTS), np.uint8))
+        self._blocks[-1][row % _BLOCK] = (signature & 0xFF).astype(np.uint8)
         self._records.append(record)
         for band in bands.tolist():
             self._recent.setdefault(band, row)
-        if len(self._recent) >= max(_RECENT, len(self._keys) // 4):
+        if len(self._recent) >= _RECENT:
             self._merge()
 
     def _merge(self) -> None:
+        """The recent band hashes into the sorted arrays; of a hash that is there the earlier row stays. One copy of the
+        arrays, without sorting them again."""
         keys = np.fromiter(self._recent.keys(), np.uint64, len(self._recent))
-        rows = np.fromiter(self._recent.values(), np.int64, len(self._recent))
-        keys, rows = np.concatenate((self._keys, keys)), np.concatenate((self._rows, rows))
-        order = np.lexsort((rows, keys))
+        rows = np.fromiter(self._recent.values(), np.int32, len(self._recent))
+        order = np.argsort(keys)
         keys, rows = keys[order], rows[order]
-        first = np.concatenate(([True], keys[1:] != keys[:-1]))
-        self._keys, self._rows, self._recent = keys[first], rows[first], {}
+        place = np.searchsorted(self._keys, keys)
+        there = np.zeros(len(keys), bool)
+        inside = place < len(self._keys)
+        there[inside] = self._keys[place[inside]] == keys[inside]
+        self._rows = np.insert(self._rows, place[~there], rows[~there])
+        self._keys = np.insert(self._keys, place[~there], keys[~there])
+        self._recent = {}

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
+from lorachain.data.gates.names import find_names
 from lorachain.data.gates.personal_numbers import (
     has_check_digit,
     is_alien,
@@ -16,9 +17,9 @@ from lorachain.data.gates.personal_numbers import (
     is_mobile,
 )
 from lorachain.data.gates.user_pattern import compile_bounded
-from lorachain.data_settings import PersonalKind
+from lorachain.data_settings import FindingKind, PersonalKind
 
-MASKS: dict[PersonalKind, str] = {
+MASKS: dict[FindingKind, str] = {
     "resident": "[주민등록번호]",
     "alien": "[외국인등록번호]",
     "phone": "[전화번호]",
@@ -26,6 +27,7 @@ MASKS: dict[PersonalKind, str] = {
     "card": "[카드번호]",
     "account": "[계좌번호]",
     "chart": "[등록번호]",
+    "name": "[이름]",
 }
 _CONTEXT = 20
 """Characters before a number in which a word such as 전화 says what it is."""
@@ -73,7 +75,7 @@ _ACCOUNT_WORDS = re.compile(
 class Finding:
     """Where something was found; not what."""
 
-    kind: PersonalKind
+    kind: FindingKind
     start: int
     end: int
 
@@ -83,13 +85,15 @@ class PersonalData:
 
     Args:
         chart_pattern: a regular expression for chart numbers, or empty.
+        names_model: folder of a model that finds names of people (`names`), or empty.
 
     Raises:
         ConfigError: the pattern cannot be used.
     """
 
-    def __init__(self, kinds: Collection[PersonalKind], chart_pattern: str = "") -> None:
-        self._kinds = frozenset(kinds)
+    def __init__(self, kinds: Collection[PersonalKind], chart_pattern: str = "", names_model: str = "") -> None:
+        self._kinds: frozenset[FindingKind] = frozenset(kinds) | ({"name"} if names_model else set())
+        self._names_model = names_model
         self._chart = compile_bounded(chart_pattern, "data.personal.chart_pattern") if chart_pattern else None
 
     def find(self, text: str) -> list[Finding]:
@@ -100,7 +104,9 @@ class PersonalData:
                 findings.append(Finding(kind, start, end))
         return findings
 
-    def _all(self, text: str) -> Iterator[tuple[int, int, PersonalKind]]:
+    def _all(self, text: str) -> Iterator[tuple[int, int, FindingKind]]:
+        if self._names_model:
+            yield from ((start, end, "name") for start, end in find_names(self._names_model, text))
         if self._chart is not None:
             yield from ((match.start(), match.end(), "chart") for match in self._chart.finditer(text))
         if any(at in text for at in _AT):

@@ -10,6 +10,7 @@ from lorachain.data.gates.chunk import Chunk, ChunkResult, ChunkScreen, record_h
 from lorachain.data.gates.contamination import Contamination, Match
 from lorachain.data.gates.hashed_exam import open_hashed_exams
 from lorachain.data.gates.journal import ScreenJournal
+from lorachain.data.gates.names import check_names_model, names_model_sha256
 from lorachain.data.gates.near_duplicates import Duplicate, DuplicateIndex
 from lorachain.data.gates.personal import PersonalData, masked
 from lorachain.data.gates.report import (
@@ -182,8 +183,8 @@ class DataGates(Generic[R]):
             start = next(finding.start for of_field in findings for finding in of_field)
             raise DataError(
                 f"{located.where}: the {self._view.singular} contains personal data ({kinds}; the first at character "
-                f"{start + 1}). Remove it, or mask it with --set data.personal.action=mask; `lorachain data check` "
-                "lists every place, and docs/data-gates.md says what is searched for"
+                f"{start + 1}). Mask all of it with --set data.personal.action=mask, which continues from here, or "
+                "remove it; `lorachain data check` lists every place, and docs/data-gates.md says what is searched for"
             )
         if action == "mask":
             return self._view.rebuilt(record, [masked(*pair) for pair in zip(fields, map(list, findings), strict=True)])
@@ -222,9 +223,13 @@ def open_data_gates(
     hashed = open_hashed_exams(settings.contamination.hashes)
     sets = [(name, questions) for name, questions in held_out.items() if questions]
     personal, near = settings.personal, _searches_similar(view, settings)
+    names_model = personal.names_model if personal.names == "ner" and personal.action != "off" else ""
+    if personal.names == "ner" and personal.action != "off":
+        check_names_model(names_model)
+    names = [names_model_sha256(names_model)] if names_model else []
     screen = ChunkScreen(
         Contamination(sets, hashed, settings.contamination.threshold, stem_alone=view.stem_alone),
-        None if personal.action == "off" else PersonalData(personal.kinds, personal.chart_pattern),
+        None if personal.action == "off" else PersonalData(personal.kinds, personal.chart_pattern, names_model),
         near=near,
     )
     opened = None
@@ -237,7 +242,7 @@ def open_data_gates(
                 "threshold": settings.contamination.threshold,
                 "questions": sha256_json(texts),
                 "hashed": [(index.name, index.salt, sha256_json(index.keys.tolist())) for index in hashed],
-                "personal": None if personal.action == "off" else [*personal.kinds, personal.chart_pattern],
+                "personal": None if personal.action == "off" else [*personal.kinds, personal.chart_pattern, *names],
                 "near": near,
             },
         )

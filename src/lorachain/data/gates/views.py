@@ -41,13 +41,22 @@ def _rebuilt_question(question: ExamQuestion, fields: Sequence[str]) -> ExamQues
     return replace(question, question=stem, options=(a, b, c, d, e), reasoning=reasoning[0] if reasoning else None)
 
 
+def _instruction_fields(item: Instruction) -> Fields:
+    return tuple(text for exchange in item.exchanges for text in exchange)
+
+
+def _rebuilt_instruction(item: Instruction, fields: Sequence[str]) -> Instruction:
+    (prompt, completion), *later = zip(fields[::2], fields[1::2], strict=True)
+    return replace(item, prompt=prompt, completion=completion, later=tuple(later))
+
+
 def _document_fields(document: PlainText | Instruction) -> Fields:
-    return (document.prompt, document.completion) if isinstance(document, Instruction) else (document.text,)
+    return _instruction_fields(document) if isinstance(document, Instruction) else (document.text,)
 
 
 def _rebuilt_document(document: PlainText | Instruction, fields: Sequence[str]) -> PlainText | Instruction:
     if isinstance(document, Instruction):
-        return replace(document, prompt=fields[0], completion=fields[1])
+        return _rebuilt_instruction(document, fields)
     return replace(document, text=fields[0])
 
 
@@ -86,8 +95,8 @@ EXAM: View[ExamQuestion] = View(
 INSTRUCT: View[Instruction] = View(
     "instruct",
     "instruction",
-    lambda item: (item.prompt, item.completion),
-    lambda item, fields: replace(item, prompt=fields[0], completion=fields[1]),
+    _instruction_fields,
+    _rebuilt_instruction,
     lambda item, number: f"instruction {number}",
     duplicates=True,
     quality=False,

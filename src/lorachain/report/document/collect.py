@@ -95,7 +95,7 @@ class ReportData:
         if not starts:
             return None
         for name, start in (("base model", starts[0]), ("stage start", starts[-1])):
-            if start.result.data_sha256 == kept.result.data_sha256:
+            if start.result.asks_the_same(kept.result):
                 return name, start
         return None
 
