@@ -19,7 +19,7 @@ SCRIPTS = [
 
 # Layers, lowest first; packages of one layer may not import each other unless SAME_LAYER says so.
 LAYERS = [
-    {"version", "errors", "records", "redaction", "memory", "collection", "kernels"},
+    {"version", "errors", "records", "redaction", "memory", "collection", "kernels", "library_output"},
     {"atomic", "append_file", "workspace", "provenance", "data_settings", "config", "artifacts", "registry"}
     | {"licences", "user_key", "embedded_model", "prompts", "dictionary_forms", "chat_template"}
     | {"content_letters", "letter_uses", "option_references", "tokens", "token_store"},
@@ -33,7 +33,7 @@ LAYERS = [
     {"report"},
     {"app"},
     {"export"},
-    {"api"},
+    {"api", "api_models"},
     {"__init__"},
     {"cli"},
     {"__main__"},
@@ -85,6 +85,7 @@ READS_JSON = {
     "evaluation/lm_eval_results.py": "results of lm-evaluation-harness",
     "evaluation/journal.py": "lines of an evaluation in progress, as records",
     "export/gguf.py": "config.json of a model",
+    "export/sentencepiece_model.py": "tokenizer.json of a model",
     "reasoning/journal.py": "lines of a writing run, as records",
     "registry.py": "model_paths.json, which users write, and the index of a model",
     "weights/load.py": "the tokenizer's files of a model",

@@ -20,8 +20,13 @@ if TYPE_CHECKING:
     from lorachain.api import train_stage as train_stage
     from lorachain.api import verify as verify
     from lorachain.api import verify_merged as verify_merged
+    from lorachain.api_models import ask_models as ask_models
+    from lorachain.api_models import fit_model as fit_model
+    from lorachain.api_models import run_doctor as run_doctor
     from lorachain.artifacts import ComposeReport as ComposeReport
+    from lorachain.artifacts import DoctorReport as DoctorReport
     from lorachain.artifacts import EvalResult as EvalResult
+    from lorachain.artifacts import FitReport as FitReport
     from lorachain.artifacts import Ledger as Ledger
     from lorachain.artifacts import MergeReport as MergeReport
     from lorachain.artifacts import TrainingInfo as TrainingInfo
@@ -35,9 +40,10 @@ _PUBLIC = {
         *("compare", "compose", "dial", "evaluate", "export_chain", "init", "load_config", "measure_ledger"),
         *("merge_adapter", "open_chain", "run_chain", "train_stage", "verify", "verify_merged"),
     ),
+    "lorachain.api_models": ("ask_models", "fit_model", "run_doctor"),
     "lorachain.artifacts": (
-        *("ComposeReport", "EvalResult", "Ledger", "MergeReport", "TrainingInfo", "ValidationHistory"),
-        "read_stage_info",
+        *("ComposeReport", "DoctorReport", "EvalResult", "FitReport", "Ledger", "MergeReport", "TrainingInfo"),
+        *("ValidationHistory", "read_stage_info"),
     ),
     "lorachain.errors": ("GateError", "LorachainError"),
 }

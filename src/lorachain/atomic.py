@@ -44,7 +44,8 @@ def atomic_folder(final: Path, *, replace: bool = True) -> Iterator[Path]:
         restore_folder(final)
         check_replaceable(final)
         _remove_leftovers(final)
-        staging = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=STAGING_SUFFIX, dir=final.parent))
+        with _impossible_as_error(final):
+            staging = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=STAGING_SUFFIX, dir=final.parent))
         try:
             yield staging
             sync_tree(staging)
@@ -156,8 +157,9 @@ def _is_regular(path: Path) -> bool:
 @contextmanager
 def folder_for(path: Path) -> Iterator[None]:
     """Creates the parents of `path`; when the block ends, those of them that are still empty are removed."""
-    made = [folder for folder in path.parents if not folder.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with _impossible_as_error(path):
+        made = [folder for folder in path.parents if not folder.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
@@ -223,11 +225,12 @@ def replaced_binary_file(path: Path) -> Iterator[BinaryIO]:
     if path.is_symlink():
         raise WorkspaceError(f"{path} is a symbolic link; lorachain does not write through links: remove it")
     with unwritable_as_error(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in path.parent.glob(f".{path.name}.*{STAGING_SUFFIX}"):
-            if _is_regular(leftover):
-                leftover.unlink()
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=STAGING_SUFFIX, dir=path.parent)
+        with _impossible_as_error(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for leftover in path.parent.glob(f".{path.name}.*{STAGING_SUFFIX}"):
+                if _is_regular(leftover):
+                    leftover.unlink()
+            descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=STAGING_SUFFIX, dir=path.parent)
         staging = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -259,6 +262,19 @@ def open_regular(path: Path, flags: int) -> int:
         os.close(descriptor)
         raise WorkspaceError(f"{path} is not a regular file; remove it, or use another directory")
     return descriptor
+
+
+@contextmanager
+def _impossible_as_error(target: Path) -> Iterator[None]:
+    """Turns what the system says of a place where no file can be into one message; only around creating one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EINVAL):
+            raise
+        raise WorkspaceError(
+            f"{target} cannot be written: {(error.strerror or str(error)).lower()}; choose another place"
+        ) from error
 
 
 @contextmanager

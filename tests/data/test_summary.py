@@ -83,7 +83,7 @@ def test_every_split_of_an_exam_but_test(tmp_path: Path) -> None:
 
 
 def test_nothing_to_show(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no entry found\. 1 bad rows"):
+    with pytest.raises(DataError, match=r"no entry found\. 1 bad row was skipped"):
         summarize_source(jsonl(tmp_path / "a.jsonl", {"x": 1}), "dictionary")
 
 

@@ -22,7 +22,7 @@ def test_a_model_of_the_workspace(root: Path, lorachain: Run) -> None:
     code, out, err = lorachain("doctor", "tiny", *options_of(root)[2:])
     assert code == 0, out + err
     lines = out.splitlines()
-    assert lines[-1].endswith(" ok, 1 warnings, 0 failures")
+    assert lines[-1].endswith(" ok, 1 warning, 0 failures")
     assert sum(line.startswith("ok ") for line in lines) > 10
     # 100 records or fewer of each stage, three of them shown; nothing is written.
     assert [line.split()[1] for line in lines if " trained: " in line] == [

@@ -9,19 +9,6 @@ from chain_making import FinishedChain
 from refusals import refused
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "allowed"),
-    [("--format", "onnx", "hf, adapter, gguf, ollama, vllm"), ("--outtype", "q2", "f16, bf16, q8_0")],
-)
-def test_an_unknown_form(
-    finished_chain: Callable[..., FinishedChain], tmp_path: Path, option: str, value: str, allowed: str
-) -> None:
-    root = finished_chain().root
-    command = ["export", "--model", "tiny", "--workspace", root, "--out", tmp_path / "out", "--format", "gguf"]
-    refused(root, *command, option, value, says=(f"{option} is {value!r}", f"allowed: {allowed}"))
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize("command", [("compose",), ("export", "--format", "hf"), ("export", "--format", "adapter")])
 def test_an_existing_directory_is_not_replaced(
     finished_chain: Callable[..., FinishedChain], tmp_path: Path, command: tuple[str, ...]

@@ -26,7 +26,7 @@ from lorachain.fit.estimate import (
     read_structure,
     stage_memory,
 )
-from lorachain.report.fit_table import measured_table
+from lorachain.report.fit_table import disk_line, measured_table
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -234,6 +234,11 @@ def test_a_card_that_is_too_small(tmp_path: Path, lorachain: Run) -> None:
     assert (code, report.recommended, report.configuration) == (2, None, None)
     assert isinstance(report.rejected[0], Rejected)
     assert report.disk.download == report.disk.merged_base == 2 * report.parameters
+    assert disk_line(report.model_copy(update={"disk_free": report.disk.total})) is None
+    said = disk_line(report.model_copy(update={"disk_free": 5 * 10**9}))
+    assert said is not None
+    assert said.startswith("the disk is too small: a whole chain takes 1")
+    assert "5.00 GB are free" in said
 
 
 def test_a_model_of_the_workspace_without_a_card(root: Path, lorachain: Run) -> None:

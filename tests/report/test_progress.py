@@ -61,6 +61,8 @@ def test_at_the_end_no_time_is_left_to_say() -> None:
         pipe.now += 20
         lines(step, "loss 0.5")
     assert pipe.printed[-1][1] == "training 01: 2 of 2 · loss 0.5"
+    pipe.now += 60
+    assert lines.text(waiting=True) == "training 01: 2 of 2 · loss 0.5 · 1:40 elapsed"
 
 
 def test_a_line_is_printed_although_there_is_no_progress(

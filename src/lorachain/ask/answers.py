@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 from torch import nn
 
@@ -13,6 +13,7 @@ from lorachain.chain.context import ChainContext
 from lorachain.chain.runtime import dtype_of
 from lorachain.chain.scored_model import ScoredModel, find_scored_model
 from lorachain.chain.stages import training_stages
+from lorachain.errors import ConfigError
 from lorachain.evaluation.scoring import QuestionScore, score_questions
 from lorachain.inference.generate import generate
 from lorachain.records import ExamQuestion
@@ -146,6 +147,8 @@ def ask(
 def _answer(
     name: str, model: nn.Module, encoder: TokenEncoder, prompt: AskedPrompt, view: View, sampling: Sampling
 ) -> Answer:
+    limit = sampling.max_new_tokens or prompt.max_new_tokens
+    _check_length(name, model, len(prompt.ids), limit)
     start = time.monotonic()
     first: list[float] = []
 
@@ -159,7 +162,7 @@ def _answer(
         encoder,
         [prompt.ids],
         stop=lambda text: prompt.one_line and "\n" in text.lstrip(),
-        max_new_tokens=sampling.max_new_tokens or prompt.max_new_tokens,
+        max_new_tokens=limit,
         temperature=sampling.temperature,
         seeds=[sampling.seed],
         on_token=on_token,
@@ -174,6 +177,16 @@ def _answer(
         seconds=time.monotonic() - start,
         complete=generation.ended,
     )
+
+
+def _check_length(name: str, model: nn.Module, tokens: int, new: int) -> None:
+    """Raises ConfigError where prompt and answer are longer than the model reads."""
+    longest: int = cast(Any, model).config.get_text_config().max_position_embeddings
+    if tokens + new > longest:
+        raise ConfigError(
+            f"the question has {tokens:,} tokens and its answer up to {new:,} (--max-new-tokens); {name} reads at most "
+            f"{longest:,} together. Ask a shorter question"
+        )
 
 
 def _shown(text: str, prompt: AskedPrompt) -> str:

@@ -42,7 +42,7 @@ def merge_and_add_lora(context: ChainContext, runtime: Runtime, stage: Stage) ->
                 base_name=context.model if parent.base == weights_folder(context.entry) else None,
                 final=merged_base(final),
                 quantization=trained_in(parent.folder),
-                on_progress=lambda done, total: bar(100 * done // total),
+                on_progress=lambda done, total: bar(100 * done // total, "checking" if done == total else ""),
                 check=merge_check(parent.base, parent.folder, runtime.device, runtime.dtype),
             )
         reference = str(merged_base(final).resolve())

@@ -65,7 +65,10 @@ def ask_models(
 
     quiet_libraries()
     asked_form, sampling, console = check_form(form), Sampling(temperature, seed, max_new_tokens), ConsoleReporter()
-    models = models_to_ask(context, [name.strip() for name in compare.split(",")] if compare else [])
+    named = [name.strip() for name in compare.split(",") if name.strip()] if compare is not None else []
+    if compare is not None and not named:
+        raise ConfigError(f"--compare is {compare!r}; name models, separated by commas, such as base,01,02")
+    models = models_to_ask(context, named)
     names = [scored.name for scored in models]
     if question_id is None:
         with answers_view(console.out, names) as view:

@@ -45,7 +45,7 @@ def fit_model(
     from lorachain.fit.card import parse_size
     from lorachain.fit.report import fit
     from lorachain.report.console import ConsoleReporter
-    from lorachain.report.fit_table import disk_table, measured_table, memory_table, rejected_lines
+    from lorachain.report.fit_table import disk_line, disk_table, measured_table, memory_table, rejected_lines
 
     quiet_libraries()
     capacity = parse_size(gpu) if gpu is not None else None
@@ -63,6 +63,8 @@ def fit_model(
     else:
         console.table(memory_table(report))
         console.table(disk_table(report))
+        if (line := disk_line(report)) is not None:
+            print(line)
         if report.measured:
             console.table(measured_table(report))
         for line in rejected_lines(report):

@@ -43,13 +43,18 @@ def show(
 
     from lorachain.artifacts.data_summary import DataSummary
     from lorachain.chain.data_summary import summarize_sources
+    from lorachain.data.columns import FIELDS, fields_of, kinds_of_field
     from lorachain.data.read_options import columns_of, options_of
     from lorachain.data.sources import with_defaults
+    from lorachain.errors import ConfigError
     from lorachain.report.data_summary import summary_lines
 
     context = o.build_context(o.Common(model, workspace), "data show") if model is not None else None
     given = {name: value for name, value in (("encoding", encoding), ("sheet", sheet)) if value is not None}
-    defaults = options_of({**given, **columns_of(columns or "")}, "data show")
+    named_columns = columns_of(columns or "")
+    if unknown := next((field for field in named_columns if not kinds_of_field(field)), None):
+        raise ConfigError(f"--columns names the field {unknown!r}; allowed: {fields_of(list(FIELDS))}")
+    defaults = options_of({**given, **named_columns}, "data show")
     named = [with_defaults(source, defaults) for source in sources]
     read_as: dict[Kind, ReadAs] = {
         Kind.plain: "plain text",

@@ -137,13 +137,14 @@ def _export(
     from lorachain.chain.stages import training_stages
     from lorachain.evaluation.results import read_results
     from lorachain.export.card import Form
-    from lorachain.export.chain import export_chain, find_exported
+    from lorachain.export.chain import check_options, export_chain, find_exported
     from lorachain.export.gguf import OutType
     from lorachain.report.console import ConsoleReporter
     from lorachain.report.tables import compose_table, gguf_table, merge_table
 
     quiet_libraries()
     context = o.build_context(common, "export")
+    check_options(form, outtype, converter)
     find_exported(context)
     o.make_room(out)
     scores = [read_results(path)[0] for path in results]

@@ -24,8 +24,8 @@ from lorachain.errors import DataError
 
 PREVIEW_ROWS = 100
 """Rows of each table, or lines of each .txt, that are parsed."""
-_HEAD_BYTES = 2**20
-"""Of each file, from which its number of lines is estimated."""
+_HEAD_BYTES = 2**26
+"""Of each file, whose lines are counted: the number of lines of a longer one is estimated from them."""
 _SPLITS: dict[Reading, tuple[Split, ...]] = {
     "exam for training": ("train",),
     "exam for validation": ("dev", "fewshot"),

@@ -293,7 +293,8 @@ class SourceReader:
         DataError: the source was read and no valid record was found.
         """
         if self.tally.rows == 0:
-            bad = f" {self.tally.bad_rows} bad rows were skipped; the first: {self.tally.first_bad}"
+            rows = "bad row was" if self.tally.bad_rows == 1 else "bad rows were"
+            bad = f" {self.tally.bad_rows} {rows} skipped; the first: {self.tally.first_bad}"
             raise DataError(f"{self.source.name}: no {what} found.{bad if self.tally.bad_rows else ''}")
 
     def info(self) -> SourceInfo:

@@ -140,15 +140,20 @@ def detect(name: str) -> ReadAs:
     source = resolve(name, sample="")
     if source.path is not None and all(suffix_of(path.name) == ".txt" for path in plain_text_files(source.path)):
         return "plain text"
-    reasons = []
+    reasons: dict[str, str] = {}
     kinds: tuple[ReadAs, ...] = ("exam", "dictionary", "plain text")
     for kind in kinds:
         tally = _Collecting(skip_bad_rows=True)
         found = sum(1 for _ in islice(_records(SourceReader(source, tally), kind), _TRIED))
         if found and tally.bad_rows <= found:
             return kind
-        reasons.append(f"as {kind}: {tally.first_bad or 'no record'}")
-    raise DataError(f"{name}: its rows are of no known kind; say which with --as. {' '.join(reasons)}")
+        reasons[kind] = (tally.first_bad or "no record").rstrip(".")
+    if set(reasons.values()) == {"no record"}:
+        raise DataError(f"{name}: there is no record in it; give a file with rows")
+    said = "; ".join(f"as {kind}: {reason}" for kind, reason in reasons.items())
+    raise DataError(
+        f"{name}: its rows are of no known kind; say which with --as, or name columns with --columns. {said}"
+    )
 
 
 def examples_of(record: TrainedRecord, style: AnswerStyle, turns: ChatTurns | None = None) -> list[Example]:

@@ -20,6 +20,7 @@ from lorachain.doctor.training_data import check_data
 from lorachain.errors import LorachainError
 from lorachain.fit.disk import disk_need
 from lorachain.fit.estimate import read_structure
+from lorachain.inference.engines.http_json import parse_address
 from lorachain.memory import free_memory
 from lorachain.tokens import TokenEncoder
 from lorachain.version import __version__
@@ -52,9 +53,11 @@ def examine(
         on_finding: called with each finding as it is made.
 
     Raises:
-        LorachainError: the model cannot be found.
+        LorachainError: the model cannot be found, or the server's address is none.
     """
     findings: list[Finding] = []
+    if server is not None:
+        parse_address(server.url, "--serving")
     subject = find_subject(context, what)
     for finding in _findings(context, subject, kinds, server):
         findings.append(finding)

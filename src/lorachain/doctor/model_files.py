@@ -38,9 +38,10 @@ def check_tensors(folder: Path) -> Iterator[Check]:
     tensors = names.shards.tensors
     prefixes = ", ".join(name for name, _ in Counter(map(key_prefix, tensors)).most_common(3))
     parameters = sum(prod(tensor.shape) for tensor in tensors.values())
+    files = len(names.shards.shards)
     yield ok(
         "tensors",
-        f"{len(tensors)} tensors in {len(names.shards.shards)} files, {parameters:,} parameters, "
+        f"{len(tensors)} tensors in {files} file{'' if files == 1 else 's'}, {parameters:,} parameters, "
         f"{gigabytes(weights_bytes(folder))}: exactly those of {type(names.model).__name__}; keys {prefixes}",
     )
     if names.tied:

@@ -48,10 +48,11 @@ def _previews(context: ChainContext, stage: Stage, seen: set[tuple[str, str]]) -
             continue
         seen.add(key)
         count = "an unknown number of" if source["records"] is None else f"{source['records']:,}"
+        files = f"{source['parts']} file{'' if source['parts'] == 1 else 's'}"
         about = "" if source["exact"] or source["records"] is None else "about "
         yield ok(
             f"data of {stage.name}",
-            f"{source['name']} as {source['reading']}: {about}{count} records in {source['parts']} files",
+            f"{source['name']} as {source['reading']}: {about}{count} records in {files}",
         )
 
 

@@ -38,8 +38,9 @@ from lorachain.chain.stages import (
 from lorachain.errors import ConfigError, WorkspaceError
 from lorachain.export.card import CardFacts, Form, check_form
 from lorachain.export.folders import copy_adapter, export_adapter, export_hf
-from lorachain.export.gguf import OUT_TYPES, OutType, export_gguf
+from lorachain.export.gguf import OUT_TYPES, OutType, export_gguf, find_converter
 from lorachain.export.professions import profession_rows
+from lorachain.export.sentencepiece_model import add_tokenizer_model
 from lorachain.provenance import adapter_sha256
 from lorachain.registry import weights_folder
 from lorachain.weights.compose import COMPOSE_REPORT
@@ -109,6 +110,18 @@ def _lineage(context: ChainContext, info: TrainingInfo) -> tuple[TrainingInfo, .
     return tuple(found)
 
 
+def check_options(form: str, outtype: str, converter: Path | None) -> None:
+    """What can be refused before anything is read or merged.
+
+    Raises:
+        ConfigError: no such form or type, or no converter for a form that needs it.
+    """
+    if check_form(form) in ("gguf", "ollama"):
+        if outtype not in OUT_TYPES:
+            raise ConfigError(f"--outtype is {outtype!r}; allowed: {', '.join(OUT_TYPES)}")
+        find_converter(converter)
+
+
 def export_chain(
     context: ChainContext,
     runtime: Runtime,
@@ -135,9 +148,7 @@ def export_chain(
     Raises:
         ConfigError, AdapterError, ModelError, WorkspaceError: nothing is written.
     """
-    check_form(form)
-    if outtype not in OUT_TYPES:
-        raise ConfigError(f"--outtype is {outtype!r}; allowed: {', '.join(OUT_TYPES)}")
+    check_options(form, outtype, converter)
     exported = find_exported(context, step)
     if out.exists() or out.is_symlink():
         raise WorkspaceError(f"--out {out} exists; choose another directory or remove it")
@@ -195,6 +206,7 @@ def _export_gguf(
         merged.mkdir()
         expected = base_of_training(exported.last)
         export_hf(exported.merged, exported.last, merged, facts, final=out, expected_base_sha256=expected)
+        add_tokenizer_model(merged)
         probe = Probe(merged, torch.device("cpu"), torch.bfloat16)  # as a GGUF file is loaded back
 
         def compare(back: PreTrainedModel) -> LogitDiff:

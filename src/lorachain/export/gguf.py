@@ -5,8 +5,6 @@ carries it, but brings its own copy of the module `gguf`, which would replace th
 is run as a program, from its own environment, and never imported.
 """
 
-import contextlib
-import io
 import json
 import logging
 import os
@@ -26,6 +24,7 @@ from lorachain.chat_template import chat_turns
 from lorachain.embedded_model import gguf_loading
 from lorachain.errors import ConfigError, ModelError
 from lorachain.export.card import CardFacts, Form, write_card
+from lorachain.library_output import output_logged
 from lorachain.licences import notice_text
 from lorachain.prompts import ChatTurns
 from lorachain.provenance import package_versions, sha256_file
@@ -84,7 +83,7 @@ def export_gguf(
         ModelError: the converter fails, or what it wrote is not this model or cannot be loaded back.
     """
     file_name = f"{facts.name}-{outtype}.gguf"
-    command = [*find_converter(converter, model, out / file_name, outtype), str(model), "--outtype", outtype]
+    command = [*find_converter(converter), str(model), "--outtype", outtype]
     with atomic_folder(out) as staging:
         file = staging / file_name
         done = subprocess.run(
@@ -96,8 +95,8 @@ def export_gguf(
         )
         _log.info("%s\n%s", done.stdout, done.stderr)
         if done.returncode or not file.is_file():
-            last = "\n".join(done.stderr.strip().splitlines()[-3:])
-            raise ModelError(f"llama.cpp's converter could not convert {model}:\n{last}")
+            last = "".join(f"\n  {line}" for line in done.stderr.strip().splitlines()[-3:])
+            raise ModelError(f"llama.cpp's converter could not convert {model}:{last}")
         check_gguf(file, model)
         turns = chat_turns(load_tokenizer(model))
         (staging / MODELFILE).write_text(modelfile(file_name, notice_text(facts.base), turns), encoding="utf-8")
@@ -114,7 +113,7 @@ def export_gguf(
     return report
 
 
-def find_converter(given: Path | None, model: Path, file: Path, outtype: OutType) -> list[str]:
+def find_converter(given: Path | None) -> list[str]:
     """How to start llama.cpp's converter: a script that the user names, or the program on the search path.
 
     Raises:
@@ -128,9 +127,8 @@ def find_converter(given: Path | None, model: Path, file: Path, outtype: OutType
     if found is None:
         raise ConfigError(
             "no converter to GGUF found; lorachain uses llama.cpp's own. Install it with "
-            f"`pipx install {CONVERTER}` (in its own environment: it replaces the module gguf), or from llama.cpp's "
-            "repository, and run the export again; or convert by hand:\n"
-            f"  {CONVERTER} {model} --outtype {outtype} --outfile {file}"
+            f"`pipx install {CONVERTER}` (in its own environment: it replaces the module gguf), or name the script of "
+            "llama.cpp's repository with --converter, and run the same command again"
         )
     return [found]
 
@@ -169,16 +167,13 @@ def load_gguf(file: Path) -> PreTrainedModel:
     Raises:
         ModelError: transformers cannot read it.
     """
-    progress = io.StringIO()  # transformers writes a line per tensor into a pipe, whatever its settings
     try:
-        with contextlib.redirect_stderr(progress):
+        with output_logged(_log):  # transformers writes a line per tensor into a pipe, whatever its settings
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
                 file.parent, trust_remote_code=False, **gguf_loading(file.name)
             )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"{file} cannot be loaded back: {error}") from error
-    finally:
-        _log.info("%s", progress.getvalue())
     use_fast_attention(model)
     return model
 
@@ -212,9 +207,9 @@ def _ollama_template(turns: ChatTurns) -> str:
             "--format hf, and convert and serve it by other means"
         )
     return (
-        '{{- range .Messages }}{{- if eq .Role "user" }}'
+        '{{ range .Messages }}{{ if eq .Role "user" }}'  # `{{-` would take the line break at the end of a turn
         + f"{turns.before}{{{{ .Content }}}}{turns.after}"
-        + '{{- else if eq .Role "assistant" }}'
+        + '{{ else if eq .Role "assistant" }}'
         + f"{{{{ .Content }}}}{turns.end}\n"
-        + "{{- end }}{{- end }}"
+        + "{{ end }}{{ end }}"
     )

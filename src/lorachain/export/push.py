@@ -13,7 +13,7 @@ from lorachain.chain.stages import find_training_stage
 from lorachain.chain.verify import verify_chain
 from lorachain.errors import GateError, LorachainError, WorkspaceError
 from lorachain.export.card import KOREAN_CARD, Form, write_card
-from lorachain.export.chain import ExportedStep, card_facts, export_chain, find_exported
+from lorachain.export.chain import ExportedStep, card_facts, check_options, export_chain, find_exported
 from lorachain.export.gguf import OutType
 from lorachain.export.hub import Pushed, check_repository_name, find_target, push_files
 from lorachain.provenance import sha256_file
@@ -62,6 +62,7 @@ def prepare_push(context: ChainContext, options: PushOptions, *, online: bool = 
         ConfigError, DataError, ModelError, AdapterError, WorkspaceError: for what they name; nothing was sent.
     """
     check_repository_name(options.repository)
+    check_options(options.form, options.outtype, options.converter)
     refuse_harm(context, options.step, accept=options.accept_harm)
     exported = find_exported(context, options.step)
     if online:

@@ -59,8 +59,9 @@ def _visible(text: str) -> str:
 def summary_text(checks: tuple[Check, ...]) -> Text:
     """How many checks there were of each state."""
     counts = {state: sum(check.state == state for check in checks) for state in _STYLES}
-    text = Text(f"{len(checks)} checks: {counts['ok']} ok, ")
-    text.append(f"{counts['warning']} warnings", style=_STYLES["warning"] if counts["warning"] else "")
-    text.append(", ")
-    text.append(f"{counts['failure']} failures", style=_STYLES["failure"] if counts["failure"] else "")
+    text = Text(f"{len(checks)} checks: {counts['ok']} ok")
+    for state in ("warning", "failure"):
+        number = counts[state]
+        text.append(", ")
+        text.append(f"{number} {state}{'' if number == 1 else 's'}", style=_STYLES[state] if number else "")
     return text

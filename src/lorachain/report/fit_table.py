@@ -33,6 +33,16 @@ def disk_table(report: FitReport) -> Table:
     return table
 
 
+def disk_line(report: FitReport) -> str | None:
+    """Says so where a whole chain does not fit the disk."""
+    if report.disk.total <= report.disk_free:
+        return None
+    return (
+        f"the disk is too small: a whole chain takes {_gb(report.disk.total)}, {_gb(report.disk_free)} are free; name "
+        "another disk with --workspace"
+    )
+
+
 def rejected_lines(report: FitReport) -> list[str]:
     """What does not fit the card, and why."""
     usable = _gb(report.usable or 0)

@@ -39,12 +39,17 @@ class ProgressLines:
         if self.silence() >= EVERY:
             self.print_line(self.text())
 
-    def text(self) -> str:
-        """`training 01: 54 of 150 · loss 0.53 · 640 tokens/s · 1:12 left`."""
+    def text(self, *, waiting: bool = False) -> str:
+        """`training 01: 54 of 150 · loss 0.53 · 640 tokens/s · 1:12 left`.
+
+        Args:
+            waiting: for a line that is printed although there is no progress: at the end, too, it says for how long.
+        """
         parts = [f"{self.done:,} of {self.total:,}" if self.total > 1 else "", self.note]
         left = self._left()
-        if self.done < self.total:
+        if self.done < self.total or waiting:
             elapsed = self.clock() - self._started
+            left = left if self.done < self.total else None
             parts.append(f"{_minutes(elapsed)} elapsed" if left is None else f"{_minutes(left)} left")
         return f"{self.title}: " + " · ".join(part for part in parts if part)
 
@@ -63,7 +68,7 @@ class ProgressLines:
         def watch() -> None:
             while not ended.wait(_LOOK_EVERY):
                 if self.silence() >= SILENT_AT_MOST:
-                    self.print_line(self.text())
+                    self.print_line(self.text(waiting=True))
 
         thread = Thread(target=watch, name="progress", daemon=True)
         thread.start()

@@ -12,9 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 
 from lorachain.errors import ConfigError
 from lorachain.weights.load import plain_model, text_decoder
@@ -54,6 +51,11 @@ def shard_layers(model: nn.Module) -> None:
 
     Afterwards the model computes only while all processes do.
     """
+    # Imported here: half a second that every other command would pay, `lorachain ask` too.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
     decoder: Any = text_decoder(model)
     mesh = init_device_mesh(plain_model(model).device.type, (torch.distributed.get_world_size(),))
     for layer in decoder.layers:

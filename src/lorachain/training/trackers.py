@@ -3,8 +3,10 @@
 Runs are named by their content, so that a run that was killed continues the same run of the tracker.
 """
 
+import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,9 +23,11 @@ from transformers.integrations.integration_utils import (
 
 from lorachain.artifacts import LossRow
 from lorachain.atomic import atomic_write_text
+from lorachain.library_output import output_logged
 
 PROJECT = "lorachain"
 _MLFLOW_ID = re.compile(r"[0-9a-f]{32}")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +51,9 @@ def tracker_callbacks(tracking: Tracking, step: int) -> list[TrainerCallback]:
     """The callbacks of the trackers, for a run that continues after `step` (0: from the start)."""
     make: Mapping[str, Callable[[], list[TrainerCallback]]] = {
         "tensorboard": lambda: [_tensorboard(tracking, step)],
-        "trackio": lambda: [TrackioCallback()],  # type: ignore[no-untyped-call]
-        "wandb": lambda: [WandbCallback(), _FinishWandb()],  # type: ignore[no-untyped-call]
-        "mlflow": lambda: [MLflowCallback(), _RememberMlflow(_mlflow_id_file(tracking))],  # type: ignore[no-untyped-call]
+        "trackio": lambda: [_Trackio()],
+        "wandb": lambda: [_Wandb(), _FinishWandb()],  # type: ignore[no-untyped-call]
+        "mlflow": lambda: [_Mlflow(), _RememberMlflow(_mlflow_id_file(tracking))],  # type: ignore[no-untyped-call]
     }
     return [callback for name in tracking.to for callback in make[name]()]
 
@@ -58,7 +62,8 @@ def tracker_callbacks(tracking: Tracking, step: int) -> list[TrainerCallback]:
 def tracker_environment(tracking: Tracking | None) -> Iterator[None]:
     """Sets what the trackers read from the environment: local directories, offline, and the run to continue.
 
-    What the user has set (a server, online mode, a project) stays, and the environment is restored afterwards.
+    What the user has set (a server, online mode, a project) stays, and the environment is restored afterwards. Runs
+    that are open when the block is left by an exception are ended: nothing else may log into them.
     """
     if tracking is None:
         yield
@@ -68,8 +73,11 @@ def tracker_environment(tracking: Tracking | None) -> Iterator[None]:
         "WANDB_PROJECT": PROJECT,
         "WANDB_DIR": str(tracking.folder),
         "WANDB_SILENT": "true",
+        "WANDB_ERROR_REPORTING": "false",
         "MLFLOW_TRACKING_URI": f"sqlite:///{tracking.folder.absolute()}/mlflow.db",
         "MLFLOW_EXPERIMENT_NAME": PROJECT,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "TRACKIO_DIR": str(tracking.folder.absolute() / "trackio"),
     }
     values = {name: value for name, value in values.items() if name not in os.environ}
     values |= {"WANDB_RUN_ID": tracking.run, "WANDB_RESUME": "allow"}
@@ -82,6 +90,9 @@ def tracker_environment(tracking: Tracking | None) -> Iterator[None]:
     os.environ.update(values)
     try:
         yield
+    except BaseException:
+        _end_runs(tracking.to)
+        raise
     finally:
         for name, value in before.items():
             if value is None:
@@ -102,6 +113,46 @@ def _tensorboard(tracking: Tracking, step: int) -> TrainerCallback:
 
 def _mlflow_id_file(tracking: Tracking) -> Path:
     return tracking.folder / f"mlflow-{tracking.run}.id"
+
+
+def _end_runs(names: tuple[str, ...]) -> None:
+    """Ends the open runs of trackers as failed."""
+    ends: Mapping[str, Callable[[Any], None]] = {
+        "wandb": lambda wandb: wandb.finish(exit_code=1),
+        "mlflow": lambda mlflow: mlflow.end_run("FAILED"),
+        "trackio": lambda trackio: trackio.finish(),
+    }
+    for name in names:
+        if name in ends and name in sys.modules:
+            try:
+                with output_logged(_log):
+                    ends[name](sys.modules[name])
+            except Exception as error:  # whatever a tracker raises must not hide why the training ended
+                _log.warning("%s did not end its run: %s", name, error)
+
+
+class _Logged(TrainerCallback):
+    """What a tracker prints at the beginning and at the end of a run goes to the log, not to the terminal."""
+
+    def on_train_begin(self, *arguments: Any, **keywords: Any) -> None:
+        with output_logged(_log):
+            super().on_train_begin(*arguments, **keywords)
+
+    def on_train_end(self, *arguments: Any, **keywords: Any) -> None:
+        with output_logged(_log):
+            super().on_train_end(*arguments, **keywords)
+
+
+class _Trackio(_Logged, TrackioCallback):
+    pass
+
+
+class _Wandb(_Logged, WandbCallback):
+    pass
+
+
+class _Mlflow(_Logged, MLflowCallback):
+    pass
 
 
 class _FinishWandb(TrainerCallback):

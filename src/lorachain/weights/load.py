@@ -40,6 +40,7 @@ TOKENIZER_FILES = (
 
 _VISION = frozenset({"vision_tower", "multi_modal_projector"})
 """The parts of the multimodal class that text does not run."""
+VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -185,6 +186,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """
     try:
         refuse_huge_json(folder)
+        if not any((folder / name).is_file() for name in VOCABULARY_FILES):  # the library's message names no file
+            raise ValueError(
+                f"neither {' nor '.join(VOCABULARY_FILES)} is there; copy the tokenizer files published with the model"
+            )
         path = folder / "tokenizer_config.json"
         if path.is_file() and "auto_map" in load_json(path):
             raise ValueError("tokenizer_config.json: auto_map names Python code, which lorachain never runs")

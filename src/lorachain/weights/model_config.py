@@ -126,6 +126,8 @@ def _read_raw(folder: Path) -> dict[str, Any]:
     try:
         refuse_huge_json(folder)
         raw = load_json(path)
+    except FileNotFoundError as error:
+        raise ModelError(f"{folder} is not a model directory: it has no config.json") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder} is not a model directory: config.json cannot be read: {error}") from error
     if not isinstance(raw, dict):

@@ -55,8 +55,11 @@ class HttpAnswer:
     body: bytes
 
 
-def parse_address(url: str) -> Address:
+def parse_address(url: str, option: str = "--base-url") -> Address:
     """`http://host:port`, with `/v1` where it has no path, as the servers document it.
+
+    Args:
+        option: where it was given, for messages.
 
     Raises:
         ConfigError: it is no such address, or contains a user name, a password or a query.
@@ -67,15 +70,15 @@ def parse_address(url: str) -> Address:
         (parts.hostname or "").encode("idna")
         parts.path.encode("ascii")
     except ValueError as error:
-        raise ConfigError(f"--base-url {without_tokens(url)!r} is not an address: {error}") from error
+        raise ConfigError(f"{option} {without_tokens(url)!r} is not an address: {error}") from error
     if parts.username is not None or parts.password is not None:
         raise ConfigError(
-            f"--base-url {without_tokens(url)!r} contains a user name or password, which would be kept in files; "
+            f"{option} {without_tokens(url)!r} contains a user name or password, which would be kept in files; "
             "remove it and put the server's key into the environment variable LORACHAIN_API_KEY"
         )
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ConfigError(
-            f"--base-url is {without_tokens(url)!r}; give the address that the server prints, such as "
+            f"{option} is {without_tokens(url)!r}; give the address that the server prints, such as "
             "http://localhost:8000/v1"
         )
     path = parts.path.rstrip("/") or "/v1"
