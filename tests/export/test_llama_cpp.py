@@ -52,6 +52,8 @@ def test_llama_cpp_reads_the_same_ids_and_computes_the_same_logits(tmp_path: Pat
     )
     llama = llama_cpp.Llama(str(tmp_path / "out" / report.file), n_ctx=256, n_batch=256, n_threads=1, verbose=False)
     encoder = TokenEncoder(tokenizer)
+    wide: Any = model
+    wide.float()
     assert (llama.token_bos(), llama.metadata["tokenizer.ggml.model"]) == (encoder.bos_id, "llama")
     for prompt in PROMPTS:
         ids = encoder.prompt_ids(prompt)
@@ -60,7 +62,7 @@ def test_llama_cpp_reads_the_same_ids_and_computes_the_same_logits(tmp_path: Pat
         llama.eval(ids)
         logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(llama.ctx, -1), shape=(llama.n_vocab(),))
         with torch.no_grad():
-            expected = model.float()(torch.tensor([ids])).logits[0, -1].numpy()
+            expected = wide(torch.tensor([ids])).logits[0, -1].numpy()
         assert np.abs(logits - expected[: len(logits)]).max() < 0.05 * np.abs(expected).max()
     llama.close()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from artifact_making import HASH, ablation, exam_cell, ledger_step
+from artifact_making import HASH, ablation, eval_result, exam_cell, ledger_step
 from lorachain.artifacts import Ledger, Noise
 from lorachain.artifacts.evaluation import ScoredModelIdentity
 from lorachain.chain.ledger import compared_again, with_row
@@ -116,3 +116,12 @@ def test_every_accuracy_of_an_evaluation_has_its_interval_and_n(tmp_path: Path) 
 
 def test_nothing_measured_is_a_dash() -> None:
     assert accuracy_text(None) == "–"
+
+
+def test_the_caption_of_a_result_has_its_time_on_a_line_of_its_own() -> None:
+    caption = result_table(eval_result({"doctor": (3, 8)}), "a").caption
+    assert isinstance(caption, str)
+    first, second = caption.split("\n")
+    assert "\\n" not in caption
+    assert re.match(r"\d+ s, [\d,.]+ questions/s, ", second)
+    assert "questions/s" not in first

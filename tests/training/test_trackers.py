@@ -152,7 +152,7 @@ def test_a_run_that_fails_ends_its_runs(tmp_path: Path, monkeypatch: pytest.Monk
             ended.append((self.name, status))
 
     for name in ("wandb", "mlflow"):
-        monkeypatch.setitem(sys.modules, name, Tracker(name))  # type: ignore[arg-type]
+        monkeypatch.setitem(sys.modules, name, Tracker(name))
     monkeypatch.delitem(sys.modules, "trackio", raising=False)
     with (
         pytest.raises(ZeroDivisionError),

@@ -175,8 +175,8 @@ def result_table(result: EvalResult, title: str) -> Table:
             f"explained: {against_direct['summary']}",
         )
     tokens, seconds = result.tokens, result.seconds
-    table.caption = escape(
-        f"{settings}\n{seconds:.0f} s, {result.data.n / max(seconds, 1e-9):.1f} questions/s, "
+    table.caption = (
+        f"{escape(settings)}\n{seconds:.0f} s, {result.data.n / max(seconds, 1e-9):.1f} questions/s, "
         f"{tokens.prompt:,} prompt and {tokens.generated:,} generated tokens"
     )
     return table

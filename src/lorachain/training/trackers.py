@@ -51,7 +51,7 @@ def tracker_callbacks(tracking: Tracking, step: int) -> list[TrainerCallback]:
     """The callbacks of the trackers, for a run that continues after `step` (0: from the start)."""
     make: Mapping[str, Callable[[], list[TrainerCallback]]] = {
         "tensorboard": lambda: [_tensorboard(tracking, step)],
-        "trackio": lambda: [_Trackio()],
+        "trackio": lambda: [_Trackio()],  # type: ignore[no-untyped-call]
         "wandb": lambda: [_Wandb(), _FinishWandb()],  # type: ignore[no-untyped-call]
         "mlflow": lambda: [_Mlflow(), _RememberMlflow(_mlflow_id_file(tracking))],  # type: ignore[no-untyped-call]
     }
