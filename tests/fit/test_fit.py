@@ -115,7 +115,7 @@ def test_the_largest_micro_batch_of_a_stage() -> None:
     # A row that is longer than micro_batch_tokens is processed alone.
     sizes = {name: largest_micro_batch(few, find_training_stage(name), packed=False) for name in ("00", "01", "02")}
     assert sizes == {"00": 1024, "01": 512, "02": 2048}
-    odd = load_config(overrides=[{"training": {"micro_batch_tokens": 5000}}])
+    odd = load_config(overrides=[{"training": {"micro_batch_tokens": 5000}, "stages": {"00": {"batch_size": 8}}}])
     assert largest_micro_batch(odd, find_training_stage("00"), packed=False) == 4096
     assert largest_micro_batch(odd, find_training_stage("00"), packed=True) == 5000
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -142,7 +143,7 @@ def test_the_command_line_exits_with_2_and_leaves_no_trained_adapter(
     assert run_command_line("init", *options_of(root))[0] == 0
     forward, calls = SupervisedLanguageModel.forward, count(1)
 
-    def loss(self: SupervisedLanguageModel, **inputs: Tensor) -> Tensor:
+    def loss(self: SupervisedLanguageModel, **inputs: Any) -> Tensor:
         return forward(self, **inputs) * (float("nan") if next(calls) > 1 else 1.0)
 
     monkeypatch.setattr(SupervisedLanguageModel, "forward", loss)

@@ -100,8 +100,9 @@ def test_blocks_of_flex_attention_cover_what_is_attended_to(window: int | None) 
         row, column = row + n, column + prefix + n
     query, key = torch.arange(sum(lengths))[:, None], torch.arange(keys)
     assert torch.equal(mask.mask_mod(0, 0, query, key), allowed)
-    whole = nn.functional.pad(allowed, (0, -keys % 8)).unflatten(1, (-1, 8))  # (queries, blocks, 8)
-    by_block = nn.functional.pad(whole.any(2), (0, 0, 0, -len(allowed) % 8)).unflatten(0, (-1, 8)).any(1)
+    whole = nn.functional.pad(allowed, (0, -keys % 8)).reshape(len(allowed), -1, 8)  # (queries, blocks, 8)
+    padded = nn.functional.pad(whole.any(2), (0, 0, 0, -len(allowed) % 8))
+    by_block = padded.reshape(-1, 8, padded.shape[1]).any(1)
     assert torch.equal(mask.to_dense()[0, 0].bool(), by_block)
     for index, count in enumerate(mask.full_kv_num_blocks[0, 0].tolist()):
         for block in mask.full_kv_indices[0, 0, index, :count].tolist():
@@ -180,7 +181,11 @@ def test_rows_of_one_sequence_need_no_mask_and_padded_ones_get_one() -> None:
     ids = torch.tensor(IDS[:120]).view(2, 60)
     padded = torch.ones_like(ids)
     padded[0, :9] = 0
-    arguments = {"config": model.config, "inputs_embeds": torch.empty(2, 60, 1), "past_key_values": None}
+    arguments: dict[str, Any] = {
+        "config": model.config,
+        "inputs_embeds": torch.empty(2, 60, 1),
+        "past_key_values": None,
+    }
     for create in (create_causal_mask, create_sliding_window_causal_mask):
         assert create(**arguments, attention_mask=None) is None
         assert create(**arguments, attention_mask=padded) is not None
