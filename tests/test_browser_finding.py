@@ -1,6 +1,7 @@
 """Which browser the tests use, and an installation that is bounded and never fails."""
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,9 +58,13 @@ def test_a_failed_installation_is_one_line(monkeypatch: pytest.MonkeyPatch, caps
 def test_what_takes_too_long_ends_with_all_that_it_started(tmp_path: Path) -> None:
     started = tmp_path / "started"
     shell = f"sleep 60 & echo $! > {started}.new; mv {started}.new {started}; wait"
-    assert install_browser._run(("sh", "-c", shell), 2) == "took more than 2 s"
+    assert install_browser._run(("sh", "-c", shell), 5) == "took more than 5 s"
     status = Path("/proc") / started.read_text().strip() / "stat"
-    assert not status.exists() or status.read_text().split()[2] == "Z"  # ended, perhaps not yet collected
+    for _ in range(100):  # a signal takes a moment where many processes run
+        if not status.exists() or status.read_text().split()[2] == "Z":
+            return  # ended, perhaps not yet collected
+        time.sleep(0.1)
+    pytest.fail("what the command started still runs")
 
 
 def test_how_a_command_ended() -> None:

@@ -17,7 +17,7 @@ from lorachain.artifacts.reasoning import ReasoningReport
 from refusals import refused
 from report_making import MODEL, QUESTIONS, SCRIPT, make_report_workspace, read_info
 
-VOID = {"meta", "input", "img", "line", "rect", "circle", "polyline"}
+VOID = {"meta", "input", "img", "line", "rect", "circle", "polyline", "wbr"}
 
 
 class Page(HTMLParser):

@@ -68,10 +68,11 @@ def build_exam_tab(page: Any, session: Session, labels: Labels, models: tuple[An
 
         return moved
 
-    def in_language(exams: Exams, key: str | None, language: Language) -> tuple[Any, Any]:
+    def in_language(exams: Exams, key: str | None, outcome: str, language: Language) -> tuple[Any, Any]:
+        """With their values: Gradio shows the text of a new choice only when the value is set as well."""
         choices = browsing.in_language(browsing.comparison_choices(exams), language)
         outcomes = browsing.in_language(browsing.outcome_choices(exams.by_key.get(key or "")), language)
-        return gr.update(choices=choices), gr.update(choices=outcomes)
+        return gr.update(choices=choices, value=key), gr.update(choices=outcomes, value=outcome)
 
     def answer(
         exams: Exams, key: str | None, question: str | None, explain: bool, first: str, second: str
@@ -88,7 +89,7 @@ def build_exam_tab(page: Any, session: Session, labels: Labels, models: tuple[An
     chosen.change(show, [exams, comparison, chosen], [shown, answers], **quiet)
     for button, by in ((previous, -1), (following, 1)):
         button.click(move(by), [exams, comparison, outcome, chosen], chosen, **quiet)
-    language.change(in_language, [exams, comparison, language], [comparison, outcome], **quiet)
+    language.change(in_language, [exams, comparison, outcome, language], [comparison, outcome], **quiet)
     ask.click(
         answer,
         [exams, comparison, chosen, explain, *models],

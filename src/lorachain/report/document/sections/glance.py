@@ -1,5 +1,7 @@
 """The chain in a few lines, for a reader who reads nothing else."""
 
+from typing import Literal
+
 from lorachain.artifacts import Ledger, Measure
 from lorachain.artifacts.ledger import LedgerStep
 from lorachain.artifacts.validation import Proportion
@@ -150,7 +152,9 @@ def _lost(data: ReportData) -> list[tuple[Words | Cell, ...]]:
     return rows
 
 
-def _worse(ledger: Ledger, step: LedgerStep, against: str, other: Text) -> tuple[Words | Cell, ...]:
+def _worse(
+    ledger: Ledger, step: LedgerStep, against: Literal["base", "parent"], other: Text
+) -> tuple[Words | Cell, ...]:
     worse = [
         measure
         for measure in ledger_measures(ledger)
