@@ -59,11 +59,12 @@ def write(folder: Path, exam: Path, *, extra: int = 0) -> list[ExamQuestion]:
     accepted one alone, the third wrong ones alone."""
     first, second, third, *_ = questions = load_exam([str(exam)], "train").questions
     wrong = [(q.answer + 1) % 5 for q in questions]
+    not_used: tuple[Check, ...] = ("finished", "leak", "held_out")
     samples = [
         sample(first, 0, first.answer, []),
         sample(first, 1, wrong[0], ["right"]),
         sample(first, 2, (first.answer + 2) % 5, ["right", "language", "dictionary"]),
-        *(sample(first, 3 + i, wrong[0], ["right", c]) for i, c in enumerate(("finished", "leak", "held_out"))),
+        *(sample(first, 3 + i, wrong[0], ["right", c]) for i, c in enumerate(not_used)),
         sample(first, 6, first.answer, ["shuffle"]),
         sample(second, 0, second.answer, []),
         *(sample(third, i, wrong[2], ["right"]) for i in range(2 + extra)),

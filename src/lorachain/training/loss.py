@@ -105,7 +105,7 @@ def token_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, fuse
 def supervised_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, fused: bool = False) -> Tensor:
     """The sum of `token_cross_entropy`, block by block, as a float32 scalar."""
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-    for losses in token_cross_entropy(hidden, weight, targets, fused=fused).split(ROW_BLOCK):
+    for losses in torch.split(token_cross_entropy(hidden, weight, targets, fused=fused), ROW_BLOCK):
         total = total + losses.sum()
     return total
 
