@@ -153,7 +153,7 @@ def test_adamw_on_masters_number_by_number(
     for _ in range(steps):
         for parameter, reference in zip(parameters, plain, strict=True):
             gradient = torch.randn(parameter.shape, generator=generator).to(dtype)
-            parameter.grad = gradient
+            parameter.grad = gradient.float()
             reference.step(gradient.flatten().tolist())
         optimizer.step()
     for parameter, master, reference in zip(parameters, optimizer.masters, plain, strict=True):
@@ -173,7 +173,7 @@ def test_masters_are_the_parameters_before_they_are_rounded(dtype: torch.dtype) 
     assert torch.equal(parameter, start.to(dtype))
     optimizer.step()  # no gradient: nothing changes
     assert torch.equal(optimizer.masters[0], start)
-    parameter.grad = torch.ones(64, dtype=dtype)
+    parameter.grad = torch.ones(64)
     optimizer.step()
     assert not torch.equal(optimizer.masters[0], start)
     trained = optimizer.masters[0].clone()

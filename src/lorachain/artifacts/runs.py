@@ -30,9 +30,9 @@ class CheckpointManifest(Artifact):
 class MemoryChange(Record):
     """A step of a run did not fit in memory and was repeated with these; all steps after it have them too."""
 
-    step: int
+    step: Annotated[int, Field(ge=1)]
     gradient_checkpointing: bool
-    micro_batch_tokens: int
+    micro_batch_tokens: Annotated[int, Field(ge=1)]
 
 
 class TrainingProgress(Artifact):
