@@ -32,8 +32,8 @@ class Stopped:
 @pytest.fixture(scope="module")
 def dialed(save_tiny_in: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Stopped:
     """Of a model with four layers, which the learning rates below harm so much and no more."""
-    parent = tmp_path_factory.mktemp("dial")
-    root = make_workspace(parent / "workspace", save_tiny_in(parent))
+    folder = tmp_path_factory.mktemp("dial")
+    root = make_workspace(folder / "workspace", save_tiny_in(folder))
     code, _, err = run_command_line("init", *options_of(root))
     assert code == 0, err
     options = (*options_of(root), *DOCUMENTS)
