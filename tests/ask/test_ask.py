@@ -107,8 +107,8 @@ def context_of(root: Path) -> ChainContext:
     return build_context(Common("tiny", root, root / "chain.toml", device="cpu"), "ask")
 
 
-def test_models_are_asked_one_after_the_other(root: Path, tmp_path: Path) -> None:
-    base = tmp_path / "tiny-text-0"
+def test_models_are_asked_one_after_the_other(root: Path, tmp_path: Path, save_tiny_in: Callable[..., Path]) -> None:
+    base = save_tiny_in(tmp_path / "four layers")  # which answer with letters
     adapter = save_adapter_for(base, tmp_path / "adapter", "text", scale_b=0.5)
     models = [ScoredModel("base", base, None), ScoredModel("tuned", base, adapter)]
     view = Recorder()

@@ -23,6 +23,7 @@ def print_help(script: Path, output: Path) -> int:
                 sys.path.insert(0, str(script.parent))
                 try:
                     runpy.run_path(str(script), run_name="__main__")
+                    status = 0
                 except SystemExit as stopped:
                     status = int(stopped.code or 0)
                 except BaseException:

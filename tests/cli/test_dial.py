@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from chain_making import options_of, run_command_line
+from chain_making import make_workspace, options_of, run_command_line
 from lorachain.artifacts import DialReport, Ledger, ValidationHistory, read_training_info
 from lorachain.chain import train_stage
 from lorachain.provenance import adapter_sha256
@@ -30,8 +30,12 @@ class Stopped:
 
 
 @pytest.fixture(scope="module")
-def dialed(begun: Path, tmp_path_factory: pytest.TempPathFactory) -> Stopped:
-    root = shutil.copytree(begun, tmp_path_factory.mktemp("dial") / "workspace")
+def dialed(save_tiny_in: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Stopped:
+    """Of a model with four layers, which the learning rates below harm so much and no more."""
+    folder = tmp_path_factory.mktemp("dial")
+    root = make_workspace(folder / "workspace", save_tiny_in(folder))
+    code, _, err = run_command_line("init", *options_of(root))
+    assert code == 0, err
     options = (*options_of(root), *DOCUMENTS)
     assert run_command_line("train", "00", *options, "--learning-rate", "0.05")[0] == 0
     code, _, err = run_command_line("train", "01", *options, *GATE, "--set", "gates.korean.max_loss=1", *HARMFUL)

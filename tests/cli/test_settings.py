@@ -39,35 +39,35 @@ def value_of(configuration: dict[str, Any], key: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"),
+    "given",
     [
-        ("lora.rank=32", 32),
-        ("lora.use_rslora=true", True),
-        ("lora.dropout=0.25", 0.25),
-        ("lora.dropout=0", 0),
-        ('lora.target_modules=["q_proj", "v_proj"]', ["q_proj", "v_proj"]),
-        ("training.scheduler=linear", "linear"),
-        ('training.scheduler="linear"', "linear"),
-        (" training.scheduler = linear ", "linear"),
-        ("training.gradient_checkpointing=auto", "auto"),
-        ("training.gradient_checkpointing=false", False),
-        ("stages.02.learning_rate=1e-4", 1e-4),
-        ("stages.02.epochs=7", 7),
-        ('sources.embedded.exam=["sample", "sample"]', ["sample", "sample"]),
-        ("dtype=bfloat16", "bfloat16"),
-        ("seed=5", 5),
-        ("validation.max_questions=3", 3),
+        {
+            "lora.rank=32": 32,
+            "lora.use_rslora=true": True,
+            "lora.dropout=0.25": 0.25,
+            'lora.target_modules=["q_proj", "v_proj"]': ["q_proj", "v_proj"],
+            "training.scheduler=linear": "linear",
+            "training.gradient_checkpointing=auto": "auto",
+            "stages.02.learning_rate=1e-4": 1e-4,
+            "stages.02.epochs=7": 7,
+            'sources.embedded.exam=["sample", "sample"]': ["sample", "sample"],
+            "dtype=bfloat16": "bfloat16",
+            "seed=5": 5,
+            "validation.max_questions=3": 3,
+        },
+        {'training.scheduler="linear"': "linear", "lora.dropout=0": 0, "training.gradient_checkpointing=false": False},
+        {" training.scheduler = linear ": "linear"},
     ],
 )
-def test_any_setting_can_be_set(root: Path, setting: str, value: object) -> None:
-    key = setting.partition("=")[0].strip()
-    configuration = resolved(root, *settings(setting))
-    assert value_of(configuration, key) == value
-    assert type(value_of(configuration, key)) is type(value) or isinstance(value, int)
-    # Nothing else is different.
-    holder = value_of(configuration, key.rpartition(".")[0]) if "." in key else configuration
-    before = resolved(root)
-    holder[key.rpartition(".")[2]] = value_of(before, key)
+def test_any_setting_can_be_set(root: Path, given: dict[str, object]) -> None:
+    """And nothing else is different."""
+    configuration, before = resolved(root, *settings(*given)), resolved(root)
+    for setting, value in given.items():
+        key = setting.partition("=")[0].strip()
+        assert value_of(configuration, key) == value
+        assert type(value_of(configuration, key)) is type(value) or isinstance(value, int)
+        holder = value_of(configuration, key.rpartition(".")[0]) if "." in key else configuration
+        holder[key.rpartition(".")[2]] = value_of(before, key)
     assert configuration == before
 
 
