@@ -13,7 +13,8 @@ from lorachain.inference.generate import generate, generate_lines
 from lorachain.inference.kv_cache import KvCache, sequence_bytes
 from lorachain.prompts import Prompt
 from lorachain.tokens import TokenEncoder
-from lorachain.weights.attention import takes_packed_rows, use_blockwise_attention
+from lorachain.weights.attention import use_blockwise_attention
+from lorachain.weights.attention_choice import takes_packed_rows
 from lorachain.weights.load import head_weight, text_decoder
 
 TEXTS = ["열", "감기는 바이러스로 생긴다", "aspirin", "당뇨병의 합병증은 무엇인가 " * 3, "가나다라 마바사", "x", "yz"]

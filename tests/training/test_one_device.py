@@ -111,7 +111,7 @@ def test_trainer_neither_moves_the_model_elsewhere_nor_wraps_it_in_data_parallel
     )  # fmt: skip
     memory = MemoryUse(model, schedule, may_recompute=False)
     trainer = trainer_module._ChainTrainer(
-        model, schedule, settings, Processes(), tmp_path, "f", None, memory, lambda text: None
+        model, schedule, settings, Processes(), tmp_path, "f", None, "recomputed", memory, lambda text: None
     )
     assert moved == [torch.device("cuda:1")]
     assert trainer.accelerator.device == torch.device("cuda:1")

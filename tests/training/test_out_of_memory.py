@@ -87,7 +87,7 @@ def fits(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
     """A device on which a micro-batch of more than `tokens` tokens does not fit."""
     forward = SupervisedLanguageModel.forward
 
-    def limited(self: SupervisedLanguageModel, **inputs: Tensor) -> Tensor:
+    def limited(self: SupervisedLanguageModel, **inputs: Any) -> Tensor:
         if inputs["input_ids"].numel() > tokens:
             raise torch.OutOfMemoryError(EXHAUSTED)
         return forward(self, **inputs)
@@ -187,7 +187,7 @@ def test_where_one_sequence_does_not_fit_the_message_says_what_to_change(
 
 
 def test_other_errors_of_a_step_are_not_taken_for_a_shortage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: SupervisedLanguageModel, **inputs: Tensor) -> Tensor:
+    def broken(self: SupervisedLanguageModel, **inputs: Any) -> Tensor:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     monkeypatch.setattr(SupervisedLanguageModel, "forward", broken)

@@ -167,7 +167,7 @@ def test_a_resumed_run_with_compiled_layers_equals_the_uninterrupted_run(
     monkeypatch.setattr(trainer_module, "choose_layers", lambda *arguments, **options: "compiled")
     eager = partial(fused_layers.compile_fused_layers, backend="aot_eager")
     monkeypatch.setattr(layers_module, "compile_fused_layers", eager)
-    monkeypatch.setattr(loss_module, "use_blockwise_attention", lambda model: None)  # as on CUDA
+    monkeypatch.setattr(loss_module, "use_fast_attention", lambda model: None)  # as on CUDA
     two_layers: dict[str, Any] = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
     monkeypatch.setitem(globals(), "make_text_model", partial(make_text_model, **two_layers))
     uninterrupted, expected, _, _ = go(tmp_path / "uninterrupted", "text", 0.0)
