@@ -4,13 +4,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from accelerate import PartialState
-from accelerate.state import AcceleratorState
-from torch import nn
+from accelerate.state import AcceleratorState, DistributedType
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.training_args import ParallelMode
 
 from conftest import make_multimodal_model, make_text_model
 from lorachain.chain import runtime
@@ -23,7 +25,7 @@ from lorachain.training.batch_schedule import BatchSchedule
 from lorachain.training.distributed import Processes
 from lorachain.training.memory_use import MemoryUse
 from lorachain.training.progress import TrainingSettings
-from lorachain.training.random_state import load_random_state, save_random_state, torch_state
+from lorachain.training.random_state import restore_torch_state, torch_state
 from lorachain.weights.load import drop_vision_tower, resolve_device, text_decoder
 from lorachain.weights.lora import add_new_lora
 
@@ -99,9 +101,7 @@ def test_trainer_neither_moves_the_model_elsewhere_nor_wraps_it_in_data_parallel
     moved: list[torch.device] = []
     own = SimpleNamespace(device=torch.device("cuda:1"), dtype=torch.float32)
     monkeypatch.setattr(trainer_module, "plain_model", lambda model: own)
-    monkeypatch.setattr(
-        trainer_module.Trainer, "_move_model_to_device", lambda self, model, device: moved.append(device)
-    )
+    monkeypatch.setattr(Trainer, "_move_model_to_device", lambda self, model, device: moved.append(device))
     schedule = BatchSchedule(
         lambda epoch: [[TokenRow([2, 7, 8], 1)]], epochs=1, batch_size=1, micro_batch_tokens=8, pad_id=0, seed=0
     )
@@ -115,35 +115,48 @@ def test_trainer_neither_moves_the_model_elsewhere_nor_wraps_it_in_data_parallel
     )
     assert moved == [torch.device("cuda:1")]
     assert trainer.accelerator.device == torch.device("cuda:1")
-    assert trainer._wrap_model(trainer.model) is trainer.model
+    assert trainer._wrap_model(cast(nn.Module, trainer.model)) is trainer.model
 
 
-def test_random_states_are_of_the_own_device_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    restored: list[tuple[int, torch.device]] = []
+def test_random_states_are_of_the_own_device_only(
+    made_current: list[torch.device], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the second of two processes, each with a GPU of its own; Trainer itself would use those of all GPUs."""
+    arguments = OneDeviceArguments(torch.device("cuda:1"), output_dir=str(tmp_path))
+    cast(Any, arguments).distributed_state = SimpleNamespace(
+        distributed_type=DistributedType.MULTI_GPU, num_processes=2, process_index=1, local_process_index=1
+    )
+    assert arguments.parallel_mode == ParallelMode.DISTRIBUTED
+    restored: list[Tensor] = []
 
     def refuse(*_: object) -> None:
         raise AssertionError("every GPU's state was read or set")
 
-    monkeypatch.setattr(torch.cuda, "get_rng_state_all", refuse)
-    monkeypatch.setattr(torch.cuda, "set_rng_state_all", refuse)
-    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.tensor([torch.device(device).index]))
-    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: restored.append((int(state), device)))
-    one, path = torch.device("cuda:1"), tmp_path / "rng_state.pth"
-    save_random_state(path, one)
-    expected = torch.rand(3)
-    torch.rand(7)
-    load_random_state(path, one)
-    assert restored == [(1, one)]
+    monkeypatch.setattr(torch.cuda.random, "get_rng_state_all", refuse)
+    monkeypatch.setattr(torch.cuda.random, "set_rng_state_all", lambda states: restored.append(torch.tensor([-1])))
+    monkeypatch.setattr(torch.cuda.random, "get_rng_state", lambda: torch.tensor([5]))
+    monkeypatch.setattr(torch.cuda.random, "set_rng_state", restored.append)
+    trainer: Any = SimpleNamespace(args=arguments)
+    with arguments.states_of_own_device():
+        Trainer._save_rng_state(trainer, str(tmp_path))
+        expected = torch.rand(3)
+        torch.rand(7)
+        Trainer._load_rng_state(trainer, str(tmp_path))
+    assert [path.name for path in tmp_path.glob("rng_state*")] == ["rng_state_1.pth"]
+    assert [int(state) for state in restored] == [5]
     assert torch.equal(torch.rand(3), expected)
-    # As an earlier version wrote it in a process of several: the states of all GPUs.
-    states = torch.load(path, weights_only=False)
-    torch.save({**states, "cuda": [torch.tensor([5]), torch.tensor([6])]}, path)
-    load_random_state(path, one)
-    assert restored[1:] == [(6, one)]
-    # A run on a CPU that goes on on a GPU.
-    torch.save({key: value for key, value in states.items() if key != "cuda"}, path)
-    load_random_state(path, one)
-    assert len(restored) == 2
+    assert arguments.parallel_mode == ParallelMode.DISTRIBUTED
+
+
+def test_a_repeated_step_draws_from_the_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    restored: list[tuple[int, torch.device]] = []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.tensor([device.index]))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: restored.append((int(state), device)))
+    states = torch_state(torch.device("cuda:1"))
+    expected = torch.rand(3)
+    restore_torch_state(states, torch.device("cuda:1"))
+    assert restored == [(1, torch.device("cuda:1"))]
+    assert torch.equal(torch.rand(3), expected)
     assert torch_state(torch.device("cpu")).keys() == {"cpu"}
 
 

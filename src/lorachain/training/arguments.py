@@ -8,12 +8,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from transformers import TrainingArguments
+from transformers.training_args import ParallelMode
 
 _DEVICE_OF_ACCELERATE = "ACCELERATE_TORCH_DEVICE"
 
@@ -23,6 +24,7 @@ class OneDeviceArguments(TrainingArguments):
 
     def __init__(self, device: torch.device, **options: Any) -> None:
         self.own_device = _indexed(device)
+        self.only_own_device = False
         super().__init__(use_cpu=device.type == "cpu", **options)
 
     @cached_property
@@ -34,6 +36,23 @@ class OneDeviceArguments(TrainingArguments):
             self.distributed_state = PartialState(cpu=self.own_device.type == "cpu")
         self._n_gpu = 0 if self.own_device.type == "cpu" else 1
         return self.own_device
+
+    @property
+    def parallel_mode(self) -> ParallelMode:
+        return ParallelMode.NOT_DISTRIBUTED if self.only_own_device else cast(ParallelMode, super().parallel_mode)
+
+    @contextmanager
+    def states_of_own_device(self) -> Iterator[None]:
+        """Within it, Trainer saves and restores the random state of the current device.
+
+        In one of several processes it would call `torch.cuda.get_rng_state_all`, which creates a context of several
+        hundred megabytes on every visible GPU.
+        """
+        self.only_own_device = True
+        try:
+            yield
+        finally:
+            self.only_own_device = False
 
 
 def _indexed(device: torch.device) -> torch.device:

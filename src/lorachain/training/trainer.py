@@ -46,13 +46,7 @@ from lorachain.training.loss_log import LossLog
 from lorachain.training.memory_use import MemoryUse, change_message, nothing_left, out_of_memory_as_error
 from lorachain.training.optimizer import MasterWeightAdamW, master_tensors
 from lorachain.training.progress import Progress, TrainingSettings
-from lorachain.training.random_state import (
-    file_name,
-    load_random_state,
-    restore_torch_state,
-    save_random_state,
-    torch_state,
-)
+from lorachain.training.random_state import restore_torch_state, torch_state
 from lorachain.training.step import TooLarge, run_micro_batches
 from lorachain.training.trackers import PROJECT, Tracking, logged, tracker_callbacks, tracker_environment
 from lorachain.weights.attention_choice import takes_segments
@@ -123,6 +117,7 @@ class _ChainTrainer(Trainer):
             ddp_find_unused_parameters=False,
             ddp_broadcast_buffers=False,
         )
+        self.states_of_own_device = arguments.states_of_own_device
         module = SupervisedLanguageModel(model, layers, settings.preference)
         super().__init__(model=module, args=arguments, train_dataset=schedule)
         self.remove_callback(PrinterCallback)
@@ -210,7 +205,8 @@ class _ChainTrainer(Trainer):
         """
         norm: Tensor | float = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
         started, tokens, supervised, loss = self.pending
-        value, size = torch.stack([loss, torch.as_tensor(norm, device=loss.device, dtype=loss.dtype)]).tolist()
+        both = torch.stack([loss, torch.as_tensor(norm, device=loss.device, dtype=loss.dtype)])
+        value, size = map(float, both.tolist())
         of_what = f" ({tokens:,} tokens, {supervised:,} supervised)"
         check_finite(f"loss of {self._where()}{of_what}", value, self.peft_model, self.settings)
         self.progress.losses.append(value)
@@ -268,9 +264,9 @@ class _ChainTrainer(Trainer):
 
     def _random_state(self) -> tuple[str, bytes]:
         """Name and content of the file with the state of this process's random generators."""
-        with TemporaryDirectory() as scratch:
-            path = Path(scratch) / file_name(self.processes.rank, self.processes.world)
-            save_random_state(path, self.args.device)
+        with TemporaryDirectory() as scratch, self.states_of_own_device():
+            self._save_rng_state(scratch)
+            (path,) = Path(scratch).iterdir()
             return path.name, path.read_bytes()
 
     def _write_checkpoint(self, tensors: dict[str, Tensor], random_states: dict[str, bytes]) -> None:
@@ -322,12 +318,8 @@ class _ChainTrainer(Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint is None:
-            return
-        path = Path(checkpoint) / file_name(self.processes.rank, self.processes.world)
-        if path.is_file():  # there is none where the run had another number of processes
-            with unusable_as_error(checkpoint):
-                load_random_state(path, self.args.device)
+        with unusable_as_error(checkpoint), self.states_of_own_device():
+            super()._load_rng_state(checkpoint)
 
 
 def _failure(result: Tensor | TooLarge) -> TooLarge | None:
