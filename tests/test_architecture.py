@@ -78,6 +78,7 @@ READS_JSON = {
     "chain/lock.py": "the lock file, as the artifact LockHolder",
     "chat_template.py": "chat_template.json of a model",
     "data/exam_schema.py": "options of users, where they are nested JSON",
+    "data/gates/names.py": "config.json of a model",
     "data/gates/journal.py": "lines of an interrupted pass over data, as records",
     "data/tables.py": "data of users",
     "evaluation/extraction.py": "answers of models",
