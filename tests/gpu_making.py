@@ -50,6 +50,8 @@ class Case:
     """How many positions are supervised; None: all."""
     attention: str | None = None
     """Name of the implementation; None: the one that the model has on an unknown device."""
+    fused: bool = False
+    """Whether the layers, LoRA products and loss are those of `kernels/`."""
     recompute: bool = False
     scoring: bool = False
     """Instead of training, a forward pass over prefix trees behind a prefix cache."""
@@ -125,7 +127,7 @@ def _count(case: Case) -> StepCounts:
             return _count_scoring(model, case)
         if case.recompute:
             recompute_activations(model)
-        module = SupervisedLanguageModel(model)
+        module = SupervisedLanguageModel(model, "fused" if case.fused else "recomputed")
         if case.attention is not None:
             plain_model(model).set_attn_implementation(case.attention)
         inputs = {name: _on_fake_device(v) if isinstance(v, Tensor) else v for name, v in batch.as_inputs().items()}

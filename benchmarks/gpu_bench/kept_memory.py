@@ -5,11 +5,13 @@ import torch
 from gpu_bench.records import Setting
 from gpu_bench.workload import random_rows
 from lorachain.memory import is_out_of_memory, peak, release, reset_peak
-from lorachain.tokens import collate
-from lorachain.training.activations import activation_bytes, recompute_activations
+from lorachain.tokens import collate, collate_packed
+from lorachain.training.activations import activation_bytes, recompute_activations, recomputed_bytes
+from lorachain.training.layers import choose_layers
 from lorachain.training.loss import SupervisedLanguageModel
 from lorachain.training.optimizer import MasterWeightAdamW
 from lorachain.training.step import to_device
+from lorachain.weights.attention_choice import takes_segments
 from lorachain.weights.load import text_decoder
 from lorachain.weights.lora import add_new_lora
 from training_bench.models import load_base
@@ -26,18 +28,17 @@ def run(setting: Setting) -> None:
     MasterWeightAdamW(
         [p for p in model.parameters() if p.requires_grad], compute_dtype=torch.bfloat16, lr=1e-4, weight_decay=0.0
     )  # converts the factors as training does
-    module = SupervisedLanguageModel(model).train()
-    config = text_decoder(model).config
+    decoder = text_decoder(model)
+    layers = choose_layers(decoder, device, "auto", compile=False, on_message=print)
+    module = SupervisedLanguageModel(model, layers).train()
+    collated = collate_packed if takes_segments(decoder) else collate
     for recomputed in (False, True):
         if recomputed:
             recompute_activations(model)
         for tokens in (64, 128) if setting.tiny else (1024, 2048, 4096, 8192):
-            counted = activation_bytes(model, tokens)
-            if recomputed:  # the input of each layer, and one layer at a time
-                inputs = tokens * config.num_hidden_layers * config.hidden_size * 2
-                counted = inputs + counted // config.num_hidden_layers
+            counted = recomputed_bytes(model, tokens) if recomputed else activation_bytes(model, tokens)
             figures = {"model": setting.model, "tokens": tokens, "recomputation": recomputed, "counted": counted}
-            batch = collate([random_rows(1, tokens, first=tokens - 1)], 0)  # the head hardly counts
+            batch = collated([random_rows(1, tokens, first=tokens - 1)], 0)  # the head hardly counts
             release()
             reset_peak(device)
             before = torch.cuda.memory_allocated(device) if device.type == "cuda" else peak(device)

@@ -4,6 +4,8 @@ A tensor on the wrong device fails here, too: PyTorch's fake tensors refuse to m
 a model (five with a window, one without); launches and bytes of all others repeat theirs.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from fake_gpu import StepCounts
@@ -12,11 +14,10 @@ from lorachain.weights.packed_attention import VARLEN
 
 PACKED, LONG = (Case("medgemma-4b", 4096, layers=6, documents=n, attention=VARLEN) for n in (8, 1))
 LARGE = Case("medgemma-27b", 3072, layers=6, attention=VARLEN)
-RECOMPUTED = [
-    Case(case.shape, case.tokens, 6, attention=VARLEN, supervised=16, recompute=True) for case in (PACKED, LARGE)
-]
+FUSED, FUSED_LARGE = (replace(case, fused=True) for case in (PACKED, LARGE))
+RECOMPUTED = [replace(case, supervised=16, recompute=True) for case in (PACKED, FUSED_LARGE)]
 MASKED = [Case(case.shape, case.tokens, 6) for case in (PACKED, LARGE)]
-TRAINING = [PACKED, LONG, LARGE, *RECOMPUTED, *MASKED]
+TRAINING = [PACKED, LONG, LARGE, FUSED, FUSED_LARGE, *RECOMPUTED, *MASKED]
 SCORING = Case("medgemma-4b", 4096, 6, attention=VARLEN, scoring=True)
 MASKED_SCORING = Case("medgemma-4b", 4096, 6, documents=1, scoring=True)
 CASES = [*TRAINING, SCORING, MASKED_SCORING]
@@ -27,7 +28,7 @@ def counts() -> dict[Case, StepCounts]:
     return dict(zip(CASES, count_steps(CASES), strict=True))
 
 
-@pytest.mark.parametrize("case", [PACKED, LONG, LARGE, *RECOMPUTED])
+@pytest.mark.parametrize("case", [PACKED, LONG, LARGE, FUSED, FUSED_LARGE, *RECOMPUTED])
 def test_attention_by_bounds_makes_no_mask(case: Case, counts: dict[Case, StepCounts]) -> None:
     step = counts[case]
     assert step.masks == []
@@ -39,10 +40,23 @@ def test_attention_by_bounds_makes_no_mask(case: Case, counts: dict[Case, StepCo
 
 def test_launches_and_bytes_stay_within_their_budget(counts: dict[Case, StepCounts]) -> None:
     """Of six layers and the loss; docs/gpu.md has those of whole models."""
-    assert counts[PACKED].launches < 3_200
-    assert counts[PACKED].elementwise_bytes < 112e9
-    assert counts[LARGE].launches < 2_800
-    assert counts[LARGE].elementwise_bytes < 144e9
+    assert counts[FUSED].launches < 600
+    assert counts[FUSED].elementwise_bytes < 16e9
+    assert counts[FUSED_LARGE].launches < 600
+    assert counts[FUSED_LARGE].elementwise_bytes < 20e9
+
+
+def test_the_fused_softmax_takes_each_logit_once(counts: dict[Case, StepCounts]) -> None:
+    """Two blocks of rows, eight of the vocabulary, and nothing else that is as large as the logits."""
+    for case in (FUSED, FUSED_LARGE):
+        assert counts[case].operators["lorachain.online_softmax_"] == 2 * 8
+
+
+def test_layers_that_are_not_fused_need_several_times_as_much(counts: dict[Case, StepCounts]) -> None:
+    """Otherwise the counts above would miss something."""
+    for fused, plain in ((FUSED, PACKED), (FUSED_LARGE, LARGE)):
+        assert counts[plain].launches > 3 * counts[fused].launches
+        assert counts[plain].elementwise_bytes > 4 * counts[fused].elementwise_bytes
 
 
 def test_attention_by_masks_makes_them(counts: dict[Case, StepCounts]) -> None:
@@ -60,7 +74,7 @@ def test_scoring_makes_no_mask_behind_a_prefix_either(counts: dict[Case, StepCou
 
 
 @pytest.mark.parametrize(
-    "case", TRAINING, ids=lambda case: f"{case.shape} {case.documents} {case.attention} {case.recompute}"
+    "case", TRAINING, ids=lambda case: f"{case.shape} {case.documents} {case.attention} {case.fused} {case.recompute}"
 )
 def test_the_calculation_is_what_is_kept(case: Case, counts: dict[Case, StepCounts]) -> None:
     step = counts[case]
