@@ -94,7 +94,7 @@ def test_a_replaced_adapter_is_loaded_again(session: Session, root: Path) -> Non
 
 def test_an_answer_can_be_stopped(session: Session) -> None:
     answers = session.answers(
-        ("base",), lambda encoder: prompts_of_text("고혈압", "plain", encoder), Sampling(max_new_tokens=4096)
+        ("base",), lambda encoder: prompts_of_text("고혈압", "plain", encoder), Sampling(max_new_tokens=4000)
     )
     for progress in answers:
         if progress[0].state == "answering":

@@ -87,7 +87,7 @@ def test_two_models_are_asked_and_nothing_typed_runs(open_page: Open) -> None:
 def test_an_answer_is_stopped(open_page: Open) -> None:
     page = open_page()
     page.locator("button", has_text="Settings").click()
-    page.locator("label", has_text="At most so many tokens").locator("input").fill("4096")
+    page.locator("label", has_text="At most so many tokens").locator("input").fill("4000")
     answers = ask(page, "고혈압")
     answers.locator("text=answering").wait_for()
     page.locator("#stop").click()

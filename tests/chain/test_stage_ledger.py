@@ -244,7 +244,7 @@ def test_what_a_failed_gate_does(
     told = messages_of(ledger.context).texts
     # A message of what does not stop; what stops is in the error.
     assert len(told) == (accept or on_fail == "warn")
-    assert all(text.startswith(f"gate of step {stage}, {outcome}: KorMedMCQA dev, options") for text in told)
+    assert all(text.startswith(f"gate of step {stage}, {outcome}: exam dev, options") for text in told)
 
 
 def test_a_gate_that_passes_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,7 +171,7 @@ def test_a_stage_is_made_from_its_parent_its_sources_and_its_settings(
     assert made_from.data.dev == sources_hash([EXAM_SOURCE])
     assert made_from.settings.stage == context.config.stages["01"].model_dump()
     assert (made_from.settings.quantization, made_from.seed) == ("nf4", 9)
-    assert inputs.fingerprint == sha256_json(made_from.as_dict())
+    assert inputs.fingerprint == sha256_json(made_from.identity())
     assert messages_of(context).texts == ["stage 01, medical dictionary: tiny on cpu, 1,234 terms"]
 
 
@@ -185,6 +185,7 @@ def test_the_model_to_train_is_the_parents_adapter_on_its_base(
     context = make_context(tmp_path, 'quantization="int8"')
     loaded: list[Any] = []
     monkeypatch.setattr(train_stage, "load_model", lambda *arguments: noted(loaded, arguments, "base"))
+    monkeypatch.setattr(train_stage, "drop_vision_tower", lambda model: loaded.append(f"{model} without vision"))
     monkeypatch.setattr(
         train_stage,
         "load_adapter",
@@ -193,7 +194,7 @@ def test_the_model_to_train_is_the_parents_adapter_on_its_base(
     monkeypatch.setattr(train_stage, "shard_layers", lambda model: loaded.append(f"sharded {model}"))
     runtime = Runtime(CPU, torch.float32, Processes(sharded=sharded))
     assert cast(Any, train_stage.load_trainable_model(context, runtime, parent)) == "model"
-    expected = [(parent.base, CPU, torch.float32, "int8"), ("base", parent.folder, True)]
+    expected = [(parent.base, CPU, torch.float32, "int8"), "base without vision", ("base", parent.folder, True)]
     assert loaded == [*expected, *(["sharded model"] if sharded else [])]
 
 

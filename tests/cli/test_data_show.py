@@ -57,7 +57,7 @@ def test_show_with_the_tokens_of_a_model(tiny_workspace: Callable[..., Path], tm
         (("data", "show", "absent.csv"), "neither a path that exists"),
         (("data", "show", "sample"), "say which with --as"),
         (("data", "show", "sample", "--columns", "term"), "give FIELD=COLUMN"),
-        (("data", "show", "sample", "--columns", "nonsense=a"), "unknown option 'nonsense'"),
+        (("data", "show", "sample", "--columns", "nonsense=a"), "--columns names the field 'nonsense'"),
         (("data", "show", "sample", "--encoding", "latin-1"), "allowed: utf-8, cp949, euc-kr, utf-16"),
     ],
 )

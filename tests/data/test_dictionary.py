@@ -62,7 +62,7 @@ def test_max_samples_counts_entries_not_rows(tmp_path: Path) -> None:
 
 def test_nothing_found(tmp_path: Path) -> None:
     path = save(tmp_path / "a.jsonl", {"term": "x"})
-    with pytest.raises(DataError, match=r"no entry found\. 1 bad rows .* the first: .*a\.jsonl:1"):
+    with pytest.raises(DataError, match=r"no entry found\. 1 bad row was skipped; the first: .*a\.jsonl:1"):
         load_dictionary([path], skip_bad_rows=True)
     with pytest.raises(DataError, match="no source given"):
         load_dictionary([])

@@ -11,7 +11,7 @@ from lorachain.data.dictionary import load_dictionary
 from lorachain.data.exam import load_exam
 from lorachain.data.exam_writer import refuse_existing_exam, write_exam
 from lorachain.data.make_exam import MASK, make_exam
-from lorachain.errors import ConfigError, DataError
+from lorachain.errors import ConfigError, DataError, WorkspaceError
 from lorachain.records import ExamQuestion, Term
 
 
@@ -202,7 +202,7 @@ def test_existing_files_are_never_overwritten(tmp_path: Path) -> None:
 
 def test_a_directory_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(DataError, match=r"train\.jsonl: cannot be written .*--out"):
+    with pytest.raises(WorkspaceError, match=r"train\.jsonl cannot be written: not a directory; choose another place"):
         write_exam(make_exam(dictionary(40), seed=10), tmp_path / "file")
 
 

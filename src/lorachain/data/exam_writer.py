@@ -54,7 +54,7 @@ def write_json_lines(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Writes rows as lines of JSON; a file of that name is complete.
 
     Raises:
-        DataError: it cannot be written. WorkspaceError: the disk is full, or it is a link.
+        DataError: it cannot be written. WorkspaceError: the disk is full, it is a link, or no file can be there.
     """
     try:
         with replaced_file(path) as file:

@@ -83,9 +83,13 @@ def _recognizer(folder: str) -> Any:
 
     place = str(Path(folder).expanduser())
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
         model, loading = AutoModelForTokenClassification.from_pretrained(
-            place, local_files_only=True, use_safetensors=True, output_loading_info=True
+            place,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise _unusable(folder, f"it cannot be loaded ({str(error)[:200]})") from error
