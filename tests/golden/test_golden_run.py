@@ -39,8 +39,8 @@ WRITE = bool(os.environ.get("LORACHAIN_WRITE_GOLDEN"))
 LOSS_TOLERANCE = 0.01
 """Relative, of a step's loss."""
 LOGPROB_TOLERANCE, MEAN_LOGPROB_TOLERANCE = 0.3, 0.05
-"""Nats, of each letter and on average. bf16 keeps 8 bits of a logit of about 16, and gradients that are rounded in another
-way end in other weights: that moved one of the 250 by 0.21."""
+"""Nats, of each letter and on average. bf16 keeps 8 bits of a logit of about 16, and gradients that are rounded in
+another way end in other weights: that moved one of the 250 by 0.21."""
 
 SETTINGS = {
     "seed": 7,
