@@ -40,9 +40,9 @@ def test_attention_by_bounds_makes_no_mask(case: Case, counts: dict[Case, StepCo
 
 def test_launches_and_bytes_stay_within_their_budget(counts: dict[Case, StepCounts]) -> None:
     """Of six layers and the loss; docs/gpu.md has those of whole models."""
-    assert counts[FUSED].launches < 600
+    assert counts[FUSED].launches < 650
     assert counts[FUSED].elementwise_bytes < 16e9
-    assert counts[FUSED_LARGE].launches < 600
+    assert counts[FUSED_LARGE].launches < 650
     assert counts[FUSED_LARGE].elementwise_bytes < 20e9
 
 

@@ -17,6 +17,7 @@ import torch
 import torch.fx.experimental._config
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.gemma3.modeling_gemma3 import (
     Gemma3Attention,
@@ -28,6 +29,9 @@ from transformers.models.gemma3.modeling_gemma3 import (
 
 from lorachain.kernels import operators
 from lorachain.weights.lora_products import adapted_geglu, adapted_products
+
+_CHECKPOINTS_IN_FORWARD = "__call__" not in vars(GradientCheckpointingLayer)
+"""Whether transformers recomputes a layer within its class's `forward`, which is replaced here, not around it."""
 
 
 def use_fused_layers(decoder: nn.Module) -> None:
@@ -80,7 +84,11 @@ def _layer_forward(
             layer, hidden_states, position_embeddings, attention_mask, position_ids, past_key_values, **options
         )
         return cast(Tensor, result)
-    return fused(layer, hidden_states, position_embeddings, attention_mask, position_ids, **options)
+    rest = (position_embeddings, attention_mask, position_ids)
+    if layer.gradient_checkpointing and layer.training and _CHECKPOINTS_IN_FORWARD:
+        result = layer._gradient_checkpointing_func(partial(fused, layer, **options), hidden_states, *rest)
+        return cast(Tensor, result)
+    return fused(layer, hidden_states, *rest, **options)
 
 
 def fused_layer(
