@@ -238,3 +238,17 @@ def test_a_setting_that_changes_no_answer_is_none() -> None:
     }  # fmt: skip
     assert KorMedEval().settings == {"max_new_tokens": 1024}
     assert Options().settings == {}
+
+
+def test_a_result_without_an_engine_is_of_our_own(tmp_path: Path) -> None:
+    """Results from before there were engines do not compare with those of a server."""
+    questions = questions_of([Answered("doctor", 0, 0, 1)] * 3)
+    for name in ("own", "server"):
+        written(tmp_path / f"{name}.json", questions, [0, 1, 2], name=name)
+    path = tmp_path / "server.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    assert stored["model"]["engine"] is None
+    stored["model"]["engine"] = "openai"
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    with pytest.raises(DataError, match="differ in engine"):
+        compare_results(tmp_path / "own.json", path)

@@ -74,6 +74,19 @@ def test_a_draw_does_not_depend_on_the_batch() -> None:
     assert max(together) > 8192
 
 
+def test_bf16_weights_are_drawn_from_as_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits that bf16 represents exactly: what follows them does not round again."""
+    monkeypatch.setattr(sampling, "BLOCK", 4)
+    logits = torch.randn(64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    hidden, weight = logits_as(logits)
+    draws = [
+        sample_tokens(hidden.to(kind).expand(2000, -1), weight.to(kind), 0.7, range(2000), [1] * 2000)
+        for kind in (torch.bfloat16, torch.float32)
+    ]
+    assert draws[0].unique().numel() > 20
+    assert torch.equal(*draws)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_rows_that_are_not_finite_are_marked(value: float) -> None:
     weight = torch.zeros(20_000, 2)

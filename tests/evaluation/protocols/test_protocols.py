@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -305,3 +305,11 @@ def test_a_model_with_nan_has_no_score(name: str) -> None:
         model.model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
     with pytest.raises(NonFiniteError, match="the model's logits are NaN or infinite"):
         make_protocol(name, examples=SHOTS).score(model, TokenEncoder(make_tokenizer()), QUESTIONS)
+
+
+def test_batches_are_in_the_order_of_subjects_whatever_the_order_of_questions() -> None:
+    questions = [replace(QUESTIONS[0], id=str(i), subject=subject) for i, subject in enumerate(["nurse", "doctor"] * 3)]
+    assert [[questions[i].subject for i in group] for group in batches(questions, 2)] == [
+        *(["doctor", "doctor"], ["doctor"]),
+        *(["nurse", "nurse"], ["nurse"]),
+    ]
