@@ -77,5 +77,6 @@ def test_paired_bootstrap_covers_the_difference() -> None:
     # the differences' standard error is sqrt((0.4 - 0.04) / 100) = 0.06
     assert high - low == pytest.approx(2 * 1.96 * 0.06, rel=0.1)
     assert statistics.paired_bootstrap(a, a) == (0.0, 0.0)
+    assert statistics.paired_bootstrap([False, True], [True, True]) == (0.0, 1.0)  # two questions are enough
     with pytest.raises(ValueError, match="equally long"):
         statistics.paired_bootstrap([True], [True])

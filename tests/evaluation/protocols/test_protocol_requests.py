@@ -198,8 +198,10 @@ def test_a_protocol_has_its_own_settings_and_refuses_every_other(name: str, sett
     """A setting that is silently ignored would be believed to have been used."""
     given = {setting: SETTINGS[setting]}
     if setting not in HAS[name]:
-        with pytest.raises(ConfigError, match=f"'{name}' has no setting {setting}; it has: "):
+        with pytest.raises(ConfigError, match=f"'{name}' has no setting {setting}; it has: ") as refused:
             make_protocol(name, **given)
+        said = str(refused.value).partition("it has: ")[2].split(", ")
+        assert {*said} - {"seed"} == (HAS[name] or {"none"})
         return
     protocol = make_protocol(name, token_budget=99, **given)
     attribute = "orders" if setting == "rotations" else setting
