@@ -83,7 +83,7 @@ def test_bf16_weights_are_drawn_from_as_in_float32(monkeypatch: pytest.MonkeyPat
         sample_tokens(hidden.to(kind).expand(2000, -1), weight.to(kind), 0.7, range(2000), [1] * 2000)
         for kind in (torch.bfloat16, torch.float32)
     ]
-    assert draws[0].unique().numel() > 20
+    assert len(set(draws[0].tolist())) > 20
     assert torch.equal(*draws)
 
 
