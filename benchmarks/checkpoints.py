@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lorachain.cli import main
-from lorachain.training import trainer
+from lorachain.training.chain_trainer import ChainTrainer
 
 checkpoints: list[tuple[str, int, float, int, float]] = []
 """Run, step, seconds, bytes, training seconds so far."""
@@ -33,7 +33,7 @@ def timed(save: Any) -> Any:
 
 
 if __name__ == "__main__":
-    trainer._ChainTrainer._save_checkpoint = timed(trainer._ChainTrainer._save_checkpoint)  # type: ignore[method-assign]
+    ChainTrainer._save_checkpoint = timed(ChainTrainer._save_checkpoint)  # type: ignore[method-assign]
     with suppress(SystemExit):
         main(sys.argv[1:])
     print("run           step  seconds      MB  share of the training seconds so far")

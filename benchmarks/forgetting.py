@@ -108,10 +108,7 @@ def run_one(arguments: argparse.Namespace, seed: int, share: float) -> dict[str,
         known = place / "after-a.json"
         if not known.exists():
             known.write_text(json.dumps(exact_answers(start, runtime, "01", files)), encoding="utf-8")
-        if not workspace.exists():
-            copy = workspace.with_name(f"{workspace.name}.partial")
-            shutil.rmtree(copy, ignore_errors=True)
-            shutil.copytree(after_first, copy).rename(workspace)
+        copy_once(after_first, workspace)
         context = open_chain(arguments.model, workspace, config=config, sources={"dictionary": [files["B"]]})
         run_stages(context, runtime, table[2:])
         result = {
@@ -163,11 +160,26 @@ def report(results: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def names_parser(description: str | None) -> argparse.ArgumentParser:
+    """The options of every experiment with names of diseases."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--names", type=Path, required=True, help="JSONL with code, korean, english")
-    parser.add_argument("--out", type=Path, required=True, help="directory for workspaces and results")
+    parser.add_argument("--out", type=Path, required=True, help="directory for data, workspaces and results")
     parser.add_argument("--model", default="gemma-3-270m")
+    return parser
+
+
+def copy_once(workspace: Path, target: Path) -> Path:
+    """A copy of a workspace, complete or not there; one that is there is kept."""
+    if not target.exists():
+        partial = target.with_name(f"{target.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(workspace, partial).rename(target)
+    return target
+
+
+def main() -> None:
+    parser = names_parser(__doc__)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--shares", default=",".join(f"{share:g}" for share in SHARES))

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from forgetting import draw_names, write_entries
+from forgetting import copy_once, draw_names, names_parser, write_entries
 
 GATES = {
     "exam": {"max_loss": 2.0, "unit": "points"},
@@ -139,15 +139,6 @@ class Runs:
         done.write_text(json.dumps(result, indent=1), encoding="utf-8")
         return result
 
-    def copy(self, workspace: Path, name: str) -> Path:
-        """A copy of a workspace, complete or not there."""
-        target = self.arguments.out / name
-        if not target.exists():
-            partial = target.with_name(f"{name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(workspace, partial, symlinks=True).rename(target)
-        return target
-
 
 def run_all(arguments: argparse.Namespace, sources: dict[str, str]) -> list[dict[str, Any]]:
     """Every stage of the list above, the harm first."""
@@ -156,11 +147,11 @@ def run_all(arguments: argparse.Namespace, sources: dict[str, str]) -> list[dict
     runs, out = Runs(arguments, sources), arguments.out
     start = out / "start"
     init(runs.chain(start))
-    bare = runs.copy(start, "bare")
+    bare = copy_once(start, out / "bare")
     results = [runs.train("stage-00", "00", start), runs.train("stage-01", "01", start)]
     results.append(runs.train("english", "00", bare, text=sources["english"]))
     for name, changed in (("rate", {"rate": 20 * RATE}), ("shuffled", {"exam": "shuffled"}), ("right", {})):
-        results.append(runs.train(name, "02", runs.copy(start, name), **changed))
+        results.append(runs.train(name, "02", copy_once(start, out / name), **changed))
     for number in range(1, arguments.repeats + 1):
         place = out / f"repeat-{number}"
         init(runs.chain(place, seed=number))
@@ -185,10 +176,7 @@ def report(results: list[dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--names", type=Path, required=True, help="JSONL with code, korean, english")
-    parser.add_argument("--out", type=Path, required=True, help="directory for workspaces and results")
-    parser.add_argument("--model", default="gemma-3-270m")
+    parser = names_parser(__doc__)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--count", type=int, default=300, help="names")
     parser.add_argument("--epochs", type=int, default=6, help="of stage 01")

@@ -14,11 +14,12 @@ import argparse
 import random
 import subprocess
 import sys
-from math import comb
 from pathlib import Path
 from typing import Any
 
-from forgetting import draw_names
+from scipy.stats import fisher_exact
+
+from forgetting import draw_names, names_parser
 from lorachain.data.exam_writer import write_exam
 from lorachain.data.make_exam import make_exam
 from lorachain.evaluation.results import read_results
@@ -81,13 +82,6 @@ def answers(result: Path) -> dict[str, bool]:
     return {row["id"]: row["correct"] for row in read_results(result)[1]}
 
 
-def fisher_exact(a: list[bool], b: list[bool]) -> float:
-    """Two-sided p that both have the same share of correct ones."""
-    right, total = sum(a) + sum(b), len(a) + len(b)
-    ways = [comb(len(a), k) * comb(len(b), right - k) for k in range(right + 1)]
-    return sum(way for way in ways if way <= ways[sum(a)]) / comb(total, right)
-
-
 def rate(correct: list[bool]) -> str:
     low, high = wilson(sum(correct), len(correct))
     return f"{100 * sum(correct) / len(correct):.1f} % [{100 * low:.1f}, {100 * high:.1f}] n={len(correct)}"
@@ -100,7 +94,8 @@ def report(by_action: dict[str, dict[str, bool]], planted: list[str]) -> list[st
     for action, correct in by_action.items():
         others = [id for id in correct if id not in planted]
         halves[action] = {"planted": [correct[id] for id in planted], "others": [correct[id] for id in others]}
-        p = fisher_exact(halves[action]["planted"], halves[action]["others"])
+        table = [[sum(side), len(side) - sum(side)] for side in halves[action].values()]
+        p = float(fisher_exact(table).pvalue)
         sides = ", ".join(f"{name} {rate(side)}" for name, side in halves[action].items())
         lines.append(f"{action}: {sides}, Fisher p = {p:.2g}")
     for name in ("planted", "others"):
@@ -111,10 +106,7 @@ def report(by_action: dict[str, dict[str, bool]], planted: list[str]) -> list[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--names", type=Path, required=True, help="JSONL with code, korean, english")
-    parser.add_argument("--out", type=Path, required=True, help="directory for data and workspaces")
-    parser.add_argument("--model", default="gemma-3-270m")
+    parser = names_parser(__doc__)
     parser.add_argument("--count", type=int, default=160, help="questions, half of them held out")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)

@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,6 +48,37 @@ def launch(playwright: Any) -> Any:
         if "Executable doesn't exist" in str(error):
             return None
         raise
+
+
+@contextmanager
+def watched_pages(
+    browser: Any, address: str, *, allowed: tuple[str, ...], only_errors: bool = False
+) -> Iterator[Callable[..., Any]]:
+    """A function that opens the address in a new context of the browser, with that context's options.
+
+    At the end no page has written to the console, raised an error, or requested anything but addresses that begin with
+    one of `allowed`.
+
+    Args:
+        only_errors: whether other messages may be written to the console.
+    """
+    problems: list[str] = []
+    contexts = []
+
+    def opened(**options: Any) -> Any:
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda m: None if only_errors and m.type != "error" else problems.append(m.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda request: None if request.url.startswith(allowed) else problems.append(request.url))
+        page.goto(address)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert problems == []
 
 
 @contextmanager

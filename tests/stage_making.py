@@ -18,7 +18,7 @@ from lorachain.chain.run_record import RunRecord
 from lorachain.chain.runtime import Runtime
 from lorachain.chain.stage_run import StageInputs, StageRun
 from lorachain.chain.stages import find_stage
-from lorachain.config import parse_setting
+from lorachain.config_reading import parse_setting
 from lorachain.data.sources import SourceInfo
 from lorachain.evaluation.validation_result import summarize_validation
 from lorachain.records import ExamQuestion

@@ -21,6 +21,7 @@ SCRIPTS = [
 LAYERS = [
     {"version", "errors", "records", "redaction", "memory", "collection", "kernels", "library_output"},
     {"atomic", "append_file", "workspace", "provenance", "data_settings", "config", "artifacts", "registry"}
+    | {"config_reading"}
     | {"licences", "user_key", "embedded_model", "prompts", "dictionary_forms", "chat_template"}
     | {"content_letters", "letter_uses", "option_references", "tokens", "token_store"},
     {"data", "weights"},
@@ -45,6 +46,7 @@ SAME_LAYER = {
     "workspace": set(),
     "data_settings": set(),
     "config": {"data_settings"},
+    "config_reading": {"config"},
     "provenance": {"atomic"},
     "artifacts": {"workspace", "provenance", "atomic", "append_file", "data_settings"},
     "user_key": {"atomic", "append_file", "workspace", "provenance"},

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lorachain.config import read_toml
+from lorachain.config_reading import read_toml
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "src" / "lorachain" / "examples").glob("*.toml"))

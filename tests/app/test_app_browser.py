@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app_making import make_app_workspace, session_of
-from browser_finding import running_browser
+from browser_finding import running_browser, watched_pages
 from chain_making import run_command_line
 from lorachain.app.server import served
 from lorachain.artifacts import LossRow
@@ -41,28 +41,15 @@ def address(root: Path, browser: Any) -> Iterator[str]:
 @pytest.fixture
 def open_page(browser: Any, address: str) -> Iterator[Open]:
     """Opens the page; when the test ends, there were no errors, and nothing was requested from elsewhere."""
-    problems: list[str] = []
-    contexts = []
+    with watched_pages(browser, address, allowed=(address, "data:", "blob:"), only_errors=True) as opened:
 
-    def opened(**options: Any) -> Any:
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(60_000)
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda request: problems.append(request.url) if outside(request.url) else None)
-        page.goto(address)
-        page.locator("#ask").wait_for()
-        return page
+        def ready(**options: Any) -> Any:
+            page = opened(**options)
+            page.set_default_timeout(60_000)
+            page.locator("#ask").wait_for()
+            return page
 
-    def outside(url: str) -> bool:
-        return not url.startswith((address, "data:", "blob:"))
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert problems == []
+        yield ready
 
 
 def ask(page: Any, text: str) -> Any:

@@ -15,7 +15,7 @@ from lorachain.chain import ablation
 from lorachain.chain.ablation_arms import NaturalRun, all_arms, arm_config, find_arms
 from lorachain.chain.context import load_config
 from lorachain.chain.stages import chain_stages, find_stage, stage_table
-from lorachain.config import parse_setting
+from lorachain.config_reading import parse_setting
 from lorachain.errors import ConfigError
 from refusals import refused
 

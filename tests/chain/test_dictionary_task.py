@@ -13,7 +13,7 @@ from lorachain.chain.context import load_config
 from lorachain.chain.tasks import dictionary
 from lorachain.chain.tasks.base import TaskInputs
 from lorachain.chain.tasks.dictionary import DictionaryTask, load_dictionary_task
-from lorachain.config import parse_setting
+from lorachain.config_reading import parse_setting
 from lorachain.dictionary_forms import direction_of, form_name
 from lorachain.errors import ConfigError
 from lorachain.evaluation.exact_match import exact_match

@@ -9,7 +9,7 @@ from conftest import make_tokenizer
 from lorachain.chain.context import load_config
 from lorachain.chain.tasks.base import TaskInputs
 from lorachain.chain.tasks.exam import ExamTask, load_exam_task
-from lorachain.config import parse_setting
+from lorachain.config_reading import parse_setting
 from lorachain.errors import ConfigError
 from lorachain.prompts import JSON_INSTRUCTION
 from lorachain.tokens import TokenEncoder

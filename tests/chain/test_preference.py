@@ -17,7 +17,7 @@ from lorachain.chain.context import load_config
 from lorachain.chain.tasks.base import TaskInputs
 from lorachain.chain.tasks.exam import ExamTask, load_exam_task
 from lorachain.chain.tasks.wrong_answers import in_order_of
-from lorachain.config import parse_setting
+from lorachain.config_reading import parse_setting
 from lorachain.data.exam import load_exam
 from lorachain.data.exam_writer import exam_row, write_json_lines
 from lorachain.errors import ConfigError, DataError, WorkspaceError

@@ -14,7 +14,7 @@ from lorachain.chain import train_stage as train_stage_module
 from lorachain.chain.context import load_config
 from lorachain.chain.replay import Pool, Replay, load_replay
 from lorachain.chain.stages import find_stage, replayable
-from lorachain.config import parse_setting
+from lorachain.config_reading import parse_setting
 from lorachain.data.exam import load_exam
 from lorachain.errors import ConfigError
 from lorachain.tokens import TokenRow

@@ -11,7 +11,7 @@ import pytest
 from chain_making import SMALL, options_of, run_command_line, unmeasured
 from lorachain.artifacts import InitInfo, MergeInfo, read_stage_info, read_training_info
 from lorachain.chain.context import load_config
-from lorachain.config import parse_setting
+from lorachain.config_reading import parse_setting
 from lorachain.errors import ConfigError
 from refusals import refused
 

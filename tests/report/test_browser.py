@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from browser_finding import running_browser
+from browser_finding import running_browser, watched_pages
 from chain_making import run_command_line
 from report_making import MODEL, make_report_workspace
 
@@ -30,23 +30,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def open_page(browser: Any, address: str) -> Iterator[Open]:
     """Opens the report; when the test ends, nothing was written to the console or requested beside the file."""
-    problems: list[str] = []
-    contexts = []
-
-    def opened(**options: Any) -> Any:
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: problems.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: problems.append(f"error: {error}"))
-        page.on("request", lambda request: None if request.url == address else problems.append(request.url))
-        page.goto(address)
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert problems == []
+    with watched_pages(browser, address, allowed=(address,)) as opened:
+        yield opened
 
 
 def lightness(color: str) -> float:

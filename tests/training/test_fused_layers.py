@@ -14,7 +14,8 @@ from torch import Tensor
 
 from conftest import make_multimodal_model, make_text_model
 from lorachain.chain.stages import default_settings
-from lorachain.config import Kernels, read_config
+from lorachain.config import Kernels
+from lorachain.config_reading import read_config
 from lorachain.errors import ConfigError
 from lorachain.kernels import operators
 from lorachain.training import layers as layers_module

@@ -19,7 +19,7 @@ from lorachain.chain import runtime
 from lorachain.chain.context import load_config
 from lorachain.errors import ConfigError
 from lorachain.tokens import TokenRow
-from lorachain.training import trainer as trainer_module
+from lorachain.training import chain_trainer
 from lorachain.training.arguments import OneDeviceArguments
 from lorachain.training.batch_schedule import BatchSchedule
 from lorachain.training.distributed import Processes
@@ -100,7 +100,7 @@ def test_trainer_neither_moves_the_model_elsewhere_nor_wraps_it_in_data_parallel
     )
     moved: list[torch.device] = []
     own = SimpleNamespace(device=torch.device("cuda:1"), dtype=torch.float32)
-    monkeypatch.setattr(trainer_module, "plain_model", lambda model: own)
+    monkeypatch.setattr(chain_trainer, "plain_model", lambda model: own)
     monkeypatch.setattr(Trainer, "_move_model_to_device", lambda self, model, device: moved.append(device))
     schedule = BatchSchedule(
         lambda epoch: [[TokenRow([2, 7, 8], 1)]], epochs=1, batch_size=1, micro_batch_tokens=8, pad_id=0, seed=0
@@ -110,7 +110,7 @@ def test_trainer_neither_moves_the_model_elsewhere_nor_wraps_it_in_data_parallel
         gradient_checkpointing=False, save_every_minutes=1.0, keep_checkpoints=1,
     )  # fmt: skip
     memory = MemoryUse(model, schedule, may_recompute=False)
-    trainer = trainer_module._ChainTrainer(
+    trainer = chain_trainer.ChainTrainer(
         model, schedule, settings, Processes(), tmp_path, "f", None, "recomputed", memory, lambda text: None
     )
     assert moved == [torch.device("cuda:1")]

@@ -15,7 +15,8 @@ from lorachain.app.session import Session
 from lorachain.ask.answers import Sampling
 from lorachain.ask.forms import check_form, prompts_of_text
 from lorachain.errors import LorachainError
-from lorachain.report.document.blocks import Fold, Paragraph
+from lorachain.redaction import printable
+from lorachain.report.document.blocks import Paragraph
 from lorachain.report.document.html import render_blocks
 
 MODEL_QUEUE = "model"
@@ -111,6 +112,5 @@ def _page(above: tuple[Paragraph, ...], answers: Markup, earlier: tuple[Turn, ..
 
 
 def _fold(turn: Turn, prefix: str) -> Markup:
-    fold = render_blocks([Fold(turn.question, ())], prefix)
     inside = answers_html(turn.answers, prefix, stopped=True)
-    return Markup(str(fold).replace("</details>", f"{inside}</details>"))
+    return Markup("<details><summary>{0}</summary>{1}</details>").format(printable(turn.question), inside)

@@ -49,18 +49,19 @@ def _tab(labels: Labels, title: Text, name: str) -> Any:
 
 def _model_pickers(page: Any, session: Session, labels: Labels) -> tuple[Any, Any]:
     """The two models that every tab asks. Opening the page again offers the stages that were finished meanwhile."""
-    first, second = session.default_models()
-    names = session.model_names()
-    with gr.Row():
-        model_a = labels.make(gr.Dropdown, {"label": texts.MODEL_A}, choices=names, value=first, elem_id="model-a")
-        model_b = labels.make(
-            gr.Dropdown, {"label": texts.MODEL_B}, choices=["", *names], value=second, elem_id="model-b"
-        )
 
-    def offered() -> tuple[Any, Any]:
-        first, second = session.default_models()
+    def offered() -> tuple[dict[str, Any], dict[str, Any]]:
         names = session.model_names()
-        return gr.update(choices=names, value=first), gr.update(choices=[("–", ""), *names], value=second)
+        first, second = session.default_models()
+        return {"choices": names, "value": first}, {"choices": [("–", ""), *names], "value": second}
 
-    page.load(offered, None, [model_a, model_b], show_progress="hidden", api_visibility="private")
+    of_a, of_b = offered()
+    with gr.Row():
+        model_a = labels.make(gr.Dropdown, {"label": texts.MODEL_A}, elem_id="model-a", **of_a)
+        model_b = labels.make(gr.Dropdown, {"label": texts.MODEL_B}, elem_id="model-b", **of_b)
+
+    def updates() -> list[Any]:
+        return [gr.update(**options) for options in offered()]
+
+    page.load(updates, None, [model_a, model_b], show_progress="hidden", api_visibility="private")
     return model_a, model_b

@@ -8,7 +8,8 @@ from shlex import quote
 from typing import Any, Protocol
 
 from lorachain.chain.stages import Stage, check_replay, default_settings, reasoning_for
-from lorachain.config import ChainConfig, Sources, StageConfig, read_config
+from lorachain.config import ChainConfig, Sources, StageConfig
+from lorachain.config_reading import read_config
 from lorachain.data.read_options import options_of
 from lorachain.data.sources import with_defaults
 from lorachain.errors import ConfigError

@@ -82,6 +82,6 @@ def hash_exam_command(
 
 def _data_settings(config: Path | None, settings: Iterable[str]) -> Any:
     from lorachain.chain.context import load_config
-    from lorachain.config import parse_setting
+    from lorachain.config_reading import parse_setting
 
     return load_config(config, map(parse_setting, settings)).data

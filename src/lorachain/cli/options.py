@@ -117,7 +117,7 @@ def _arguments_for(common: Common, given_to: str, command: str, source_set: "Sou
     """
     from lorachain.chain.effective import dotted_keys, is_effective
     from lorachain.chain.stages import stages_of_command
-    from lorachain.config import parse_setting
+    from lorachain.config_reading import parse_setting
     from lorachain.data.read_options import options_of
     from lorachain.data.sources import with_defaults
 
@@ -156,7 +156,7 @@ def build_context(common: Common, command: str, stages: "Sequence[Stage]" = ()) 
     """
     from lorachain.chain.context import ChainContext, load_config
     from lorachain.chain.effective import check_effective
-    from lorachain.config import parse_setting
+    from lorachain.config_reading import parse_setting
     from lorachain.registry import find_entry
     from lorachain.report.console import ConsoleReporter
     from lorachain.workspace import open_workspace
@@ -189,7 +189,7 @@ def check_measuring(settings: list[str] | None, command: str) -> None:
         ConfigError: names the first.
     """
     from lorachain.chain.effective import dotted_keys
-    from lorachain.config import parse_setting
+    from lorachain.config_reading import parse_setting
 
     for setting in settings or []:
         for key in dotted_keys(parse_setting(setting)):

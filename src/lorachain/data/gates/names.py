@@ -27,7 +27,7 @@ def check_names_model(folder: str) -> None:
     Raises:
         ConfigError: it is none, or it cannot be loaded.
     """
-    _labels(folder)
+    _check_files(folder)
     _recognizer(folder)
 
 
@@ -54,7 +54,7 @@ def find_names(folder: str, text: str) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
-def _labels(folder: str) -> None:
+def _check_files(folder: str) -> None:
     """Raises ConfigError where the folder lacks a file, or its model has no label for people."""
     if not folder:
         raise _unusable(folder, "none is named")

@@ -83,7 +83,7 @@ def _change(before: Measure | None, after: Measure) -> Text | str:
 
 
 def _in_a_sentence(data: ReportData) -> list[Block]:
-    """The exam before and after in plain words, for a reader who does not know the steps."""
+    """The exam before and after, for a reader who does not know the steps."""
     kept, start, last = data.kept_score(), data.start_score(), data.last
     if kept is None or start is None or last is None:
         return []
