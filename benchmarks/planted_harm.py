@@ -2,7 +2,8 @@
 
     python benchmarks/planted_harm.py --names kcd8_ko_en.jsonl --out harm/ [--repeats 20]
 
-One chain is made first: stage 00 on the embedded Korean text, stage 01 on 300 names of diseases, the merge. Then
+One chain is made first, without gates: stage 00 on the embedded Korean text, stage 01 on 300 names of diseases, the
+merge. Then
 
 - `english`: stage 00 on English text only (the docstrings of Python's standard library);
 - `rate`: stage 02 at 20 times its learning rate;
@@ -42,7 +43,7 @@ def english_text() -> Iterator[str]:
     """Docstrings of the standard library's modules, of 400 characters or more, in the order of the modules' names."""
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         text = ast.get_docstring(ast.parse(path.read_bytes()))
-        if text and text.isascii() and len(text) >= 400:
+        if text and text.isascii() and len(text) >= 400 and "@" not in text:  # no addresses: a gate refuses them
             yield text
 
 
@@ -60,21 +61,21 @@ def write_sources(out: Path, names: Path, count: int) -> dict[str, str]:
         split: [replace(q, answer=draw.randrange(5)) if split == "train" else q for q in questions]
         for split, questions in exam.items()
     }
-    for name, questions in (("exam", exam), ("shuffled", shuffled)):
-        shutil.rmtree(out / name, ignore_errors=True)
-        write_exam(questions, out / name)
+    for name, questions in (("right", exam), ("shuffled", shuffled)):
+        shutil.rmtree(out / "exams" / name, ignore_errors=True)
+        write_exam(questions, out / "exams" / name)
     english = out / "english.jsonl"
     rows = [{"text": text} for text, _ in zip(english_text(), range(ENGLISH_DOCUMENTS), strict=False)]
     english.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return {
         "dictionary": dictionary,
-        "exam": str(out / "exam"),
-        "shuffled": str(out / "shuffled"),
+        "exam": str(out / "exams" / "right"),
+        "shuffled": str(out / "exams" / "shuffled"),
         "english": str(english),
     }
 
 
-def settings(arguments: argparse.Namespace, seed: int = 0, rate: float = RATE) -> dict[str, Any]:
+def settings(arguments: argparse.Namespace, seed: int, rate: float, *, gated: bool) -> dict[str, Any]:
     return {
         "seed": seed,
         "stages": {
@@ -91,7 +92,7 @@ def settings(arguments: argparse.Namespace, seed: int = 0, rate: float = RATE) -
             "prompts": 6,
             "intruder_layers": 0,
         },
-        "gates": {name: {**gate, "against": "parent", "on_fail": "stop"} for name, gate in GATES.items()},
+        "gates": {name: {**gate, "against": "parent", "on_fail": "stop"} for name, gate in GATES.items() if gated},
     }
 
 
@@ -103,11 +104,18 @@ class Runs:
     sources: dict[str, str]
 
     def chain(
-        self, workspace: Path, *, seed: int = 0, rate: float = RATE, text: str = "sample", exam: str = "exam"
+        self,
+        workspace: Path,
+        *,
+        seed: int = 0,
+        rate: float = RATE,
+        text: str = "sample",
+        exam: str = "exam",
+        gated: bool = True,
     ) -> Any:
         from lorachain.api import load_config, open_chain
 
-        config = load_config(None, [settings(self.arguments, seed, rate)])
+        config = load_config(None, [settings(self.arguments, seed, rate, gated=gated)])
         config = config.model_copy(update={"device": self.arguments.device})
         sources = {
             "plain_text": [text],
@@ -148,7 +156,7 @@ def run_all(arguments: argparse.Namespace, sources: dict[str, str]) -> list[dict
     start = out / "start"
     init(runs.chain(start))
     bare = copy_once(start, out / "bare")
-    results = [runs.train("stage-00", "00", start), runs.train("stage-01", "01", start)]
+    results = [runs.train(f"stage-{stage}", stage, start, gated=False) for stage in ("00", "01")]
     results.append(runs.train("english", "00", bare, text=sources["english"]))
     for name, changed in (("rate", {"rate": 20 * RATE}), ("shuffled", {"exam": "shuffled"}), ("right", {})):
         results.append(runs.train(name, "02", copy_once(start, out / name), **changed))

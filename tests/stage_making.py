@@ -21,9 +21,9 @@ from lorachain.chain.stages import find_stage
 from lorachain.config_reading import parse_setting
 from lorachain.data.sources import SourceInfo
 from lorachain.evaluation.validation_result import summarize_validation
+from lorachain.processes import Processes
 from lorachain.records import ExamQuestion
 from lorachain.registry import ModelEntry
-from lorachain.training.distributed import Processes
 from lorachain.workspace import Workspace
 
 QUESTIONS = [

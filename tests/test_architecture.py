@@ -21,7 +21,7 @@ SCRIPTS = [
 LAYERS = [
     {"version", "errors", "records", "redaction", "memory", "collection", "kernels", "library_output"},
     {"atomic", "append_file", "workspace", "provenance", "data_settings", "config", "artifacts", "registry"}
-    | {"config_reading"}
+    | {"config_reading", "processes"}
     | {"licences", "user_key", "embedded_model", "prompts", "dictionary_forms", "chat_template"}
     | {"content_letters", "letter_uses", "option_references", "tokens", "token_store"},
     {"data", "weights"},

@@ -165,7 +165,7 @@ def evaluate(
     quiet_libraries()
     return evaluate_model(
         chain,
-        start_runtime(chain.config),
+        start_runtime(chain.config, shared=True),
         model,
         Path(out),
         protocol=protocol,
@@ -272,7 +272,7 @@ def _run(chain: ChainContext, stages: Iterable[Stage]) -> list[StageState]:
     chosen = list(stages)
     check_sources(chain, stages_to_run(chain, chosen))
     quiet_libraries()
-    return run_stages(chain, start_runtime(chain.config), chosen)
+    return run_stages(chain, start_runtime(chain.config, shared=True), chosen)
 
 
 __all__ = [

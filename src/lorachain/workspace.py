@@ -70,10 +70,9 @@ class Workspace:
         """Where a run goes that cannot be resumed; one of them is kept."""
         return self._beside(self.training(stage, model), "superseded")
 
-    def token_cache(self, stage: str, model: str, rank: int = 0) -> Path:
+    def token_cache(self, stage: str, model: str) -> Path:
         """Tokens of the stage's data, beside the run: what a run depends on is only known after the data was read."""
-        suffix = f"data-{rank}" if rank else "data"
-        return self._beside(self.training(stage, model), suffix) / "tokens"
+        return self._beside(self.training(stage, model), "data") / "tokens"
 
     def ablation(self, model: str) -> Path:
         """What `lorachain ablate` writes."""

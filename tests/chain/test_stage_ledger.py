@@ -16,7 +16,7 @@ from lorachain.chain.runtime import Runtime
 from lorachain.chain.stage_ledger import StageLedger
 from lorachain.chain.stages import find_stage
 from lorachain.errors import GateError
-from lorachain.training.distributed import Processes
+from lorachain.processes import Processes
 from stage_making import make_context, measure_of, messages_of, noted, validation
 
 PARENTS = {"base": None, "00": "base", "01": "00", "merge": "01", "02": "merge"}

@@ -13,10 +13,10 @@ from lorachain.chain.resume import ResumePoint
 from lorachain.chain.stage_run import StageRun
 from lorachain.chain.stages import find_stage
 from lorachain.errors import GateError
+from lorachain.processes import Processes
 from lorachain.provenance import ADAPTER_WEIGHTS
 from lorachain.training.batch_schedule import BatchSchedule
 from lorachain.training.checkpoints import CheckpointSearch
-from lorachain.training.distributed import Processes
 from lorachain.training.progress import Progress
 from lorachain.workspace import TRAINING_INFO
 from stage_making import (
@@ -70,17 +70,22 @@ def test_the_last_epoch_needs_no_message(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("replayed", [False, True])
-def test_the_schedule_is_that_of_the_settings(tmp_path: Path, replayed: bool) -> None:
+def test_the_schedule_is_that_of_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replayed: bool) -> None:
     context = make_context(
         tmp_path, "stages.01.epochs=4", "stages.01.batch_size=3", "training.micro_batch_tokens=99", "seed=5"
     )
+    monkeypatch.setattr(Processes, "first_on_each_node", lambda processes, prepare: (processes.rank, prepare()))
     encoder, replay = _Encoder(), _Replay() if replayed else None
     run = make_run(context, encoder=encoder, replay=replay, processes=Processes(rank=1, world=2))
     schedule = train_stage.make_schedule(run)
     assert (schedule.epochs, schedule.batch_size, schedule.micro_batch_tokens) == (4, 3, 99)
-    assert (schedule.seed, schedule.pad_id, schedule.share.rank, schedule.share.world) == (5, 17, 1, 2)
-    assert len(schedule.packs_of_epoch(0)) == 10
-    assert schedule.replay_of_epoch == (replay.packs_of_epoch if replay else None)
+    assert (schedule.seed, schedule.pad_id, schedule.processes) == (5, 17, Processes(1, 2))
+    assert cast(Any, schedule.packs_of_epoch(3)) == (1, run.inputs.task.packs_of_epoch(3))
+    if replay is None:
+        assert schedule.replay_of_epoch is None
+    else:
+        assert schedule.replay_of_epoch is not None
+        assert schedule.replay_of_epoch(3) == (1, replay.packs_of_epoch(3))
     assert schedule.steps is None
 
 

@@ -15,8 +15,8 @@ from lorachain.chain.runtime import Runtime
 from lorachain.chain.source_records import sources_hash
 from lorachain.chain.stages import find_stage
 from lorachain.errors import GateError
+from lorachain.processes import Processes
 from lorachain.provenance import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_sha256, sha256_json
-from lorachain.training.distributed import Processes
 from stage_making import (
     EXAM_SOURCE,
     FINGERPRINT,
@@ -130,7 +130,7 @@ def test_a_stage_is_made_from_its_parent_its_sources_and_its_settings(
         assert options == {
             "base": parent.base,
             "encoder": "encoder of tokenizer of base",
-            "cache": context.workspace.token_cache("01", "tiny", 0),
+            "cache": context.workspace.token_cache("01", "tiny"),
             "on_message": context.reporter.message,
         }
         return "task inputs"
@@ -138,13 +138,12 @@ def test_a_stage_is_made_from_its_parent_its_sources_and_its_settings(
     other = replace(SOURCE, sha256="e" * 64)
     replay = SimpleNamespace(sources=[other]) if replayed else None
 
-    def load_replay(of: Any, stage: Any, inputs: Any, task: Any, *, rank: int) -> Any:
-        assert (of, stage.name, inputs, task.counts, rank) == (
+    def load_replay(of: Any, stage: Any, inputs: Any, task: Any) -> Any:
+        assert (of, stage.name, inputs, task.counts) == (
             context,
             "01",
             "task inputs",
             {"terms": 1234, "no": 0},
-            0,
         )
         return replay
 
@@ -191,18 +190,21 @@ def test_the_model_to_train_is_the_parents_adapter_on_its_base(
         "load_adapter",
         lambda base, folder, *, trainable: noted(loaded, (base, folder, trainable), "model"),
     )
-    monkeypatch.setattr(train_stage, "shard_layers", lambda model: loaded.append(f"sharded {model}"))
-    runtime = Runtime(CPU, torch.float32, Processes(sharded=sharded))
+    monkeypatch.setattr(
+        train_stage, "shard_layers", lambda model, device: loaded.append(f"{model} sharded on {device}")
+    )
+    runtime = Runtime(torch.device("cuda:1"), torch.float32, Processes(sharded=sharded))
     assert cast(Any, train_stage.load_trainable_model(context, runtime, parent)) == "model"
-    expected = [(parent.base, CPU, torch.float32, "int8"), "base without vision", ("base", parent.folder, True)]
-    assert loaded == [*expected, *(["sharded model"] if sharded else [])]
+    held_on = CPU if sharded else runtime.device  # a model that does not fit on one GPU never is on one
+    expected = [(parent.base, held_on, torch.float32, "int8"), "base without vision", ("base", parent.folder, True)]
+    assert loaded == [*expected, *(["model sharded on cuda:1"] if sharded else [])]
 
 
 @pytest.mark.parametrize(("rank", "sharded"), [(0, False), (1, False), (0, True), (1, True)])
 def test_the_main_process_alone_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, sharded: bool
 ) -> None:
-    """A process that holds a part of the model computes the stage's measures too."""
+    """All compute the stage's measures, of which each does a part."""
     run = make_run(make_context(tmp_path), processes=Processes(rank, 1, sharded))
     called: list[str] = []
     cast(Any, run.ledger).measure_earlier = lambda: called.append("measure_earlier")
@@ -219,7 +221,7 @@ def test_the_main_process_alone_writes(
     monkeypatch.setattr(Processes, "broadcast", lambda processes, decide: kept)
     train_stage.train_and_write(run)
     assert ("measure_earlier" in called) == ("write_output" in called) == (rank == 0)
-    assert ("task_measures" in called) == (rank == 0 or sharded)
+    assert "task_measures" in called
 
 
 @pytest.mark.parametrize(("rank", "sharded"), [(0, False), (1, False), (0, True)])

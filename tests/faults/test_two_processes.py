@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from fault_client import Done, Running
 from fault_making import Place, Undisturbed, differences, outcome
+from lorachain.evaluation.results import read_results
 
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 """The variables that `accelerate launch --use_fsdp --fsdp_version 2` sets."""
@@ -54,6 +55,17 @@ class Pair:
             for rank, environment in enumerate(environments())
         ]
 
+    def start_evaluation(self, command: tuple[str, ...], at: int = 0) -> list[Running]:
+        return [
+            self.base.server.start(*command, environment={**environment, **self.sharding}, at=0 if rank else at)
+            for rank, environment in enumerate(environments())
+        ]
+
+    def evaluate(self, command: tuple[str, ...]) -> list[Done]:
+        both = self.wait(self.start_evaluation(command))
+        assert [done.code for done in both] == [0, 0], [done.err for done in both]
+        return both
+
     def wait(self, both: list[Running]) -> list[Done]:
         return [self.base.server.wait(running) for running in both]
 
@@ -74,6 +86,7 @@ def expected(pair: Pair) -> tuple[dict[str, object], list[tuple[str, str]]]:
     pair.renew()
     first, second = pair.run()
     assert second.out == second.err == ""  # only the main one prints
+    assert [path.name for path in (pair.place.model / "00_training").glob(".*.data*")] == [".tiny.data"]
     assert not any("/checkpoint-" in path or "_trained" in path for _, path in second.events)  # or writes
     return outcome(pair.place), first.events
 
@@ -124,6 +137,35 @@ def test_two_processes_train_the_adapter_that_one_trains(pair: Pair) -> None:
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("protocol", ["letters", "reasoning"])
+def test_an_evaluation_by_two_processes_is_that_of_one(pair: Pair, protocol: str) -> None:
+    """Question by question; a killed one resumes, with any number of processes."""
+    pair.renew()
+    settings = ("--protocol", protocol, "--limit", "12", "--model", "tiny", "--workspace", str(pair.place.root))
+    limit = ("--max-new-tokens", "8") if protocol == "reasoning" else ()
+
+    def command(out: str) -> tuple[str, ...]:
+        return ("eval", "base", "--out", str(pair.place.root / out), "--device", "cpu", *settings, *limit)
+
+    assert pair.base.server.run(*command("one.json")).code == 0
+    _, other = pair.evaluate(command("two.json"))
+    assert other.out == other.err == ""
+    assert scores(pair.place.root / "two.json") == scores(pair.place.root / "one.json")
+
+    killed, left = pair.start_evaluation(command("three.json"), at=3)  # as the third batch is written
+    assert pair.base.server.wait(killed).code == -9
+    os.kill(left.pid, signal.SIGKILL)
+    pair.base.server.wait(left)
+    assert (pair.place.root / "three.json.unfinished.jsonl").is_file()
+    assert pair.base.server.run(*command("three.json")).code == 0
+    assert scores(pair.place.root / "three.json") == scores(pair.place.root / "one.json")
+
+
+def scores(out: Path) -> Any:
+    result, rows = read_results(out)
+    return result.score, rows
 
 
 def test_a_launcher_starts_two_processes(undisturbed: Undisturbed, tmp_path: Path) -> None:
@@ -187,6 +229,14 @@ def test_other_kinds_of_sharding_are_refused(undisturbed: Undisturbed, setting: 
     done = undisturbed.server.run(*undisturbed.place.command("train", "00"), environment=environment)
     assert done.code == 2
     assert says in done.err
+
+
+def test_a_command_that_does_not_share_its_work_is_refused(undisturbed: Undisturbed) -> None:
+    """Each process would do all of it and write the same files."""
+    command = ("ablate", "--model", "tiny", "--workspace", str(undisturbed.place.root), "--device", "cpu")
+    done = undisturbed.server.run(*command, environment=environments()[0])
+    assert done.code == 2
+    assert "a launcher started 2 processes, and this command does not share its work" in done.err
 
 
 def test_a_quantized_base_is_not_sharded(undisturbed: Undisturbed, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from conftest import TEST_DEVICE, make_text_model, make_tokenizer
 from lorachain.errors import DeviceError
 from lorachain.evaluation import divergence, perplexity, scoring
 from lorachain.inference import batching, generate
-from lorachain.inference.batching import forward_groups, run_in_groups
+from lorachain.inference.batching import forward_groups, map_in_groups
 from lorachain.inference.prefix_cache import KeyValues, compute_prefix_cache
 from lorachain.records import ExamQuestion
 from lorachain.tokens import TokenEncoder, TokenRow
@@ -47,13 +48,15 @@ def test_a_group_that_does_not_fit_is_halved_and_each_sequence_is_run_once(caplo
     model, lengths = make_text_model(), [5, 100, 1, 30, 1, 7, 100]
     ran: list[list[int]] = []
 
-    def run(group: list[int]) -> None:
+    def run(group: list[int]) -> list[str]:
         if sum(lengths[i] for i in group) > 110:
             raise torch.OutOfMemoryError("CUDA out of memory")
         ran.append(group)
+        return [f"result {i}" for i in group]
 
     with caplog.at_level(logging.WARNING):
-        run_in_groups(model, lengths, 8192, run)
+        results = map_in_groups(model, lengths, 8192, run)
+    assert results == [f"result {i}" for i in range(7)]
     assert sorted(i for group in ran for i in group) == list(range(7))
     assert [sum(lengths[i] for i in group) for group in ran] == [100, 100, 43, 1]  # with padding
     assert [record.message for record in caplog.records] == [
@@ -64,25 +67,32 @@ def test_a_group_that_does_not_fit_is_halved_and_each_sequence_is_run_once(caplo
 def test_without_a_shortage_the_groups_are_those_of_forward_groups() -> None:
     model, lengths = make_text_model(), [5, 600, 1, 700, 1, 7, 100]
     ran: list[list[int]] = []
-    run_in_groups(model, lengths, 8192, ran.append)
+
+    def run(group: list[int]) -> list[int]:
+        ran.append(group)
+        return group
+
+    progress: list[int] = []
+    assert map_in_groups(model, lengths, 8192, run, on_progress=progress.append) == list(range(7))
     assert ran == forward_groups(model, lengths, 8192)
-    run_in_groups(model, [], 8192, ran.append)
+    assert progress == list(accumulate(map(len, ran)))
+    assert map_in_groups(model, [], 8192, run) == []
 
 
 def test_one_sequence_that_does_not_fit_is_an_error_and_others_pass_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    def exhausted(group: list[int]) -> None:
+    def exhausted(group: list[int]) -> list[int]:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    def broken(group: list[int]) -> None:
+    def broken(group: list[int]) -> list[int]:
         raise RuntimeError("shapes")
 
     with pytest.raises(DeviceError, match=f"out of memory on {TEST_DEVICE}: one sequence of 100 tokens does not fit"):
-        run_in_groups(make_text_model(), [100, 5], 8192, exhausted)
+        map_in_groups(make_text_model(), [100, 5], 8192, exhausted)
     with pytest.raises(RuntimeError, match="shapes"):
-        run_in_groups(make_text_model(), [100, 5], 8192, broken)
+        map_in_groups(make_text_model(), [100, 5], 8192, broken)
     monkeypatch.setattr(batching, "is_sharded", lambda model: True)
     with pytest.raises(torch.OutOfMemoryError):
-        run_in_groups(make_text_model(), [100, 5], 8192, exhausted)
+        map_in_groups(make_text_model(), [100, 5], 8192, exhausted)
 
 
 @pytest.mark.parametrize("part", ["scoring", "perplexity", "divergence"])

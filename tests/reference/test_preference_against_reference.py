@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from conftest import make_multimodal_model, make_text_model, make_tokenizer
+from lorachain.processes import Processes
 from lorachain.tokens import REJECTED, TokenRow
-from lorachain.training.batch_schedule import BatchSchedule, Pack, Share
+from lorachain.training.batch_schedule import BatchSchedule, Pack
 from lorachain.training.loss import SupervisedLanguageModel
 from lorachain.training.progress import PreferenceSettings
 from lorachain.weights.lora import PeftModel, add_new_lora
@@ -75,7 +76,7 @@ def step_loss(
             micro_batch_tokens=micro_batch_tokens,
             pad_id=0,
             seed=0,
-            share=Share(rank, world),
+            processes=Processes(rank, world),
         )
         schedule.packed = packed  # the bounds are for attention on CUDA; on a CPU, `position_ids` say the same
         step = schedule[0]

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from conftest import make_multimodal_model, make_text_model
+from lorachain.processes import Processes
 from lorachain.tokens import IGNORE_INDEX, TokenRow, collate
 from lorachain.training import loss as loss_module
-from lorachain.training.batch_schedule import BatchSchedule, Pack, Share
+from lorachain.training.batch_schedule import BatchSchedule, Pack
 from lorachain.training.loss import SupervisedLanguageModel, supervised_cross_entropy
 from lorachain.training.optimizer import MasterWeightAdamW, master_tensors
 from lorachain.weights.load import plain_model
@@ -214,7 +215,7 @@ def test_steps_are_those_of_the_plain_schedule(
     replay = [[pack(-1 - number, epoch, 4) for number in range(replayed[epoch])] for epoch in range(2)]
     parts = [
         BatchSchedule(
-            lambda epoch: packs[epoch], epochs=2, pad_id=0, share=Share(rank, world),
+            lambda epoch: packs[epoch], epochs=2, pad_id=0, processes=Processes(rank, world),
             replay_of_epoch=lambda epoch: replay[epoch], **values,
         )
         for rank in range(world)

@@ -6,8 +6,9 @@ from itertools import pairwise
 import pytest
 import torch
 
+from lorachain.processes import Processes
 from lorachain.tokens import TokenRow
-from lorachain.training.batch_schedule import BatchSchedule, Pack, Share
+from lorachain.training.batch_schedule import BatchSchedule, Pack
 
 PACKS = 23
 
@@ -17,9 +18,15 @@ def packs_of_epoch(epoch: int) -> list[Pack]:
     return [[TokenRow([10 + number, epoch, *range(number % 5)], 1)] for number in range(PACKS)]
 
 
-def make_schedule(share: Share | None = None, micro_batch_tokens: int = 12) -> BatchSchedule:
+def make_schedule(processes: Processes | None = None, micro_batch_tokens: int = 12) -> BatchSchedule:
     return BatchSchedule(
-        packs_of_epoch, epochs=3, batch_size=4, micro_batch_tokens=micro_batch_tokens, pad_id=0, seed=0, share=share
+        packs_of_epoch,
+        epochs=3,
+        batch_size=4,
+        micro_batch_tokens=micro_batch_tokens,
+        pad_id=0,
+        seed=0,
+        processes=processes,
     )
 
 
@@ -81,7 +88,7 @@ def test_construction_loads_nothing() -> None:
 def test_processes_share_a_step() -> None:
     """Each process runs equally many micro-batches, and together they see each supervised token once."""
     whole = make_schedule()
-    parts = [make_schedule(Share(rank, 3)) for rank in range(3)]
+    parts = [make_schedule(Processes(rank, 3)) for rank in range(3)]
     for step in range(len(whole)):
         inputs = [part[step] for part in parts]
         assert len({len(item["micro_batches"]) for item in inputs}) == 1

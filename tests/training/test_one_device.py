@@ -18,11 +18,11 @@ from conftest import make_multimodal_model, make_text_model
 from lorachain.chain import runtime
 from lorachain.chain.context import load_config
 from lorachain.errors import ConfigError
+from lorachain.processes import Processes
 from lorachain.tokens import TokenRow
 from lorachain.training import chain_trainer
 from lorachain.training.arguments import OneDeviceArguments
 from lorachain.training.batch_schedule import BatchSchedule
-from lorachain.training.distributed import Processes
 from lorachain.training.memory_use import MemoryUse
 from lorachain.training.progress import TrainingSettings
 from lorachain.training.random_state import restore_torch_state, torch_state

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from conftest import TEST_DEVICE
 from lorachain.artifacts import LayerKind
 from lorachain.inference.eval_mode import eval_mode
 from lorachain.training.loss import SupervisedLanguageModel
@@ -66,7 +67,7 @@ def test_loss_gradients_and_adapter_equal_those_of_unsharded_layers(
     tensors = {name: tensor.clone() for name, tensor in adapter_tensors(model).items()}
     model.zero_grad()
     assert not is_sharded(model)
-    shard_layers(model)
+    shard_layers(model, torch.device(TEST_DEVICE))
     assert is_sharded(model)
 
     parts = {name for name, p in model.named_parameters() if isinstance(p, DTensor)}

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from conftest import make_text_model
 from lorachain.chain import runtime
 from lorachain.chain.context import load_config
+from lorachain.processes import Processes
 from lorachain.tokens import IGNORE_INDEX, TokenRow, collate
 from lorachain.training import loss as loss_module
-from lorachain.training.batch_schedule import BatchSchedule, Share
+from lorachain.training.batch_schedule import BatchSchedule
 from lorachain.training.determinism import deterministic_algorithms
 from lorachain.training.loss import SupervisedLanguageModel
 from lorachain.training.step import TooLarge, run_micro_batches, to_device
@@ -66,7 +67,13 @@ def test_rows_that_are_supervised_are_found_when_a_batch_is_made() -> None:
 
 def test_a_micro_batch_without_a_share_of_the_step_has_no_row() -> None:
     schedule = BatchSchedule(
-        lambda epoch: [[ROWS[0]]], epochs=1, batch_size=1, micro_batch_tokens=8, pad_id=0, seed=0, share=Share(1, 2)
+        lambda epoch: [[ROWS[0]]],
+        epochs=1,
+        batch_size=1,
+        micro_batch_tokens=8,
+        pad_id=0,
+        seed=0,
+        processes=Processes(1, 2),
     )
     (spare,) = schedule[0]["micro_batches"]
     assert spare["supervised"].tolist() == []

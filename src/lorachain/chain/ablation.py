@@ -19,7 +19,7 @@ from lorachain.chain.scored_model import find_scored_model
 from lorachain.chain.stages import stage_table, training_stages
 from lorachain.chain.task_inputs import task_inputs
 from lorachain.chain.tasks.base import Measures, StageTask
-from lorachain.errors import ConfigError, WorkspaceError
+from lorachain.errors import WorkspaceError
 from lorachain.evaluation.ablation_statistics import summarize_arms
 from lorachain.evaluation.protocols.base import LETTERS_VERSION, OPTIONS_VERSION
 from lorachain.evaluation.validation import validate
@@ -69,11 +69,9 @@ def ablate(
         keep_models: keep the weights of an arm after it was scored.
 
     Raises:
-        ConfigError: more than one process, or a budget too small for a step.
+        ConfigError: a budget too small for a step.
         LorachainError: as `run_stages`. TrainingInterrupted: on a signal, after saving.
     """
-    if runtime.processes.world > 1:
-        raise ConfigError("`lorachain ablate` runs in one process; start it without a launcher")
     place = context.workspace.ablation(context.model)
     refuse_links(place)
     data = load_ablation_data(context)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import torch
 from torch import nn
 
 from lorachain.artifacts import EvalResult
@@ -22,6 +23,7 @@ from lorachain.inference.engines.base import TextEngine
 from lorachain.inference.engines.select import EngineOptions, check_engine_options, open_engine
 from lorachain.records import ExamQuestion
 from lorachain.tokens import TokenEncoder
+from lorachain.training.sharding import shard_layers
 from lorachain.weights.load import load_tokenizer
 
 SPLITS = ("dev", "train", "test")
@@ -56,6 +58,8 @@ def evaluate_model(
     """
     check_output(out)
     _check_engine(engine, protocol)
+    if engine.engine != "local" and runtime.processes.world > 1:
+        raise ConfigError(f"--engine {engine.engine} uses its own GPUs; start `lorachain eval` without a launcher")
     if split not in SPLITS:
         raise ConfigError(f"--split is {split!r}; allowed: {', '.join(SPLITS)}")
     sources = context.sources.exam
@@ -78,7 +82,10 @@ def evaluate_model(
     if engine.engine == "local":
         model = find_scored_model(context, what)
         identity = model.identity()
-        weights, encoder = model.load(runtime.device, runtime.dtype)
+        sharded = runtime.processes.sharded
+        weights, encoder = model.load(torch.device("cpu") if sharded else runtime.device, runtime.dtype)
+        if sharded:
+            shard_layers(weights, runtime.device)
     else:
         writer, encoder, identity = _open_writer(context, runtime, what, engine)
         exam_protocol = make_protocol(protocol, examples=examples, engine=writer, **settings)
@@ -99,6 +106,7 @@ def evaluate_model(
             split=split,
             selection={"subjects": list(subjects) if subjects else None, "limit": limit},
             on_progress=on_progress,
+            processes=runtime.processes,
         )
 
 

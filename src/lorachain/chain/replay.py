@@ -138,9 +138,7 @@ class _PacksByReference(Sequence[Pack]):
         return packs[number]
 
 
-def load_replay(
-    context: ChainContext, stage: Stage, inputs: TaskInputs, task: StageTask, *, rank: int
-) -> Replay | None:
+def load_replay(context: ChainContext, stage: Stage, inputs: TaskInputs, task: StageTask) -> Replay | None:
     """The pools of the stage's `replay` setting, or None where it has none.
 
     An earlier stage's pool is what that stage trains on, as its training_info.json records it: its held-out documents
@@ -161,7 +159,7 @@ def load_replay(
     piece = max(_SHORTEST_PIECE, round(supervised * inputs.stage.batch_size / 2))
     pools = []
     for kind, share in settings.shares.items():
-        pool_task = _load_pool(context, stage, inputs, kind, piece, rank)
+        pool_task = _load_pool(context, stage, inputs, kind, piece)
         packs = pool_task.packs_of_epoch(0)
         wanted = max(1, round(len(own) * supervised * share / own_share / mean_supervised(packs)))
         order = list(range(len(packs)))
@@ -178,9 +176,7 @@ def mean_supervised(packs: Sequence[Pack]) -> float:
     return sum(row.supervised for number in sampled for row in packs[number]) / len(sampled)
 
 
-def _load_pool(
-    context: ChainContext, stage: Stage, inputs: TaskInputs, kind: SourceKind, piece: int, rank: int
-) -> StageTask:
+def _load_pool(context: ChainContext, stage: Stage, inputs: TaskInputs, kind: SourceKind, piece: int) -> StageTask:
     if kind == "instruct":
         settings = inputs.stage.model_copy(update={"max_samples": None})
         cache = inputs.cache.with_name("instruct-tokens")
@@ -203,7 +199,7 @@ def _load_pool(
         stage=settings,
         validation=validation,
         sources=sources,
-        cache=context.workspace.token_cache(earlier.name, context.model, rank),
+        cache=context.workspace.token_cache(earlier.name, context.model),
     )
     load: Callable[[TaskInputs], StageTask] = earlier.load_task()
     return load(loaded)

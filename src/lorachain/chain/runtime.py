@@ -7,8 +7,9 @@ import torch
 
 from lorachain.config import ChainConfig
 from lorachain.errors import ConfigError
+from lorachain.processes import Processes
 from lorachain.training.determinism import prepare_determinism
-from lorachain.training.distributed import Processes, join_processes
+from lorachain.training.distributed import join_processes, launched_processes
 from lorachain.weights.load import resolve_device
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -27,13 +28,22 @@ def dtype_of(config: ChainConfig) -> torch.dtype:
     return DTYPES[config.dtype]
 
 
-def start_runtime(config: ChainConfig) -> Runtime:
+def start_runtime(config: ChainConfig, *, shared: bool = False) -> Runtime:
     """Joins the processes that a launcher started, if any.
 
+    Args:
+        shared: several processes share the work of the command. Of another command each would do all of it, and write
+            the same files.
+
     Raises:
-        DeviceError: the device is not available. ConfigError: the launcher's sharding is not supported, or it started
-            several processes for one GPU.
+        DeviceError: the device is not available. ConfigError: a launcher started several processes for one GPU or for
+            work that is not `shared`, or its sharding is not supported.
     """
+    if launched_processes() > 1 and not shared:
+        raise ConfigError(
+            f"a launcher started {launched_processes()} processes, and this command does not share its work; start it "
+            "without a launcher (those that do: run, train, merge, eval)"
+        )
     if config.training.deterministic:
         prepare_determinism()
     device = resolve_device(_own_device(config.device))
@@ -43,7 +53,7 @@ def start_runtime(config: ChainConfig) -> Runtime:
 
 def _own_device(name: str) -> str:
     """The device of the settings; of several processes, each one's own GPU: none of them touches another's."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or not name.startswith("cuda"):
+    if launched_processes() < 2 or not name.startswith("cuda"):
         return name
     if name != "cuda":
         raise ConfigError(

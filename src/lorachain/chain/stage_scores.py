@@ -1,7 +1,5 @@
 """The exam scores of a training stage: before training, and of each epoch."""
 
-from collections.abc import Callable
-
 from lorachain.artifacts import EpochScore, TrainingInfo
 from lorachain.chain.history import score_epoch
 from lorachain.chain.parents import Parent
@@ -9,22 +7,22 @@ from lorachain.chain.stage_run import StageInputs, StageRun
 from lorachain.evaluation.questions import question_set_hash
 from lorachain.evaluation.validation import validate
 from lorachain.evaluation.validation_result import summarize_validation
+from lorachain.inference.shared_work import shared_inference
 from lorachain.prompts import PROMPT_VERSION
 from lorachain.weights.lora import PeftModel
 
 
-def record_score(run: StageRun, validation: Callable[[], EpochScore]) -> None:
-    """Validates in the main process and keeps the score on disk; the other processes wait."""
-    processes = run.runtime.processes
-    score = processes.on_main(validation)
-    if score is not None:
+def record_score(run: StageRun, score: EpochScore) -> None:
+    """Keeps a score on disk, in the main process."""
+    if run.runtime.processes.main:
         run.record.put(score)
-    processes.wait()
+    run.runtime.processes.wait()
 
 
 def start_score(run: StageRun, model: PeftModel) -> EpochScore:
     """The score before training: one that was measured of the same model before, or a new one."""
-    return _inherited_start(run) or _start_in_ledger(run) or validate_epoch(run, model, epoch=0, step=0)
+    known = run.runtime.processes.broadcast(lambda: _inherited_start(run) or _start_in_ledger(run))
+    return known or validate_epoch(run, model, epoch=0, step=0)
 
 
 def _inherited_start(run: StageRun) -> EpochScore | None:
@@ -63,9 +61,12 @@ def _held_as_in_parent(inputs: StageInputs) -> bool:
 
 
 def validate_epoch(run: StageRun, model: PeftModel, *, epoch: int, step: int) -> EpochScore:
-    """The exam score of the model after `epoch`, by both protocols."""
+    """The exam score of the model after `epoch`, by both protocols; the processes share the questions."""
     questions = run.inputs.questions.dev
     budget = run.context.config.validation.token_budget
-    with run.context.reporter.bar(f"validating on {len(questions)} dev questions", len(questions)) as bar:
+    with (
+        shared_inference(run.runtime.processes),
+        run.context.reporter.bar(f"validating on {len(questions)} dev questions", len(questions)) as bar,
+    ):
         result = validate(model, run.inputs.encoder, questions, token_budget=budget, on_progress=bar)
     return score_epoch(run.stage.name, epoch, step, result, [*run.inputs.inherited, *run.record.scores])

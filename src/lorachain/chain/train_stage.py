@@ -2,6 +2,7 @@
 
 import logging
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from lorachain.chain.history import read_history
 from lorachain.chain.ledger_steps import Stored
 from lorachain.chain.parents import Parent, find_parent
 from lorachain.chain.reasoning_state import samples_identity
-from lorachain.chain.replay import load_replay
+from lorachain.chain.replay import Replay, load_replay
 from lorachain.chain.resume import ResumePoint, drop_after, find_resume_point
 from lorachain.chain.run_record import RunRecord, open_run
 from lorachain.chain.runtime import Runtime
@@ -26,10 +27,10 @@ from lorachain.chain.stage_run import StageInputs, StageRun
 from lorachain.chain.stage_scores import record_score, start_score, validate_epoch
 from lorachain.chain.stages import Stage
 from lorachain.chain.task_inputs import task_inputs
-from lorachain.chain.tasks.base import Measures
+from lorachain.chain.tasks.base import Measures, StageTask
 from lorachain.config import StageConfig
 from lorachain.data.normalization import NORMALIZATION_VERSION
-from lorachain.errors import GateError
+from lorachain.inference.shared_work import shared_inference
 from lorachain.memory import reset_peak
 from lorachain.prompts import PROMPT_VERSION
 from lorachain.provenance import ADAPTER_WEIGHTS, sha256_json
@@ -85,8 +86,8 @@ def train_and_write(run: StageRun) -> PeftModel:
     if kept.step < progress.step:
         tensors = load_file(checkpoint_directory(run.folder, kept.step) / ADAPTER_WEIGHTS)
     set_adapter_tensors(model, tensors)
-    after = runtime.processes.on_main(lambda: task_measures(run, model))
-    if after is not None:
+    after = task_measures(run, model)
+    if runtime.processes.main:
         write_output(run, model, tensors, progress, kept, after)
     return model
 
@@ -103,17 +104,8 @@ def check_gates(run: StageRun, model: PeftModel | None) -> None:
     Raises:
         GateError: a gate stopped the stage.
     """
-
-    def problem() -> str | None:
-        kept = f"Its adapter is kept in {run.unpublished}."
-        try:
-            run.ledger.check(run.unpublished, model, kept)
-        except GateError as error:
-            return str(error)
-        return None
-
-    if message := run.runtime.processes.broadcast(problem):
-        raise GateError(message)
+    kept = f"Its adapter is kept in {run.unpublished}."
+    run.runtime.processes.broadcast(lambda: run.ledger.check(run.unpublished, model, kept))
 
 
 def load_inputs(context: ChainContext, runtime: Runtime, stage: Stage) -> StageInputs:
@@ -138,11 +130,15 @@ def load_inputs(context: ChainContext, runtime: Runtime, stage: Stage) -> StageI
         questions,
         base=parent.base,
         encoder=encoder,
-        cache=context.workspace.token_cache(stage.name, context.model, runtime.processes.rank),
+        cache=context.workspace.token_cache(stage.name, context.model),
         on_message=context.reporter.message,
     )
-    task = stage.load_task()(inputs)
-    replay = load_replay(context, stage, inputs, task, rank=runtime.processes.rank)
+
+    def load_data() -> tuple[StageTask, Replay | None]:
+        task = stage.load_task()(inputs)
+        return task, load_replay(context, stage, inputs, task)
+
+    task, replay = runtime.processes.first_on_each_node(load_data)
     context.reporter.message(
         f"stage {stage.name}, {stage.title}: {context.model} on {runtime.device}, "
         + ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in task.counts.items() if count)
@@ -187,11 +183,13 @@ def open_record(context: ChainContext, runtime: Runtime, stage: Stage, fingerpri
 
 def load_trainable_model(context: ChainContext, runtime: Runtime, parent: Parent) -> PeftModel:
     """The parent's adapter on its base, ready to train."""
-    base = load_model(parent.base, runtime.device, runtime.dtype, context.config.quantization)
+    # What will be sharded is loaded next to the GPU: the whole model need not fit on it.
+    device = torch.device("cpu") if runtime.processes.sharded else runtime.device
+    base = load_model(parent.base, device, runtime.dtype, context.config.quantization)
     drop_vision_tower(base)
     model = load_adapter(base, parent.folder, trainable=True)
     if runtime.processes.sharded:
-        shard_layers(model)
+        shard_layers(model, runtime.device)
     return model
 
 
@@ -199,11 +197,13 @@ def measure(run: StageRun, model: PeftModel) -> None:
     """The stage's own measures and the exam before training, unless an interrupted run has measured them."""
     processes, record = run.runtime.processes, run.record
     measured, validated = processes.broadcast(lambda: (record.before is not None, record.score_of(0) is not None))
-    if not measured and (before := processes.on_main(lambda: task_measures(run, model))) is not None:
-        record.before = before
-        record.write()
+    if not measured:
+        before = task_measures(run, model)
+        if processes.main:
+            record.before = before
+            record.write()
     if not validated:
-        record_score(run, lambda: start_score(run, model))
+        record_score(run, start_score(run, model))
     if processes.main and (start := record.score_of(0)) is not None:
         stored = Stored(start.result, dict(record.before or {}))
         run.ledger.measure_parent(None if processes.sharded else model, stored)
@@ -211,24 +211,25 @@ def measure(run: StageRun, model: PeftModel) -> None:
 
 
 def task_measures(run: StageRun, model: PeftModel) -> Measures:
-    """What the stage should improve besides the exam."""
-    with run.context.reporter.bar(f"measuring {run.stage.name}", 1):
+    """What the stage should improve besides the exam; the processes share the work."""
+    with shared_inference(run.runtime.processes), run.context.reporter.bar(f"measuring {run.stage.name}", 1):
         return run.inputs.task.measure(model)
 
 
 def make_schedule(run: StageRun) -> BatchSchedule:
     """Which packs each optimizer step trains on."""
     config, inputs = run.context.config, run.inputs
-    settings = stage_config(config, run.stage)
+    settings, once = stage_config(config, run.stage), run.runtime.processes.first_on_each_node
+    replay = inputs.replay
     schedule = BatchSchedule(
-        inputs.task.packs_of_epoch,
+        lambda epoch: once(lambda: inputs.task.packs_of_epoch(epoch)),
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         micro_batch_tokens=config.training.micro_batch_tokens,
         pad_id=inputs.encoder.pad_id,
         seed=config.seed,
-        share=run.runtime.processes.share,
-        replay_of_epoch=inputs.replay.packs_of_epoch if inputs.replay else None,
+        processes=run.runtime.processes,
+        replay_of_epoch=(lambda epoch: once(lambda: replay.packs_of_epoch(epoch))) if replay else None,
     )
     if settings.supervised_tokens is not None:
         schedule.steps = schedule.steps_nearest(settings.supervised_tokens)
@@ -255,7 +256,7 @@ def fit(run: StageRun, model: PeftModel) -> tuple[Progress, dict[str, Tensor]]:
             bar(progress.step, f"loss {progress.losses[-1]:.3f} · {rate:,.0f} tokens/s")
 
         def on_epoch_end(epoch: int, step: int) -> bool:
-            record_score(run, lambda: validate_epoch(run, model, epoch=epoch, step=step))
+            record_score(run, validate_epoch(run, model, epoch=epoch, step=step))
             best = run.record.best(run.selecting_protocol) if run.selecting_protocol else None
             return best is not None and best.epoch == epoch
 

@@ -191,7 +191,7 @@ def _run_stages(context: "ChainContext", command: str, stages: "list[Stage]") ->
     from lorachain.fit.warnings import run_warnings
 
     quiet_libraries()
-    runtime = start_runtime(context.config)
+    runtime = start_runtime(context.config, shared=True)
     if runtime.processes.main:
         for text in run_warnings(context, stages_to_run(context, stages)):
             context.reporter.message(f"warning: {text}")

@@ -54,9 +54,10 @@ def evaluate(
     from lorachain.report.tables import result_table
 
     quiet_libraries()
+    runtime = start_runtime(context.config, shared=True)
     result = evaluate_model(
         context,
-        start_runtime(context.config),
+        runtime,
         what,
         out,
         protocol=protocol,
@@ -78,7 +79,8 @@ def evaluate(
         seed=seed,
         token_budget=token_budget,
     )
-    ConsoleReporter().table(result_table(result, f"{result.model.name} -> {out}"))
+    if runtime.processes.main:
+        ConsoleReporter().table(result_table(result, f"{result.model.name} -> {out}"))
 
 
 @app.command(epilog="Example: lorachain compare base.json 02.json")

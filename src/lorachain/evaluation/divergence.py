@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lorachain.inference.batching import run_in_groups
+from lorachain.inference.batching import map_in_groups
 from lorachain.inference.eval_mode import eval_mode
 from lorachain.inference.forward import hidden_states
 from lorachain.inference.logprobs import ROW_BLOCK, VOCABULARY_BLOCK, require_finite
@@ -23,17 +23,14 @@ LAST_TOKENS = 8
 
 def prompt_hidden_states(model: nn.Module, prompts: Sequence[Sequence[int]], *, token_budget: int) -> list[Tensor]:
     """Final hidden states (min(T, LAST_TOKENS), H) on the CPU at the last positions of each prompt of T ids."""
-    states: dict[int, Tensor] = {}
     with eval_mode(model):
 
-        def compute(group: list[int]) -> None:
+        def compute(group: list[int]) -> list[Tensor]:
             read = [range(max(0, len(prompts[i]) - LAST_TOKENS), len(prompts[i])) for i in group]
             hidden = hidden_states(model, [PrefixTree(list(prompts[i])) for i in group], read)
-            for index, part in zip(group, torch.split(hidden, [len(positions) for positions in read]), strict=True):
-                states[index] = part.cpu().clone()
+            return [part.cpu().clone() for part in torch.split(hidden, [len(positions) for positions in read])]
 
-        run_in_groups(model, [len(prompt) for prompt in prompts], token_budget, compute)
-    return [states[index] for index in range(len(prompts))]
+        return map_in_groups(model, [len(prompt) for prompt in prompts], token_budget, compute)
 
 
 def prompt_divergence(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lorachain.errors import DataError
-from lorachain.inference.batching import run_in_groups
+from lorachain.inference.batching import map_in_groups
 from lorachain.inference.eval_mode import eval_mode
 from lorachain.inference.forward import hidden_states
 from lorachain.inference.logprobs import require_finite, token_logprobs
@@ -48,10 +48,10 @@ def perplexity(model: nn.Module, rows: Sequence[TokenRow], *, token_budget: int 
     """
     if not any(row.supervised for row in rows):
         raise DataError("perplexity needs at least one supervised token; the held-out slice is empty")
-    sums, weight = [0.0] * len(rows), head_weight(model)
+    weight = head_weight(model)
     with eval_mode(model):
 
-        def score(group: list[int]) -> None:
+        def score(group: list[int]) -> list[float]:
             group_rows = [rows[i] for i in group]
             read = [range(row.supervised_from - 1, len(row) - 1) for row in group_rows]
             hidden = hidden_states(model, [PrefixTree(row.ids) for row in group_rows], read)  # (N, H)
@@ -60,11 +60,11 @@ def perplexity(model: nn.Module, rows: Sequence[TokenRow], *, token_budget: int 
             )
             logprobs_of_all = token_logprobs(hidden, weight, targets).double()
             of_rows = torch.split(logprobs_of_all, [row.supervised for row in group_rows])
-            for index, logprobs in zip(group, of_rows, strict=True):
-                sums[index] = -float(logprobs.sum())
-            require_finite([sums[index] for index in group], "perplexity of the held-out documents")
+            sums = [-float(logprobs.sum()) for logprobs in of_rows]
+            require_finite(sums, "perplexity of the held-out documents")
+            return sums
 
-        run_in_groups(model, [len(row) for row in rows], token_budget, score)
+        sums = map_in_groups(model, [len(row) for row in rows], token_budget, score)
     return PerplexityResult(tuple(sums), sum(row.supervised for row in rows))
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lorachain.errors import DataError, ModelError
-from lorachain.inference.batching import run_in_groups
+from lorachain.inference.batching import map_in_groups
 from lorachain.inference.eval_mode import eval_mode
 from lorachain.inference.forward import hidden_states
 from lorachain.inference.logprobs import log_normalizer, require_finite, target_logits
@@ -139,7 +139,6 @@ def score_questions(
         [encoder.prompt_ids(prompt(q)) for q in (rotations(question) if all_orders else [question])]
         for question in questions
     ]
-    scores: dict[int, QuestionScore] = {}
     with eval_mode(model):
         common = common_prefix(list(chain.from_iterable(prompts))) if share_prefix and prompts else 0
         prefix_cache = compute_prefix_cache(model, prompts[0][0][:common]) if common else None
@@ -149,13 +148,11 @@ def score_questions(
             for question, orders in zip(questions, prompts, strict=True)
         ]
 
-        def score(group: list[int]) -> None:
-            scores.update(zip(group, _score(model, [items[i] for i in group], letters, prefix_cache), strict=True))
-            if on_progress is not None:
-                on_progress(len(scores))
+        def score(group: list[int]) -> list[QuestionScore]:
+            return _score(model, [items[i] for i in group], letters, prefix_cache)
 
-        run_in_groups(model, [len(item.tree) for item in items], token_budget, score, prefix_cache)
-    return [scores[i] for i in range(len(items))]
+        lengths = [len(item.tree) for item in items]
+        return map_in_groups(model, lengths, token_budget, score, prefix_cache, on_progress)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,15 +3,19 @@
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 from torch import nn
 
 from lorachain.errors import DeviceError
 from lorachain.inference.prefix_cache import PrefixCache
+from lorachain.inference.shared_work import share_groups
 from lorachain.memory import is_out_of_memory, release
 from lorachain.tokens import packed_groups, token_budget_groups
 from lorachain.weights.attention_choice import takes_packed_rows, takes_segments
 from lorachain.weights.load import is_sharded, text_decoder
+
+R = TypeVar("R")
 
 logger = logging.getLogger(__name__)
 
@@ -44,31 +48,49 @@ def forward_groups(
     return packed_groups(lengths, budget)
 
 
-def run_in_groups(
+def map_in_groups(
     model: nn.Module,
     lengths: Sequence[int],
     token_budget: int,
-    run: Callable[[list[int]], None],
+    compute: Callable[[list[int]], Sequence[R]],
     prefix_cache: PrefixCache | None = None,
-) -> None:
-    """Calls `run` with each group of `forward_groups`.
+    on_progress: Callable[[int], None] | None = None,
+) -> list[R]:
+    """The result for each sequence; `compute` returns those for the sequences of a group of `forward_groups`.
 
-    A group that does not fit in the device's memory is run again in groups of half its tokens, and so are those after
-    it. Of a model whose layers are sharded none is repeated: the other processes would wait in the middle of a layer.
+    Within `shared_inference` the groups are shared out. A group that does not fit in the device's memory is computed
+    again in groups of half its tokens, and so are those after it. Of a model whose layers are sharded none is repeated:
+    the other processes would wait in the middle of a layer.
+
+    Args:
+        on_progress: called with the number of finished sequences.
 
     Raises:
         DeviceError: a single sequence does not fit.
     """
-    done: set[int] = set()
-    budget = token_budget
-    while len(done) < len(lengths):
-        waiting = [i for i in range(len(lengths)) if i not in done]
-        for group in forward_groups(model, [lengths[i] for i in waiting], budget, prefix_cache):
-            indices = [waiting[i] for i in group]
-            if not fits(model, partial(run, indices)):
-                budget = _half(model, [lengths[i] for i in indices])
-                break
-            done.update(indices)
+
+    def own(groups: list[list[int]], report: Callable[[int], None]) -> dict[int, R]:
+        results: dict[int, R] = {}
+        while groups:
+            computed: list[R] = []
+            group = groups[0]
+            if fits(model, partial(_append, compute, group, computed)):
+                groups = groups[1:]
+                results.update(zip(group, computed, strict=True))
+                report(len(results))
+            else:
+                budget = _half(model, [lengths[i] for i in group])
+                left = sorted(i for group in groups for i in group)
+                smaller = forward_groups(model, [lengths[i] for i in left], budget, prefix_cache)
+                groups = [[left[i] for i in group] for group in smaller]
+        return results
+
+    by_index = share_groups(forward_groups(model, lengths, token_budget, prefix_cache), own, on_progress)
+    return [by_index[i] for i in range(len(lengths))]
+
+
+def _append(compute: Callable[[list[int]], Sequence[R]], group: list[int], computed: list[R]) -> None:
+    computed += compute(group)
 
 
 def _half(model: nn.Module, lengths: Sequence[int]) -> int:

@@ -19,6 +19,7 @@ from lorachain.inference.logprobs import greedy_tokens, non_finite_logits
 from lorachain.inference.prefix_cache import KeyValues, PrefixCache, compute_prefix_cache
 from lorachain.inference.prefix_groups import family_tree, prefix_groups, tree_paths
 from lorachain.inference.sampling import sample_tokens
+from lorachain.inference.shared_work import share_groups
 from lorachain.memory import free_memory
 from lorachain.tokens import TokenEncoder
 from lorachain.weights.load import configured_end_ids, head_weight, is_sharded, plain_model, text_decoder
@@ -89,39 +90,54 @@ def generate(
         on_generation: called with the index of the prompt as soon as its generation is finished.
         on_progress: called with the number of finished prompts.
 
+    Within `shared_inference` the prompts are shared out, those of one family together; `on_token` and `on_generation`
+    are then called for the process's own prompts only.
+
     Where the device runs out of memory, the prompts that are not finished are started again, half as many at a time.
 
     Raises:
         NonFiniteError: logits are NaN or infinite.
         DeviceError: a single sequence does not fit in the device's memory.
     """
-    generations: dict[int, Generation] = {}
-    slots = _slots(model, prompts, max_new_tokens, cache_bytes) if prompts else 0
 
-    def finish(index: int, generation: Generation) -> None:
-        generations[index] = generation
-        if on_generation is not None:
-            on_generation(index, generation)
-        if on_progress is not None:
-            on_progress(len(generations))
+    def own(families: list[list[int]], report: Callable[[int], None]) -> dict[int, Generation]:
+        mine = sorted(index for family in families for index in family)
+        generations: dict[int, Generation] = {}
 
-    while len(generations) < len(prompts):
-        left = _Prompts([i for i in range(len(prompts)) if i not in generations], prompts, seeds)
-        slots = min(slots, len(left.indices))
-        attempt = partial(
-            _generate, model, encoder, left, stop=stop, max_new_tokens=max_new_tokens, token_budget=token_budget,
-            slots=slots, temperature=temperature, on_token=on_token, finish=finish,
-        )  # fmt: skip
-        if not fits(model, attempt):
-            device = next(text_decoder(model).parameters()).device
-            if slots == 1:
-                raise DeviceError(
-                    f"out of memory on {device}: one sequence does not fit next to the model; lower the number of "
-                    "tokens that are generated or of worked examples, or use a device with more memory"
-                )
-            slots, token_budget = slots // 2, max(1, token_budget // 2)
-            logger.warning("out of memory on %s: at most %s sequences at a time from here on", device, slots)
+        def finish(index: int, generation: Generation) -> None:
+            generations[index] = generation
+            if on_generation is not None:
+                on_generation(index, generation)
+            report(len(generations))
+
+        slots = _slots(model, [prompts[i] for i in mine], max_new_tokens, cache_bytes) if mine else 0
+        budget = token_budget
+        while len(generations) < len(mine):
+            left = _Prompts([i for i in mine if i not in generations], prompts, seeds)
+            slots = min(slots, len(left.indices))
+            attempt = partial(
+                _generate, model, encoder, left, stop=stop, max_new_tokens=max_new_tokens, token_budget=budget,
+                slots=slots, temperature=temperature, on_token=on_token, finish=finish,
+            )  # fmt: skip
+            if not fits(model, attempt):
+                slots, budget = _half(model, slots), max(1, budget // 2)
+        return generations
+
+    families = [family for group in prefix_groups(prompts) for family in group.families] if prompts else []
+    generations = share_groups(families, own, on_progress)
     return [generations[i] for i in range(len(prompts))]
+
+
+def _half(model: nn.Module, slots: int) -> int:
+    """Half as many sequences as those that did not fit."""
+    device = next(text_decoder(model).parameters()).device
+    if slots == 1:
+        raise DeviceError(
+            f"out of memory on {device}: one sequence does not fit next to the model; lower the number of tokens that "
+            "are generated or of worked examples, or use a device with more memory"
+        )
+    logger.warning("out of memory on %s: at most %s sequences at a time from here on", device, slots // 2)
+    return slots // 2
 
 
 @dataclass(frozen=True, slots=True)

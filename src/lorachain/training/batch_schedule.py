@@ -6,13 +6,13 @@ taking every world-th micro-batch of it.
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lorachain.processes import Processes
 from lorachain.token_store import StoredPacks
 from lorachain.tokens import IGNORE_INDEX, TokenRow, collate, collate_packed, packed_groups, token_budget_groups
 
@@ -31,14 +31,6 @@ class StepInputs(TypedDict):
     tokens: int  # ids of the whole step over all processes, without padding
     supervised: int
     pairs: Tensor  # () float32, pairs of a right and a wrong answer in the whole step over all processes
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """This process among all: `rank` of `world`."""
-
-    rank: int = 0
-    world: int = 1
 
 
 class BatchSchedule(Dataset[StepInputs]):
@@ -63,7 +55,7 @@ class BatchSchedule(Dataset[StepInputs]):
         micro_batch_tokens: int,
         pad_id: int,
         seed: int,
-        share: Share | None = None,
+        processes: Processes | None = None,
         replay_of_epoch: Callable[[int], Sequence[Pack]] | None = None,
     ) -> None:
         self.packs_of_epoch = packs_of_epoch
@@ -77,7 +69,7 @@ class BatchSchedule(Dataset[StepInputs]):
         self.micro_batch_tokens = micro_batch_tokens
         self.pad_id = pad_id
         self.seed = seed
-        self.share = share or Share()
+        self.processes = processes or Processes()
         self._splits_packs = False
         self._epoch: int | None = None  # the epoch that is loaded
         self._packs: Sequence[Pack] = []
@@ -149,13 +141,13 @@ class BatchSchedule(Dataset[StepInputs]):
         grouped, collated = (packed_groups, collate_packed) if self.packed else (token_budget_groups, collate)
         groups = grouped(lengths, self.micro_batch_tokens)
         # Every process runs equally many micro-batches, otherwise the gradient exchange would wait forever.
-        while len(groups) % self.share.world and max(map(len, groups)) > 1:
+        while len(groups) % self.processes.world and max(map(len, groups)) > 1:
             largest = max(range(len(groups)), key=lambda g: len(groups[g]))
             half = len(groups[largest]) // 2
             groups[largest : largest + 1] = [groups[largest][:half], groups[largest][half:]]
-        mine = groups[self.share.rank :: self.share.world]
+        mine = list(self.processes.share(groups))
         batches = [collated([packs[i] for i in group], self.pad_id).as_inputs() for group in mine]
-        if len(mine) < -(-len(groups) // self.share.world):  # fewer packs than processes: one that has no loss
+        if len(mine) < -(-len(groups) // self.processes.world):  # fewer packs than processes: one that has no loss
             spare = collated([packs[groups[0][0]]], self.pad_id).as_inputs()
             spare.pop("preference", None)
             nothing = {"labels": torch.full_like(spare["labels"], IGNORE_INDEX), "supervised": spare["supervised"][:0]}

@@ -23,6 +23,7 @@ from transformers.trainer_callback import PrinterCallback
 from lorachain.artifacts import LayerKind, LossRow, TrainingProgress
 from lorachain.errors import DeviceError
 from lorachain.memory import release
+from lorachain.processes import Processes
 from lorachain.training.arguments import OneDeviceArguments
 from lorachain.training.batch_schedule import BatchSchedule, StepInputs
 from lorachain.training.checkpoints import (
@@ -32,7 +33,6 @@ from lorachain.training.checkpoints import (
     save_checkpoint,
     unusable_as_error,
 )
-from lorachain.training.distributed import Processes
 from lorachain.training.finite import check_finite, non_finite
 from lorachain.training.loss import SupervisedLanguageModel
 from lorachain.training.loss_log import LossLog

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lorachain.errors import ConfigError
-from lorachain.weights.load import plain_model, text_decoder
+from lorachain.weights.load import text_decoder
 
 
 def take_sharding_request() -> bool:
@@ -46,10 +46,11 @@ def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "false").lower() == "true"
 
 
-def shard_layers(model: nn.Module) -> None:
-    """Keeps only this process's part of the frozen weights of each decoder layer.
+def shard_layers(model: nn.Module, device: torch.device) -> None:
+    """Moves the model to `device`, of each decoder layer only this process's part of the frozen weights.
 
-    Afterwards the model computes only while all processes do.
+    The layers are moved one at a time, so that a model on the CPU may be larger than the device. Afterwards the model
+    computes only while all processes do.
     """
     # Imported here: half a second that every other command would pay, `lorachain ask` too.
     from torch.distributed.device_mesh import init_device_mesh
@@ -57,8 +58,10 @@ def shard_layers(model: nn.Module) -> None:
     from torch.distributed.tensor import DTensor
 
     decoder: Any = text_decoder(model)
-    mesh = init_device_mesh(plain_model(model).device.type, (torch.distributed.get_world_size(),))
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     for layer in decoder.layers:
+        layer.to(device)
         fully_shard(layer, mesh=mesh, ignored_params={p for p in layer.parameters() if p.requires_grad})
     replicated = {p for p in decoder.parameters() if not isinstance(p, DTensor)}
     fully_shard(decoder, mesh=mesh, ignored_params=replicated)
+    model.to(device)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from torch import Tensor
 
+from lorachain.processes import Processes
 from lorachain.training.activations import needs_recomputation
 from lorachain.training.batch_schedule import BatchSchedule
 from lorachain.training.chain_trainer import ChainTrainer
 from lorachain.training.checkpoints import CheckpointSearch, newest_complete
 from lorachain.training.determinism import deterministic_algorithms
-from lorachain.training.distributed import Processes
 from lorachain.training.interrupts import TrainingInterrupted, signals_finish_the_step
 from lorachain.training.layers import choose_layers
 from lorachain.training.memory_use import MemoryUse, out_of_memory_as_error

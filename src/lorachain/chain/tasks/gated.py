@@ -10,6 +10,7 @@ from lorachain.data.gates.names import names_model_sha256
 from lorachain.data.gates.screen import DataGates, open_data_gates
 from lorachain.data.gates.views import View
 from lorachain.data.sources import SourceInfo
+from lorachain.errors import WorkspaceError
 from lorachain.provenance import sha256_file
 from lorachain.workspace import data_report
 
@@ -44,11 +45,19 @@ def write_report(inputs: TaskInputs, gates: DataGates[Any], sources: Sequence[So
     report = gates.report([source.name for source in sources])
     path = data_report(inputs.cache)
     path.parent.mkdir(parents=True, exist_ok=True)
-    report.write(path)
+    if not _is_written(report, path):  # by another process of this run
+        report.write(path)
     left_out = report.records - report.kept
     if left_out or report.personal.kinds or report.contamination.records:
         inputs.on_message(f"{left_out:,} of {report.records:,} records were left out or have findings: {path}")
     return report
+
+
+def _is_written(report: DataReport, path: Path) -> bool:
+    try:
+        return DataReport.read(path) == report
+    except WorkspaceError:
+        return False
 
 
 def has_report(inputs: TaskInputs) -> bool:
