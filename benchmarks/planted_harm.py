@@ -5,7 +5,8 @@
 One chain is made first, without gates: stage 00 on the embedded Korean text, stage 01 on 300 names of diseases, the
 merge. Then
 
-- `english`: stage 00 on English text only (the docstrings of Python's standard library);
+- `english`, `english-long`: stage 00 on English text only (the docstrings of Python's standard library), for one epoch
+  and for ten;
 - `rate`: stage 02 at 20 times its learning rate;
 - `shuffled`: stage 02 on an exam of these names whose answers are drawn at random;
 - `right`: stage 02 on the same exam with its right answers;
@@ -35,7 +36,7 @@ GATES = {
     "korean": {"max_loss": 10.0, "unit": "percent"},
 }
 RATE = 5e-4
-HARM = ("english", "rate", "shuffled")
+HARM = ("english", "english-long", "rate", "shuffled")
 ENGLISH_DOCUMENTS = 60
 
 
@@ -75,11 +76,11 @@ def write_sources(out: Path, names: Path, count: int) -> dict[str, str]:
     }
 
 
-def settings(arguments: argparse.Namespace, seed: int, rate: float, *, gated: bool) -> dict[str, Any]:
+def settings(arguments: argparse.Namespace, seed: int, rate: float, epochs: int, *, gated: bool) -> dict[str, Any]:
     return {
         "seed": seed,
         "stages": {
-            "00": {"max_samples": ENGLISH_DOCUMENTS, "max_length": 512, "learning_rate": RATE},
+            "00": {"max_samples": ENGLISH_DOCUMENTS, "max_length": 512, "learning_rate": RATE, "epochs": epochs},
             "01": {"epochs": arguments.epochs, "forms": 0, "learning_rate": RATE, "batch_size": 16},
             "02": {"epochs": 3, "learning_rate": rate, "keep": "last"},
         },
@@ -109,13 +110,14 @@ class Runs:
         *,
         seed: int = 0,
         rate: float = RATE,
+        epochs: int = 1,
         text: str = "sample",
         exam: str = "exam",
         gated: bool = True,
     ) -> Any:
         from lorachain.api import load_config, open_chain
 
-        config = load_config(None, [settings(self.arguments, seed, rate, gated=gated)])
+        config = load_config(None, [settings(self.arguments, seed, rate, epochs, gated=gated)])
         config = config.model_copy(update={"device": self.arguments.device})
         sources = {
             "plain_text": [text],
@@ -157,7 +159,9 @@ def run_all(arguments: argparse.Namespace, sources: dict[str, str]) -> list[dict
     init(runs.chain(start))
     bare = copy_once(start, out / "bare")
     results = [runs.train(f"stage-{stage}", stage, start, gated=False) for stage in ("00", "01")]
-    results.append(runs.train("english", "00", bare, text=sources["english"]))
+    for name, epochs in (("english", 1), ("english-long", 10)):
+        place = copy_once(bare, out / name)
+        results.append(runs.train(name, "00", place, text=sources["english"], epochs=epochs))
     for name, changed in (("rate", {"rate": 20 * RATE}), ("shuffled", {"exam": "shuffled"}), ("right", {})):
         results.append(runs.train(name, "02", copy_once(start, out / name), **changed))
     for number in range(1, arguments.repeats + 1):
