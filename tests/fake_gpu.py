@@ -66,6 +66,8 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if result is None:
             result = func(*args, **(kwargs or {}))
         name = str(func).rsplit(".", 1)[0]
+        if _is_on_device(args) and isinstance(result, Tensor) and result.device.type != DEVICE:
+            self.counts.to_host.append(name)
         outputs = [t for t in tree_leaves(result) if isinstance(t, Tensor) and t.device.type == DEVICE]
         if not outputs or _is_view(func):
             return result
@@ -123,6 +125,10 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Bytes of all tensors that operators have returned and that are still held."""
         self.storages = {key: entry for key, entry in self.storages.items() if _is_alive(entry[0])}
         return sum(size for _, size in self.storages.values())
+
+
+def _is_on_device(args: Any) -> bool:
+    return any(isinstance(t, Tensor) and t.device.type == DEVICE for t in tree_leaves(args))
 
 
 def _is_alive(reference: StorageWeakRef) -> bool:

@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from fake_gpu import DEVICE, Counting, StepCounts, register_device, sdpa_of_cuda
@@ -55,6 +55,8 @@ class Case:
     recompute: bool = False
     scoring: bool = False
     """Instead of training, a forward pass over prefix trees behind a prefix cache."""
+    sampling: int = 0
+    """Instead of training, so many sequences of `tokens` ids in all are sampled."""
 
 
 def count_steps(cases: Sequence[Case]) -> list[StepCounts]:
@@ -125,6 +127,8 @@ def _count(case: Case) -> StepCounts:
         _move_to_fake_device(model)
         if case.scoring:
             return _count_scoring(model, case)
+        if case.sampling:
+            return _count_sampling(model, case)
         if case.recompute:
             recompute_activations(model)
         module = SupervisedLanguageModel(model, "fused" if case.fused else "recomputed")
@@ -153,13 +157,6 @@ def _count_scoring(model: nn.Module, case: Case) -> StepCounts:
     from lorachain.inference.prefix_tree import PrefixTree
     from lorachain.weights.load import plain_model
 
-    tensor = torch.tensor
-
-    def on_device(data: Any, *, device: Any = "cpu", **options: Any) -> Tensor:  # not an operator: no mode sees it
-        made = tensor(data, **options)
-        on_cpu = torch.device(device).type == "cpu"
-        return made if on_cpu else torch.empty(made.shape, dtype=made.dtype, device=device)
-
     plain_model(model).set_attn_implementation(case.attention or "sdpa")
     length = case.tokens // case.documents
     part = list(range(length // 4))
@@ -167,7 +164,7 @@ def _count_scoring(model: nn.Module, case: Case) -> StepCounts:
     counting = Counting(sum(map(len, trees)), 0)
     with (
         patch("torch.nn.functional.scaled_dot_product_attention", sdpa_of_cuda),
-        patch("torch.tensor", on_device),
+        patch("torch.tensor", _tensor_on_device),
         eval_mode(model),
         counting,
     ):
@@ -175,6 +172,46 @@ def _count_scoring(model: nn.Module, case: Case) -> StepCounts:
         for read in ([len(tree) - 1] for tree in trees), (range(len(tree)) for tree in trees):
             hidden_states(model, trees, list(read), KeyValues(prefix))
     return counting.finished()
+
+
+def _count_sampling(model: nn.Module, case: Case) -> StepCounts:
+    """Prompts of which none shares its beginning with another; every id that is drawn is 0, which ends nothing."""
+    from conftest import make_tokenizer
+    from lorachain.inference.generate import generate
+    from lorachain.tokens import TokenEncoder
+
+    counting = Counting(case.tokens, 0)
+
+    def zeros(tensor: Tensor) -> list[Any]:
+        counting.counts.to_host.append(f"tolist {tuple(tensor.shape)}")
+        return [0] * len(tensor)
+
+    with (
+        patch("torch.nn.functional.scaled_dot_product_attention", sdpa_of_cuda),
+        patch("torch.tensor", _tensor_on_device),
+        patch.object(FakeTensor, "tolist", zeros),
+        counting,
+    ):
+        generate(
+            model,
+            TokenEncoder(make_tokenizer()),
+            [[2, 10 + number] for number in range(case.sampling)],
+            stop=lambda text: False,
+            max_new_tokens=case.tokens // case.sampling,
+            temperature=1.0,
+            seeds=range(case.sampling),
+        )
+    return counting.finished()
+
+
+_tensor = torch.tensor
+
+
+def _tensor_on_device(data: Any, *, device: Any = "cpu", **options: Any) -> Tensor:
+    """`torch.tensor`, which is not an operator: no mode sees it."""
+    made = _tensor(data, **options)
+    on_cpu = torch.device(device).type == "cpu"
+    return made if on_cpu else torch.empty(made.shape, dtype=made.dtype, device=device)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -20,7 +20,8 @@ MASKED = [Case(case.shape, case.tokens, 6) for case in (PACKED, LARGE)]
 TRAINING = [PACKED, LONG, LARGE, FUSED, FUSED_LARGE, *RECOMPUTED, *MASKED]
 SCORING = Case("medgemma-4b", 4096, 6, attention=VARLEN, scoring=True)
 MASKED_SCORING = Case("medgemma-4b", 4096, 6, documents=1, scoring=True)
-CASES = [*TRAINING, SCORING, MASKED_SCORING]
+SAMPLING = Case("medgemma-4b", 64 * 40, 2, sampling=64)
+CASES = [*TRAINING, SCORING, MASKED_SCORING, SAMPLING]
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,11 @@ def test_scoring_makes_no_mask_behind_a_prefix_either(counts: dict[Case, StepCou
     assert step.masks == []
     assert step.operators["torch_attn._varlen_attn"] == 2 * 6 * 3  # the prefix, few tokens read, all tokens read
     assert not [name for name in step.operators if "scaled_dot_product" in name]
+
+
+def test_sampling_waits_for_the_device_once_a_step(counts: dict[Case, StepCounts]) -> None:
+    """64 sequences take 40 steps; each step's ids come back in one transfer, and nothing else does."""
+    assert counts[SAMPLING].to_host == ["tolist (64,)"] * 40
 
 
 @pytest.mark.parametrize(
