@@ -3,9 +3,9 @@
     python benchmarks/forgetting.py --names kcd8_ko_en.jsonl --out forgetting/ [--seeds 0,1,2]
 
 Task A teaches the English names of 300 diseases in the form `용어: … / 영어:`, and back. Task B has the same form and
-300 other diseases, but the answer is the classification code: what it overwrites is the convention, not a name. Both
+300 other diseases, but writes "ICD" before each English name: what it overwrites is the convention, not a name. Both
 are stage 01's task with its own form only (`forms = 0`); B replays A at each share, in batches of the same schedule.
-Reported, for each share: exact match of A and of B after B, with Wilson intervals, and A after A. The rows of --names
+Reported, for each share: exact match of the English names of A and of B after B, with Wilson intervals, and A after A. The rows of --names
 are objects with `code`, `korean` and `english`. A run that was interrupted resumes; finished scores are not repeated.
 """
 
@@ -21,7 +21,7 @@ from lorachain.evaluation.statistics import discordant, mcnemar_exact, wilson
 
 SHARES = (0.0, 0.01, 0.05, 0.1, 0.25)
 LONGEST_KOREAN, LONGEST_ENGLISH = 20, 40
-DIRECTIONS: tuple[Any, ...] = ("term->english", "english->term")
+ASKED: Any = "term->english"
 
 
 def draw_names(path: Path, count: int, seed: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
@@ -36,7 +36,7 @@ def draw_names(path: Path, count: int, seed: int) -> tuple[list[dict[str, str]],
             usable.setdefault(row["korean"], row)
     drawn = random.Random(f"forgetting:{seed}").sample(sorted(usable.values(), key=lambda r: r["code"]), 2 * count)
     first = [{"term": row["korean"], "english": row["english"]} for row in drawn[:count]]
-    second = [{"term": row["korean"], "english": row["code"]} for row in drawn[count:]]
+    second = [{"term": row["korean"], "english": f"ICD {row['english']}"} for row in drawn[count:]]
     return first, second
 
 
@@ -68,7 +68,7 @@ def settings(arguments: argparse.Namespace, seed: int, share: float) -> dict[str
 
 
 def exact_answers(context: Any, runtime: Any, stage: str, files: dict[str, str]) -> dict[str, str]:
-    """`1` or `0` per question of each task's entries, in both directions, by the model of a stage."""
+    """`1` or `0` for the English name of each task's entries, by the model of a stage."""
     from lorachain.chain.scored_model import find_scored_model
     from lorachain.data.dictionary import load_dictionary
     from lorachain.evaluation.exact_match import exact_match
@@ -77,8 +77,8 @@ def exact_answers(context: Any, runtime: Any, stage: str, files: dict[str, str])
     answers = {}
     for task, path in files.items():
         entries = load_dictionary([path]).entries
-        result = exact_match(model, encoder, entries, split="trained entries", ask=DIRECTIONS)
-        answers[task] = "".join(result.by_direction[direction].correct for direction in DIRECTIONS)
+        result = exact_match(model, encoder, entries, split="trained entries", ask=[ASKED])
+        answers[task] = result.by_direction[ASKED].correct
     return answers
 
 

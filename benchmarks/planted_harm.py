@@ -152,12 +152,13 @@ class Runs:
 
 def run_all(arguments: argparse.Namespace, sources: dict[str, str]) -> list[dict[str, Any]]:
     """Every stage of the list above, the harm first."""
-    from lorachain import init
+    from lorachain import init, measure_ledger
 
     runs, out = Runs(arguments, sources), arguments.out
-    start = out / "start"
-    init(runs.chain(start))
-    bare = copy_once(start, out / "bare")
+    start, bare = out / "start", out / "bare"
+    init(runs.chain(bare))
+    measure_ledger(runs.chain(bare))  # the base, once for all
+    copy_once(bare, start)
     results = [runs.train(f"stage-{stage}", stage, start, gated=False) for stage in ("00", "01")]
     for name, epochs in (("english", 1), ("english-long", 10)):
         place = copy_once(bare, out / name)
@@ -166,9 +167,11 @@ def run_all(arguments: argparse.Namespace, sources: dict[str, str]) -> list[dict
         results.append(runs.train(name, "02", copy_once(start, out / name), **changed))
     for number in range(1, arguments.repeats + 1):
         place = out / f"repeat-{number}"
-        init(runs.chain(place, seed=number))
+        if not place.with_suffix(".json").exists():
+            init(runs.chain(place, seed=number))
+            shutil.copytree(bare / "model" / "ledger", place / "model" / "ledger", dirs_exist_ok=True)
         results.append(runs.train(place.name, "00", place, seed=number))
-        shutil.rmtree(place)
+        shutil.rmtree(place, ignore_errors=True)
     return results
 
 
