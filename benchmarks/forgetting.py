@@ -5,8 +5,9 @@
 Task A teaches the English names of 300 diseases in the form `용어: … / 영어:`, and back. Task B has the same form and
 300 other diseases, but writes "ICD" before each English name: what it overwrites is the convention, not a name. Both
 are stage 01's task with its own form only (`forms = 0`); B replays A at each share, in batches of the same schedule.
-Reported, for each share: exact match of the English names of A and of B after B, with Wilson intervals, and A after A. The rows of --names
-are objects with `code`, `korean` and `english`. A run that was interrupted resumes; finished scores are not repeated.
+Reported, for each share: exact match of the English names of A and of B after B, with Wilson intervals, and A after A.
+The rows of --names are objects with `code`, `korean` and `english`. A run that was interrupted resumes; finished scores
+are not repeated.
 """
 
 import argparse

@@ -39,12 +39,14 @@ def test_only_the_answers_of_training_questions_are_shuffled(planted_harm: Any, 
 
 
 def test_the_gates_compare_with_the_parent_and_stop(planted_harm: Any) -> None:
-    config = load_config(None, [planted_harm.settings(Namespace(epochs=2), seed=3, rate=0.01)])
+    config = load_config(None, [planted_harm.settings(Namespace(epochs=2), 3, 0.01, 1, gated=True)])
     assert {(name, gate.against, gate.on_fail) for name, gate in config.gates.items()} == {
         ("exam", "parent", "stop"),
         ("exact_match", "parent", "stop"),
         ("korean", "parent", "stop"),
     }
+    start = load_config(None, [planted_harm.settings(Namespace(epochs=2), 3, 0.01, 1, gated=False)])
+    assert start.gates == load_config(None, []).gates
     assert (config.seed, config.stages["02"].learning_rate, config.stages["00"].learning_rate) == (3, 0.01, 5e-4)
 
 
