@@ -12,6 +12,7 @@ from lorachain.data.exam import load_exam
 from lorachain.data.exam_writer import write_exam
 from lorachain.data.instruct import load_instructions
 from lorachain.data.plain_text import stream_plain_text
+from lorachain.data.preview import preview_sources
 from lorachain.data.rows import Tally
 from lorachain.data.tables import read_rows
 from lorachain.errors import DataError
@@ -133,6 +134,32 @@ def test_options_are_checked(tmp_path: Path, options: str, says: str) -> None:
     with pytest.raises(DataError) as error:
         load_dictionary([f"{source}#{options}"])
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "allowed"),
+    [
+        ("a.csv", "sheet=1", ".xlsx, .ods"),
+        ("a.jsonl", "header=2", ".csv, .tsv, .xlsx, .ods"),
+        ("a.jsonl", "delimiter=;", ".csv, .tsv"),
+        ("a.xlsx", "encoding=cp949", ".txt, .jsonl, .json, .csv, .tsv"),
+    ],
+)
+def test_an_option_without_effect_is_refused(tmp_path: Path, name: str, option: str, allowed: str) -> None:
+    source = written(tmp_path / name, CSV)
+    key, suffix = option.partition("=")[0], Path(name).suffix
+    with pytest.raises(DataError) as error:
+        load_dictionary([f"{source}#{option}"])
+    assert f"{name}: the option {key} has no effect on {suffix} files, only on {allowed}." in str(error.value)
+
+
+def test_an_option_without_effect_on_text_is_refused(tmp_path: Path) -> None:
+    source = f"{written(tmp_path / 'a.txt', '가나다라')}#sheet=1"
+    says = r"a\.txt: the option sheet has no effect on \.txt files"
+    with pytest.raises(DataError, match=says):
+        documents(source)
+    with pytest.raises(DataError, match=says):
+        preview_sources([source], "plain text")
 
 
 def test_a_file_whose_name_has_a_number_sign(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from lorachain.data.chat import exchange_of, is_chat
 from lorachain.data.columns import TEXT_FIELDS
 from lorachain.data.json_records import joined
 from lorachain.data.normalization import normalize_text
+from lorachain.data.read_options import check_effect
 from lorachain.data.rows import Located, Row, Tally, field_names, first_of, value_of
 from lorachain.data.sources import SourceInfo, SourceReader, resolve, walk
 from lorachain.data.tables import TABLE_SUFFIXES
@@ -156,6 +157,7 @@ def documents_of_source(reader: SourceReader) -> Iterator[Document]:
         return
     for path in plain_text_files(reader.source.path):
         if path.suffix.casefold() == ".txt":
+            check_effect(reader.source.options, path)
             yield from documents_of_txt(reader.open(path), reader.tally, reader.source.options.encoding)
         else:
             yield from documents_of_rows(reader.file_rows(path), reader.tally)

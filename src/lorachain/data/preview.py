@@ -13,6 +13,7 @@ from lorachain.data.exam_files import exam_files
 from lorachain.data.instruct import instructions_of_rows
 from lorachain.data.parquet import count_parquet_rows
 from lorachain.data.plain_text import documents_of_lines, documents_of_rows, is_split, plain_text_files
+from lorachain.data.read_options import check_effect
 from lorachain.data.rows import Located, Tally
 from lorachain.data.sources import Source, SourceReader, resolve, suffix_of, walk
 from lorachain.data.splits import Split, canonical_split
@@ -180,6 +181,7 @@ def _first_rows(path: Path, source: Source, tally: Tally) -> _First[Located]:
 
 
 def _preview_txt(path: Path, source: Source, tally: Tally) -> _Count:
+    check_effect(source.options, path)
     lines = _First(read_lines(path, source.options.encoding))
     several = is_split(path)
     count = _count(path, documents_of_lines(path, lines, tally, several=several), lines)

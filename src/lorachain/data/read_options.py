@@ -6,6 +6,7 @@ The options follow the source's name after `#`, so that they go wherever the nam
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from urllib.parse import unquote
 
 from lorachain.data.columns import FIELDS
@@ -13,6 +14,13 @@ from lorachain.data.encodings import canonical_encoding
 from lorachain.errors import ConfigError, DataError
 
 DELIMITERS = {",": ",", "comma": ",", ";": ";", "semicolon": ";", "tab": "\t", "|": "|", "pipe": "|"}
+_DELIMITED, _WORKBOOKS = (".csv", ".tsv"), (".xlsx", ".ods")
+_OF_FILES = {
+    "encoding": (".txt", ".jsonl", ".json", *_DELIMITED),
+    "delimiter": _DELIMITED,
+    "sheet": _WORKBOOKS,
+    "header": (*_DELIMITED, *_WORKBOOKS),
+}
 _ESCAPED = {"%": "%25", ",": "%2C", "=": "%3D", "#": "%23"}
 
 
@@ -47,6 +55,21 @@ class ReadOptions:
         values = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name not in ("columns", "delimiter")]
         pairs = [*values, ("delimiter", delimiter), *self.columns.items()]
         return ",".join(f"{_escape(key)}={_escape(str(value))}" for key, value in pairs if value is not None)
+
+
+def check_effect(options: ReadOptions, path: Path) -> None:
+    """Refuses an option that says nothing about files of this kind.
+
+    Raises:
+        DataError: names the first.
+    """
+    suffix = path.suffix.casefold()
+    for name, suffixes in _OF_FILES.items():
+        if getattr(options, name) is not None and suffix not in suffixes:
+            raise DataError(
+                f"{path}: the option {name} has no effect on {suffix} files, only on {', '.join(suffixes)}. Leave it "
+                f"out, or give it after the source that it is for, such as terms{suffixes[0]}#{name}=..."
+            )
 
 
 def columns_of(text: str) -> dict[str, str]:

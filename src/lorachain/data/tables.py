@@ -14,7 +14,7 @@ from lorachain.data.encodings import refuse_utf8
 from lorachain.data.json_records import records_of
 from lorachain.data.normalization import normalize_row
 from lorachain.data.parquet import read_parquet
-from lorachain.data.read_options import ReadOptions
+from lorachain.data.read_options import ReadOptions, check_effect
 from lorachain.data.rows import Located, RawRow, Tally, header_problem, shorten
 from lorachain.data.text_file import open_file
 from lorachain.data.text_io import MAX_LINE_BYTES, encoding_hint, read_lines
@@ -38,7 +38,8 @@ def read_rows(path: Path, tally: Tally, options: ReadOptions = DEFAULTS) -> Iter
 
     Raises:
         DataError: the file is missing, empty, not a regular file, of an unknown type, too large, in a wrong encoding,
-            or damaged throughout; a column of `options` does not exist; or a row is bad and bad rows are not skipped.
+            or damaged throughout; an option has no effect on its format; a column of `options` does not exist; or a row
+            is bad and bad rows are not skipped.
     """
     suffix = path.suffix.casefold()
     readers: dict[str, Callable[[Path, Tally, ReadOptions], Iterator[RawRow]]] = {
@@ -54,6 +55,7 @@ def read_rows(path: Path, tally: Tally, options: ReadOptions = DEFAULTS) -> Iter
     if reader is None:
         hint = " Save it as .xlsx." if suffix in (".xls", ".xlsm", ".xlsb", ".cell") else ""
         raise DataError(f"{path}: expected one of {', '.join(TABLE_SUFFIXES)}, found {suffix or 'no suffix'}.{hint}")
+    check_effect(options, path)
     rows = (Located(where, number, normalize_row(row)) for where, number, row in reader(path, tally, options))
     if not options.columns:
         return rows
