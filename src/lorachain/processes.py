@@ -5,6 +5,7 @@ A launcher starts them (training/distributed.py). Alone, a process communicates 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
@@ -72,11 +73,16 @@ class Processes:
         Raises:
             LorachainError: in all processes, where it was raised in one.
         """
-        turn = 0 if self.main else 1 if self.local_rank == 0 else 2
-        own: list[T] = []
-        for now in range(3 if self.world > 1 else 1):
-            self.gather(lambda now=now: own.append(prepare()) if now == turn else None)  # type: ignore[misc]
-        return own[0]
+        own_turn = 0 if self.main else 1 if self.local_rank == 0 else 2
+        prepared: list[T] = []
+
+        def take(turn: int) -> None:
+            if turn == own_turn:
+                prepared.append(prepare())
+
+        for turn in range(3):
+            self.gather(partial(take, turn))
+        return prepared[0]
 
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Replaces each tensor by its mean over the processes, which all give tensors of the same shapes."""

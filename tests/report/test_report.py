@@ -195,6 +195,9 @@ def test_markdown(made: Path) -> None:
     assert r"\[링크\](javascript" in english
     assert "\n## 제목" not in english
     assert english.count("\n## ") == korean.count("\n## ") == 12
+    assert "hollow" in report(made)
+    for markdown, of_pictures in ((english, ("hollow", "Dashed", "picture")), (korean, ("빈 원", "점선", "그림:"))):
+        assert not [word for word in of_pictures if word in markdown]
     rows = [line for line in english.splitlines() if line.startswith("|")]
     assert len(rows) > 60
     score = read_info(made, "02").validation.after["letters"]

@@ -49,8 +49,8 @@ class Cell:
 @dataclass(frozen=True, slots=True)
 class Paragraph:
     words: Words
-    kind: Literal["plain", "title", "note", "missing", "warning"] = "plain"
-    """`title`: of what follows; `missing`: says why something is not shown."""
+    kind: Literal["plain", "title", "note", "legend", "missing", "warning"] = "plain"
+    """`title`: of what follows; `legend`: explains pictures; `missing`: says why something is not shown."""
 
 
 @dataclass(frozen=True, slots=True)

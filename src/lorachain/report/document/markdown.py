@@ -50,6 +50,8 @@ class _Writer:
             yield from self.block(block)
 
     def block(self, block: Block) -> Iterator[str]:
+        if isinstance(block, Paragraph) and block.kind == "legend":
+            return
         if isinstance(block, Paragraph):
             text = self.words(block.words)
             yield {"warning": f"> **{text}**", "title": f"### {text}"}.get(block.kind, text)
@@ -73,9 +75,7 @@ class _Writer:
 
     def table(self, table: Table) -> str:
         """Without columns that only have pictures."""
-        kept = [
-            i for i in range(len(table.columns)) if not table.rows or any(not _is_picture(row[i]) for row in table.rows)
-        ]
+        kept = [i for i in range(len(table.columns)) if not _only_pictures([row[i] for row in table.rows])]
         rows = [[self.words(table.columns[i]) for i in kept], ["---"] * len(kept)]
         rows += [
             [self.words(cell.words if isinstance(cell, Cell) else cell) for i in kept for cell in (row[i],)]
@@ -96,5 +96,7 @@ class _Writer:
         return _SPECIAL.sub(r"\\\1", printable(without_tokens(text)))
 
 
-def _is_picture(cell: Words | Cell) -> bool:
-    return isinstance(cell, Cell) and bool(cell.picture) and not cell.words
+def _only_pictures(column: Sequence[Words | Cell]) -> bool:
+    """Whether no cell has words, and one has a picture."""
+    cells = [cell for cell in column if isinstance(cell, Cell)]
+    return len(cells) == len(column) and not any(cell.words for cell in cells) and any(cell.picture for cell in cells)

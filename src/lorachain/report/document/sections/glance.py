@@ -28,10 +28,11 @@ _QUESTIONS = {
 
 _LEGEND = Text(
     "Pictures: hollow circle, before; filled circle, after; each with its 95 % interval. Dashed line: blind guessing "
-    "among five options, 20 %. The last section explains the words.",
+    "among five options, 20 %.",
     "그림: 빈 원은 전, 채운 원은 후이며 가로선은 95 % 신뢰구간입니다. 점선은 선지 다섯 개를 무작위로 고를 때의 "
-    "20 %입니다. 용어는 마지막 절에서 설명합니다.",
+    "20 %입니다.",
 )
+_WORDS = Text("The last section explains the words.", "용어는 마지막 절에서 설명합니다.")
 
 
 def glance_section(data: ReportData) -> Section:
@@ -58,7 +59,8 @@ def glance_section(data: ReportData) -> Section:
     blocks: list[Block] = [
         *_in_a_sentence(data),
         Table(Text("What the chain changed", "체인이 바꾼 것"), columns, rows),
-        Paragraph(_LEGEND, "note"),
+        Paragraph(_LEGEND, "legend"),
+        Paragraph(_WORDS, "note"),
     ]
     return Section("glance", title, blocks)
 

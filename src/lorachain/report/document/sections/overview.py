@@ -72,19 +72,17 @@ def change_section(data: ReportData) -> Section:
     """Each trained step's measures and exam scores, before and after, with their intervals drawn."""
     blocks: list[Block] = []
     if data.trained:
-        blocks.append(
-            Paragraph(
-                Text(
-                    "Each picture shows the value with its 95 % interval before the step (hollow, above) and after it "
-                    "(filled, below). The dashed line is blind chance on five options, 20 %. Where two intervals "
-                    "overlap widely, the step has not been shown to change the measure.",
-                    "각 그림은 단계 전(위, 빈 원)과 단계 후(아래, 채운 원)의 값과 95 % 신뢰구간입니다. 점선은 선지 "
-                    "다섯 개를 "
-                    "무작위로 고를 때의 20 %입니다. 두 구간이 넓게 겹치면 그 단계가 값을 바꾸었다고 볼 수 없습니다.",
-                ),
-                "note",
-            )
+        pictures = Text(
+            "Each picture shows the value with its 95 % interval before the step (hollow, above) and after it (filled, "
+            "below). The dashed line is blind chance on five options, 20 %.",
+            "각 그림은 단계 전(위, 빈 원)과 단계 후(아래, 채운 원)의 값과 95 % 신뢰구간입니다. 점선은 선지 다섯 개를 "
+            "무작위로 고를 때의 20 %입니다.",
         )
+        overlap = Text(
+            "Where two intervals overlap widely, the step has not been shown to change the measure.",
+            "두 구간이 넓게 겹치면 그 단계가 값을 바꾸었다고 볼 수 없습니다.",
+        )
+        blocks += [Paragraph(pictures, "legend"), Paragraph(overlap, "note")]
     blocks += [_change_table(info) for info in data.trained]
     if not data.trained:
         blocks.append(words.missing("No step has been trained yet.", "아직 학습된 단계가 없습니다."))
@@ -119,12 +117,13 @@ def _measure_rows(info: TrainingInfo) -> Iterator[tuple[Words | Cell, ...]]:
     for name, after in info.measures.after.items():
         before = info.measures.before.get(name)
         picture = measure_picture(before, after)
-        label: Words = (words.measure_name(after.name), " (", words.split(after.split), f", v{after.protocol_version})")
+        label = (words.measure_name(after.name), " (", words.split(after.split), f", v{after.protocol_version})")
+        better = () if after.wilson95 else (Text(", lower is better", ", 낮을수록 좋음"),)
         yield (
-            label,
+            (*label, *better),
             numbers.measure(before),
             numbers.measure(after),
-            Cell("", picture=picture) if after.wilson95 else Text("lower is better", "낮을수록 좋음"),
+            Cell("", picture=picture if after.wilson95 else None),
             "",
         )
 
