@@ -40,7 +40,7 @@ def test_what_shows_a_chain(finished_chain: Callable[..., FinishedChain], comman
     root = finished_chain("text").root
     code, slow, output = imported(*command, "--model", "tiny", "--workspace", root)
     assert (code, slow) == (0, [])
-    assert ("exam dev, letters" if command == ("ledger",) else "02: KorMedMCQA with reasoning") in output
+    assert ("exam dev, letters" if command == ("ledger",) else "02: KorMedMCQA") in output
 
 
 def test_report(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_a_dictionary_edited_between_two_stages(undisturbed: Undisturbed) -> Non
     assert refused.code == 2
     message = (
         "01: medical dictionary: dictionary.jsonl changed; 01: medical dictionary will be run again, then "
-        "merge: 01 merged + new LoRA, 02: KorMedMCQA with reasoning"
+        "merge: 01 merged + new LoRA, 02: KorMedMCQA"
     )
     assert message in refused.err
     assert "00: plain Korean text is finished" in refused.err

@@ -1,4 +1,4 @@
-"""Stage 02: KorMedMCQA with reasoning, on the new LoRA.
+"""Stage 02: KorMedMCQA, on the new LoRA.
 
     python script/train/train/train_02_kor_med_test.py --model medgemma-27b --epochs 5
 

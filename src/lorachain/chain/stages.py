@@ -134,7 +134,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="02",
-        title="KorMedMCQA with reasoning",
+        title="KorMedMCQA",
         kind="training",
         parent="merge",
         output="02_trained",
