@@ -63,7 +63,10 @@ def settings(arguments: argparse.Namespace, seed: int, share: float) -> dict[str
     stage = {"epochs": arguments.epochs, "learning_rate": arguments.learning_rate, "batch_size": 16, "forms": 0}
     return {
         "seed": seed,
-        "stages": {"01": stage, "02": {**stage, "replay": {"dictionary": share, "repeat": True}}},
+        "stages": {
+            "01": {**stage, "replay": {"plain_text": 0.0}},
+            "02": {**stage, "replay": {"plain_text": 0.0, "dictionary": share, "repeat": True}},
+        },
         "validation": {"max_questions": 1, "exact_match_entries": 1},
     }
 

@@ -36,6 +36,8 @@ GATES = {
     "korean": {"max_loss": 10.0, "unit": "percent"},
 }
 RATE = 5e-4
+NO_REPLAY = {"plain_text": 0.0, "dictionary": 0.0}
+"""Harm is planted in stages that train their own task alone."""
 HARM = ("english", "english-long", "rate", "shuffled")
 ENGLISH_DOCUMENTS = 60
 
@@ -81,8 +83,14 @@ def settings(arguments: argparse.Namespace, seed: int, rate: float, epochs: int,
         "seed": seed,
         "stages": {
             "00": {"max_samples": ENGLISH_DOCUMENTS, "max_length": 512, "learning_rate": RATE, "epochs": epochs},
-            "01": {"epochs": arguments.epochs, "forms": 0, "learning_rate": RATE, "batch_size": 16},
-            "02": {"epochs": 3, "learning_rate": rate, "keep": "last"},
+            "01": {
+                "epochs": arguments.epochs,
+                "forms": 0,
+                "learning_rate": RATE,
+                "batch_size": 16,
+                "replay": NO_REPLAY,
+            },
+            "02": {"epochs": 3, "learning_rate": rate, "keep": "last", "replay": NO_REPLAY},
         },
         "validation": {"heldout_documents": 8, "exact_match_entries": 60, "explained_questions": 1},
         "ledger": {

@@ -14,7 +14,7 @@ from lorachain.artifacts import (
     MergeReport,
     MergeWeights,
 )
-from lorachain.chain.context import ChainContext, Reporter, load_config
+from lorachain.chain.context import ChainContext, Reporter, load_config, without_earlier_data
 from lorachain.chain.debug_log import quiet_libraries
 from lorachain.chain.dial import SCALES
 from lorachain.chain.dial_stage import dial_stage
@@ -106,10 +106,14 @@ def train_stage(chain: ChainContext, stage: str, *, start_from_base: bool = Fals
     """Trains one stage (`00`, `01` with the merge behind it, or `02`). Raises as `run_chain`.
 
     Args:
-        start_from_base: start from the untrained LoRA instead of the stage's parent (an ablation of 02).
+        start_from_base: start from the untrained LoRA instead of the stage's parent, without replay of earlier stages'
+            data (an ablation of 02).
     """
     stages = stages_of_command(find_training_stage(stage).command)
-    return _run(chain, [from_base(s) for s in stages] if start_from_base else stages)
+    if start_from_base:
+        stages = tuple(map(from_base, stages))
+        chain = without_earlier_data(chain, stages)
+    return _run(chain, stages)
 
 
 def measure_ledger(chain: ChainContext) -> Ledger:

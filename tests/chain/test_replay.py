@@ -11,14 +11,15 @@ from chain_making import options_of, run_command_line, unmeasured
 from lorachain.artifacts import read_training_info
 from lorachain.artifacts.stages import TrainingInfo
 from lorachain.chain import train_stage as train_stage_module
-from lorachain.chain.context import load_config
+from lorachain.chain.context import load_config, without_earlier_data
 from lorachain.chain.replay import Pool, Replay, load_replay
-from lorachain.chain.stages import find_stage, replayable
+from lorachain.chain.stages import find_stage, from_base, replayable
 from lorachain.config_reading import parse_setting
 from lorachain.data.exam import load_exam
 from lorachain.errors import ConfigError
 from lorachain.tokens import TokenRow
 from refusals import refused
+from stage_making import make_context
 
 TIMES = ("finished", "seconds", "tokens_per_second", "peak_memory_bytes", "at")
 SHARES = {"plain_text": 0.1, "dictionary": 0.2, "instruct": 0.1}
@@ -283,3 +284,17 @@ def test_known_entries_are_replayed_from_their_own_source(finished_copy: Path, l
     assert part.share == pytest.approx(0.2, rel=0.5)
     assert len({row.form for epoch in range(8) for row in rows_of(loaded[0], epoch)}) > 2  # as stage 01 trains them
     assert "is finished" in run_command_line(*options)[2]
+
+
+def test_what_is_replayed_by_default() -> None:
+    replayed = {name: settings.replay.shares for name, settings in load_config().stages.items() if settings.replay}
+    assert replayed == {"01": {"plain_text": 0.1}, "02": {"dictionary": 0.1}}
+
+
+@pytest.mark.parametrize("instruct", [0.0, 0.2])
+def test_a_stage_from_the_base_replays_no_earlier_stage(tmp_path: Path, instruct: float) -> None:
+    context = make_context(tmp_path, f"stages.02.replay.instruct={instruct}")
+    without = without_earlier_data(context, [from_base(find_stage("02"))]).config.stages
+    assert (without["02"].replay and without["02"].replay.shares) == ({"instruct": 0.2} if instruct else None)
+    assert without["01"] == context.config.stages["01"]
+    assert context.config.stages["02"].replay is not None

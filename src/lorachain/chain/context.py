@@ -1,13 +1,13 @@
 """What a run of the chain is about: a model, a workspace, settings, and where messages go. Imports no torch."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 from typing import Any, Protocol
 
-from lorachain.chain.stages import Stage, check_replay, default_settings, reasoning_for
+from lorachain.chain.stages import Stage, check_replay, default_settings, reasoning_for, replayable
 from lorachain.config import ChainConfig, Sources, StageConfig
 from lorachain.config_reading import read_config
 from lorachain.data.read_options import options_of
@@ -78,6 +78,17 @@ def load_config(user_file: Path | None = None, overrides: Iterable[Mapping[str, 
     config = read_config(default_settings(), user_file, overrides)
     check_replay(config.stages)
     return config
+
+
+def without_earlier_data(context: ChainContext, stages: Sequence[Stage]) -> ChainContext:
+    """Settings in which `stages` replay nothing that earlier stages train: one started from the base had none."""
+    settings = dict(context.config.stages)
+    for stage in stages:
+        replay = settings[stage.name].replay
+        if replay is not None:
+            own = replay.model_copy(update=dict.fromkeys(replayable(stage), 0.0))
+            settings[stage.name] = settings[stage.name].model_copy(update={"replay": own if own.shares else None})
+    return replace(context, config=context.config.model_copy(update={"stages": settings}))
 
 
 def stage_config(config: ChainConfig, stage: Stage) -> StageConfig:

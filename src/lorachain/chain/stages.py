@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from lorachain.config import SourceKind, StageConfig
+from lorachain.config import ReplayConfig, SourceKind, StageConfig
 from lorachain.errors import ConfigError, WorkspaceError
 
 if TYPE_CHECKING:
@@ -112,7 +112,14 @@ STAGES: tuple[Stage, ...] = (
         command="train 01",
         task=_dictionary,
         source="dictionary",
-        settings=StageConfig(epochs=3, learning_rate=2e-4, batch_size=16, max_length=512, forms=1),
+        settings=StageConfig(
+            epochs=3,
+            learning_rate=2e-4,
+            batch_size=16,
+            max_length=512,
+            forms=1,
+            replay=ReplayConfig(plain_text=0.1),
+        ),
     ),
     Stage(
         name="merge",
@@ -142,7 +149,14 @@ STAGES: tuple[Stage, ...] = (
         task=_exam,
         source="exam",
         keeps="best",
-        settings=StageConfig(epochs=5, learning_rate=2e-4, batch_size=8, max_length=2048, json_share=0.1),
+        settings=StageConfig(
+            epochs=5,
+            learning_rate=2e-4,
+            batch_size=8,
+            max_length=2048,
+            json_share=0.1,
+            replay=ReplayConfig(dictionary=0.1),
+        ),
         restart_from="init",
     ),
 )
@@ -287,7 +301,7 @@ def parent_of(stage: Stage) -> Stage:
 
 
 def from_base(stage: Stage) -> Stage:
-    """`stage` started straight from the base's new LoRA, for ablations.
+    """`stage` started straight from the base's new LoRA, for ablations; see `context.without_earlier_data`.
 
     Raises:
         ConfigError: the stage does not allow it.

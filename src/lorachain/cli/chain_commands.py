@@ -155,12 +155,15 @@ def history(
 def run_command(common: o.Common, command: str, dry_run: bool) -> None:
     """Plans or runs a command's stages, then prints what they changed."""
     from lorachain.chain import stages as table
+    from lorachain.chain.context import without_earlier_data
     from lorachain.chain.plan import check_sources, plan, stages_to_run
 
     stages = list(table.stages_of_command(command))
     if common.from_base:
         stages = [table.from_base(stage) for stage in stages]
     context = o.build_context(common, command, stages)
+    if common.from_base:
+        context = without_earlier_data(context, stages)
     pending = stages_to_run(context, stages)
     sources = check_sources(context, pending)
     if dry_run:
