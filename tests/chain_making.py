@@ -43,10 +43,12 @@ max_samples = 20
 [stages.01]
 epochs = 2
 max_samples = 20
+replay = { plain_text = 0.0 }
 [stages.02]
 epochs = 2
 max_samples = 16
 learning_rate = 1e-3
+replay = { dictionary = 0.0 }
 """
 
 

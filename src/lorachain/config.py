@@ -1,5 +1,6 @@
 """The chain's settings as they are checked; unknown keys are refused. `config_reading` reads them."""
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -103,6 +104,11 @@ class ReplayConfig(_Strict):
         kinds: tuple[SourceKind, ...] = ("plain_text", "dictionary", "exam", "instruct", "known")
         return {kind: getattr(self, kind) for kind in kinds if getattr(self, kind)}
 
+    def only(self, kinds: Collection["SourceKind"]) -> "ReplayConfig | None":
+        """The same without other kinds of data; None where nothing is left."""
+        kept: dict[str, Any] = {kind: share for kind, share in self.shares.items() if kind in kinds}
+        return ReplayConfig(**kept, repeat=self.repeat) if kept else None
+
     @model_validator(mode="after")
     def _leaves_the_stage_its_own(self) -> "ReplayConfig":
         if (total := sum(self.shares.values())) >= 1:
@@ -185,6 +191,10 @@ class StageConfig(_Strict):
     """Both: with `preference` only, see `training.progress.PreferenceSettings`."""
     replay: ReplayConfig | None = None
     """None: nothing is replayed, as where every share is zero."""
+
+    def replaying_only(self, kinds: Collection["SourceKind"]) -> "StageConfig":
+        """The same without replay of other kinds of data."""
+        return self if self.replay is None else self.model_copy(update={"replay": self.replay.only(kinds)})
 
     @model_validator(mode="before")
     @classmethod
@@ -277,6 +287,8 @@ class ReadingConfig(_Strict):
 
 SourceSet = Literal["embedded", "hub"]
 SourceKind = Literal["plain_text", "dictionary", "exam", "instruct", "known"]
+GENERAL_KINDS: tuple[SourceKind, ...] = ("instruct", "known")
+"""Those that no stage trains on, which every stage can replay."""
 
 
 class ChainConfig(_Strict):

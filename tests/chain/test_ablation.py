@@ -82,7 +82,21 @@ def test_every_arm_is_given_the_same_supervised_tokens(name: str) -> None:
         assert replay.repeat
         assert config.stages["02"].batch_size == 2  # of 8: a quarter of the chain's steps are those of 02
     else:
-        assert replay is None
+        replayed = {
+            stage.name: settings.replay.shares
+            for stage in arm.trained
+            if (settings := config.stages[stage.name]).replay
+        }
+        assert (
+            replayed
+            == {
+                "chain": {"01": {"plain_text": 0.1}, "02": {"dictionary": 0.1}},
+                "one-lora": {"01": {"plain_text": 0.1}, "02": {"dictionary": 0.1}},
+                "only-02": {},
+                "without-00": {"02": {"dictionary": 0.1}},
+                "merge-only": {"01": {"plain_text": 0.1}},
+            }[name]
+        )
         shares = {stage: (tokens or 0) / BUDGET for stage, tokens in given.items()}
         tokens_of = {stage: NATURAL[stage].supervised_tokens for stage in given}
         total = sum(tokens_of.values())

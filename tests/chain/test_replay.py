@@ -206,7 +206,7 @@ def test_every_stage_can_replay_instructions() -> None:
         config = load_config(overrides=[parse_setting(f"stages.{stage}.replay.instruct=0.1")])
         replay = config.stages[stage].replay
         assert replay is not None
-        assert replay.shares == {"instruct": 0.1}
+        assert replay.instruct == 0.1
 
 
 def test_a_pool_takes_its_packs_in_turns() -> None:

@@ -85,10 +85,10 @@ def test_each_process_of_a_launcher_touches_its_own_gpu_only(monkeypatch: pytest
     monkeypatch.setenv("LOCAL_RANK", "1")
     for world, name in (("1", "cuda:1"), ("2", "cuda"), ("2", "auto"), ("2", "cpu")):
         monkeypatch.setenv("WORLD_SIZE", world)
-        runtime.start_runtime(load_config(overrides=[{"device": name}]))
+        runtime.start_runtime(load_config(overrides=[{"device": name}]), shared=True)
     assert touched == ["cuda:1", "cuda:1", "auto", "cpu"]
     with pytest.raises(ConfigError, match="device is 'cuda:0', but a launcher started several processes"):
-        runtime.start_runtime(load_config(overrides=[{"device": "cuda:0"}]))
+        runtime.start_runtime(load_config(overrides=[{"device": "cuda:0"}]), shared=True)
 
 
 def test_trainer_neither_moves_the_model_elsewhere_nor_wraps_it_in_data_parallel(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from lorachain.chain.stages import Stage, find_stage
-from lorachain.config import ChainConfig, ReplayConfig, StageConfig
+from lorachain.config import GENERAL_KINDS, ChainConfig, ReplayConfig, StageConfig
 from lorachain.errors import ConfigError
 
 
@@ -85,11 +85,11 @@ def arm_config(
     """
     total = sum(natural[stage.name].supervised_tokens for stage in arm.trained)
     stages: dict[str, StageConfig] = dict(config.stages)
+    sources = [*GENERAL_KINDS, *(stage.source for stage in arm.trained if stage.source)]
     for stage in arm.trained:
-        settings = stages[stage.name]
+        settings = stages[stage.name].replaying_only(sources)  # none of stages that the arm does not have
         tokens = max(1, round(budget * natural[stage.name].supervised_tokens / total))
-        replay = _replay_within(arm, settings.replay)
-        stages[stage.name] = settings.model_copy(update={"supervised_tokens": tokens, "replay": replay})
+        stages[stage.name] = settings.model_copy(update={"supervised_tokens": tokens})
     if arm.mixed:
         mixture_stage = arm.trained[-1].name
         runs = {name: natural[name] for name in (*arm.mixed, mixture_stage)}
@@ -106,12 +106,3 @@ def arm_config(
     ledger = config.ledger.model_copy(update={"measure": False})
     update = {"seed": seed, "stages": stages, "validation": validation, "ledger": ledger, "gates": {}}
     return config.model_copy(update=update)
-
-
-def _replay_within(arm: Arm, replay: ReplayConfig | None) -> ReplayConfig | None:
-    """The configured replay, without the data of stages that the arm does not have."""
-    if replay is None:
-        return None
-    sources = {"instruct", "known", *(stage.source for stage in arm.trained)}
-    kept = {kind: share for kind, share in replay.shares.items() if kind in sources}
-    return ReplayConfig(**kept, repeat=replay.repeat) if kept else None

@@ -7,8 +7,8 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, Protocol
 
-from lorachain.chain.stages import Stage, check_replay, default_settings, reasoning_for, replayable
-from lorachain.config import ChainConfig, Sources, StageConfig
+from lorachain.chain.stages import Stage, check_replay, default_settings, reasoning_for
+from lorachain.config import GENERAL_KINDS, ChainConfig, Sources, StageConfig
 from lorachain.config_reading import read_config
 from lorachain.data.read_options import options_of
 from lorachain.data.sources import with_defaults
@@ -82,13 +82,9 @@ def load_config(user_file: Path | None = None, overrides: Iterable[Mapping[str, 
 
 def without_earlier_data(context: ChainContext, stages: Sequence[Stage]) -> ChainContext:
     """Settings in which `stages` replay nothing that earlier stages train: one started from the base had none."""
-    settings = dict(context.config.stages)
-    for stage in stages:
-        replay = settings[stage.name].replay
-        if replay is not None:
-            own = replay.model_copy(update=dict.fromkeys(replayable(stage), 0.0))
-            settings[stage.name] = settings[stage.name].model_copy(update={"replay": own if own.shares else None})
-    return replace(context, config=context.config.model_copy(update={"stages": settings}))
+    settings = context.config.stages
+    changed = {stage.name: settings[stage.name].replaying_only(GENERAL_KINDS) for stage in stages}
+    return replace(context, config=context.config.model_copy(update={"stages": {**settings, **changed}}))
 
 
 def stage_config(config: ChainConfig, stage: Stage) -> StageConfig:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from lorachain.config import ReplayConfig, SourceKind, StageConfig
+from lorachain.config import GENERAL_KINDS, ReplayConfig, SourceKind, StageConfig
 from lorachain.errors import ConfigError, WorkspaceError
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ def check_replay(settings: Mapping[str, StageConfig]) -> None:
     for stage in training_stages():
         config = settings.get(stage.name)
         shares = config.replay.shares if config is not None and config.replay is not None else {}
-        allowed = (*replayable(stage), "instruct", "known")
+        allowed = (*replayable(stage), *GENERAL_KINDS)
         if wrong := [kind for kind in shares if kind not in allowed]:
             raise ConfigError(
                 f"stages.{stage.name}.replay.{wrong[0]} is {shares[wrong[0]]:g}, but no stage before {stage.name} "
@@ -313,5 +313,9 @@ def from_base(stage: Stage) -> Stage:
 
 
 def default_settings() -> dict[str, StageConfig]:
-    """The default settings of every training stage, by name."""
-    return {stage.name: stage.settings for stage in STAGES if stage.settings is not None}
+    """The default settings of every training stage, by name; they replay only what an earlier stage trains."""
+    return {
+        stage.name: stage.settings.replaying_only((*replayable(stage), *GENERAL_KINDS))
+        for stage in STAGES
+        if stage.settings is not None
+    }
