@@ -231,12 +231,34 @@ def test_other_kinds_of_sharding_are_refused(undisturbed: Undisturbed, setting: 
     assert says in done.err
 
 
-def test_a_command_that_does_not_share_its_work_is_refused(undisturbed: Undisturbed) -> None:
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (("ablate",), "a launcher started 2 processes, and this command does not share its work"),
+        (
+            (
+                "eval",
+                "m",
+                "--out",
+                "o.json",
+                "--protocol",
+                "reasoning",
+                "--engine",
+                "openai",
+                "--base-url",
+                "http://[::1]",
+            ),
+            "--engine openai uses its own GPUs; start `lorachain eval` without a launcher",
+        ),
+    ],
+)
+def test_work_that_is_not_shared_is_refused(undisturbed: Undisturbed, command: tuple[str, ...], says: str) -> None:
     """Each process would do all of it and write the same files."""
-    command = ("ablate", "--model", "tiny", "--workspace", str(undisturbed.place.root), "--device", "cpu")
-    done = undisturbed.server.run(*command, environment=environments()[0])
-    assert done.code == 2
-    assert "a launcher started 2 processes, and this command does not share its work" in done.err
+    options = ("--model", "tiny", "--workspace", str(undisturbed.place.root), "--device", "cpu")
+    pair = [undisturbed.server.start(*command, *options, environment=one) for one in environments()]
+    main, other = map(undisturbed.server.wait, pair)
+    assert (main.code, other.code) == (2, 2)
+    assert says in main.err
 
 
 def test_a_quantized_base_is_not_sharded(undisturbed: Undisturbed, tmp_path: Path) -> None:
