@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 import torch
 
+from lorachain.chain import runtime as runtime_module
 from lorachain.chain import train_stage
 from lorachain.chain.exams import ExamQuestions
 from lorachain.chain.parents import Parent
@@ -191,7 +192,7 @@ def test_the_model_to_train_is_the_parents_adapter_on_its_base(
         lambda base, folder, *, trainable: noted(loaded, (base, folder, trainable), "model"),
     )
     monkeypatch.setattr(
-        train_stage, "shard_layers", lambda model, device: loaded.append(f"{model} sharded on {device}")
+        runtime_module, "shard_layers", lambda model, device: loaded.append(f"{model} sharded on {device}")
     )
     runtime = Runtime(torch.device("cuda:1"), torch.float32, Processes(sharded=sharded))
     assert cast(Any, train_stage.load_trainable_model(context, runtime, parent)) == "model"

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import torch
 from torch import nn
 
 from lorachain.artifacts import EvalResult
@@ -23,7 +22,6 @@ from lorachain.inference.engines.base import TextEngine
 from lorachain.inference.engines.select import EngineOptions, check_engine_options, open_engine
 from lorachain.records import ExamQuestion
 from lorachain.tokens import TokenEncoder
-from lorachain.training.sharding import shard_layers
 from lorachain.weights.load import load_tokenizer
 
 SPLITS = ("dev", "train", "test")
@@ -56,7 +54,7 @@ def evaluate_model(
         ConfigError, DataError, ModelError, AdapterError, WorkspaceError, EngineError: for what they name, before
             anything is scored. EngineError: also where a server fails later; what is finished is kept.
     """
-    check_output(out)
+    runtime.processes.broadcast(lambda: check_output(out))
     _check_engine(engine, protocol)
     if engine.engine != "local" and runtime.processes.world > 1:
         raise ConfigError(f"--engine {engine.engine} uses its own GPUs; start `lorachain eval` without a launcher")
@@ -82,10 +80,8 @@ def evaluate_model(
     if engine.engine == "local":
         model = find_scored_model(context, what)
         identity = model.identity()
-        sharded = runtime.processes.sharded
-        weights, encoder = model.load(torch.device("cpu") if sharded else runtime.device, runtime.dtype)
-        if sharded:
-            shard_layers(weights, runtime.device)
+        weights, encoder = model.load(runtime.loading_device, runtime.dtype)
+        runtime.distribute(weights)
     else:
         writer, encoder, identity = _open_writer(context, runtime, what, engine)
         exam_protocol = make_protocol(protocol, examples=examples, engine=writer, **settings)

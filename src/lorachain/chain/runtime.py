@@ -4,12 +4,14 @@ import os
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
 from lorachain.config import ChainConfig
 from lorachain.errors import ConfigError
 from lorachain.processes import Processes
 from lorachain.training.determinism import prepare_determinism
 from lorachain.training.distributed import join_processes, launched_processes
+from lorachain.training.sharding import shard_layers
 from lorachain.weights.load import resolve_device
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -21,6 +23,16 @@ class Runtime:
     device: torch.device
     dtype: torch.dtype = torch.bfloat16
     processes: Processes = field(default_factory=Processes)
+
+    @property
+    def loading_device(self) -> torch.device:
+        """Where weights are loaded: what will be sharded in main memory, because it need not fit on one GPU."""
+        return torch.device("cpu") if self.processes.sharded else self.device
+
+    def distribute(self, model: nn.Module) -> None:
+        """Shards a model that was loaded on `loading_device`, where its layers are to be."""
+        if self.processes.sharded:
+            shard_layers(model, self.device)
 
 
 def dtype_of(config: ChainConfig) -> torch.dtype:
@@ -42,7 +54,7 @@ def start_runtime(config: ChainConfig, *, shared: bool = False) -> Runtime:
     if launched_processes() > 1 and not shared:
         raise ConfigError(
             f"a launcher started {launched_processes()} processes, and this command does not share its work; start it "
-            "without a launcher (those that do: run, train, merge, eval)"
+            "without a launcher (those that do: init, train, run, eval)"
         )
     if config.training.deterministic:
         prepare_determinism()

@@ -1,8 +1,8 @@
 """One training stage, from its parent's adapter to a trained directory: load, measure, fit, select, check, publish."""
 
 import logging
+from functools import partial
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -35,11 +35,10 @@ from lorachain.memory import reset_peak
 from lorachain.prompts import PROMPT_VERSION
 from lorachain.provenance import ADAPTER_WEIGHTS, sha256_json
 from lorachain.tokens import TokenEncoder
-from lorachain.training.batch_schedule import BatchSchedule
+from lorachain.training.batch_schedule import BatchSchedule, PacksOfEpoch
 from lorachain.training.checkpoints import checkpoint_directory
 from lorachain.training.layers import check_compile
 from lorachain.training.progress import PreferenceSettings, Progress, TrainingSettings
-from lorachain.training.sharding import shard_layers
 from lorachain.training.trackers import Tracking
 from lorachain.training.trainer import train
 from lorachain.weights.load import drop_vision_tower, load_model, load_tokenizer
@@ -183,13 +182,10 @@ def open_record(context: ChainContext, runtime: Runtime, stage: Stage, fingerpri
 
 def load_trainable_model(context: ChainContext, runtime: Runtime, parent: Parent) -> PeftModel:
     """The parent's adapter on its base, ready to train."""
-    # What will be sharded is loaded next to the GPU: the whole model need not fit on it.
-    device = torch.device("cpu") if runtime.processes.sharded else runtime.device
-    base = load_model(parent.base, device, runtime.dtype, context.config.quantization)
+    base = load_model(parent.base, runtime.loading_device, runtime.dtype, context.config.quantization)
     drop_vision_tower(base)
     model = load_adapter(base, parent.folder, trainable=True)
-    if runtime.processes.sharded:
-        shard_layers(model, runtime.device)
+    runtime.distribute(model)
     return model
 
 
@@ -219,21 +215,25 @@ def task_measures(run: StageRun, model: PeftModel) -> Measures:
 def make_schedule(run: StageRun) -> BatchSchedule:
     """Which packs each optimizer step trains on."""
     config, inputs = run.context.config, run.inputs
-    settings, once = stage_config(config, run.stage), run.runtime.processes.first_on_each_node
-    replay = inputs.replay
+    settings = stage_config(config, run.stage)
     schedule = BatchSchedule(
-        lambda epoch: once(lambda: inputs.task.packs_of_epoch(epoch)),
+        _written_once(run, inputs.task.packs_of_epoch),
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         micro_batch_tokens=config.training.micro_batch_tokens,
         pad_id=inputs.encoder.pad_id,
         seed=config.seed,
         processes=run.runtime.processes,
-        replay_of_epoch=(lambda epoch: once(lambda: replay.packs_of_epoch(epoch))) if replay else None,
+        replay_of_epoch=_written_once(run, inputs.replay.packs_of_epoch) if inputs.replay else None,
     )
     if settings.supervised_tokens is not None:
         schedule.steps = schedule.steps_nearest(settings.supervised_tokens)
     return schedule
+
+
+def _written_once(run: StageRun, packs_of_epoch: PacksOfEpoch) -> PacksOfEpoch:
+    """The packs of an epoch, whose tokens one process of each node writes when the epoch begins."""
+    return lambda epoch: run.runtime.processes.first_on_each_node(partial(packs_of_epoch, epoch))
 
 
 def fit(run: StageRun, model: PeftModel) -> tuple[Progress, dict[str, Tensor]]:

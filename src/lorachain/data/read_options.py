@@ -11,15 +11,16 @@ from urllib.parse import unquote
 
 from lorachain.data.columns import FIELDS
 from lorachain.data.encodings import canonical_encoding
+from lorachain.data.workbook import WORKBOOK_SUFFIXES
 from lorachain.errors import ConfigError, DataError
 
 DELIMITERS = {",": ",", "comma": ",", ";": ";", "semicolon": ";", "tab": "\t", "|": "|", "pipe": "|"}
-_DELIMITED, _WORKBOOKS = (".csv", ".tsv"), (".xlsx", ".ods")
+_DELIMITED = (".csv", ".tsv")
 _OF_FILES = {
     "encoding": (".txt", ".jsonl", ".json", *_DELIMITED),
     "delimiter": _DELIMITED,
-    "sheet": _WORKBOOKS,
-    "header": (*_DELIMITED, *_WORKBOOKS),
+    "sheet": WORKBOOK_SUFFIXES,
+    "header": (*_DELIMITED, *WORKBOOK_SUFFIXES),
 }
 _ESCAPED = {"%": "%25", ",": "%2C", "=": "%3D", "#": "%23"}
 

@@ -46,7 +46,7 @@ def run_evaluation(
         DataError: no questions, an id twice, or the unfinished evaluation at `out` is another one.
         ConfigError, WorkspaceError: `out` cannot be written, or exists.
     """
-    check_output(out)
+    processes.broadcast(lambda: check_output(out))
     check_questions(questions)
     journal = Journal(out, {
         "journal_version": JOURNAL_VERSION, "model": model_identity.as_dict(), "protocol": protocol.name,

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
-import psutil
 import torch
 from torch import Tensor, nn
 
@@ -14,22 +13,20 @@ from lorachain.errors import DeviceError
 from lorachain.inference.batching import fits, forward_groups
 from lorachain.inference.eval_mode import eval_mode
 from lorachain.inference.forward import hidden_states
-from lorachain.inference.kv_cache import KvCache, sequence_bytes
+from lorachain.inference.kv_cache import KvCache, default_cache_bytes, sequence_bytes
 from lorachain.inference.logprobs import greedy_tokens, non_finite_logits
 from lorachain.inference.prefix_cache import KeyValues, PrefixCache, compute_prefix_cache
 from lorachain.inference.prefix_groups import family_tree, prefix_groups, tree_paths
 from lorachain.inference.sampling import sample_tokens
 from lorachain.inference.shared_work import share_groups
-from lorachain.memory import free_memory
 from lorachain.tokens import TokenEncoder
-from lorachain.weights.load import configured_end_ids, head_weight, is_sharded, plain_model, text_decoder
+from lorachain.weights.load import configured_end_ids, head_weight, plain_model, text_decoder
 
 logger = logging.getLogger(__name__)
 
 _TAIL = 48
 """The stop condition sees the text of this many last ids, more than any stop string takes."""
 _MAX_SLOTS = 64
-_CACHE_BYTES_ON_CPU = 2 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,24 +212,6 @@ def _generate(
             else:
                 append_next(_decode_step(cache, [sequence.ids[-1] for sequence in running]), running)
             remove_finished()
-
-
-def default_cache_bytes(model: nn.Module) -> int:
-    """Bytes for keys and values: on a CPU 2 GiB, or an eighth of the memory where that is less; on an accelerator a
-    quarter of its memory, or half of what is free there where that is less.
-
-    On a CPU the same for every run, whatever else is running: the number of sequences in a batch decides how its sums
-    are rounded. What is free on an accelerator differs from process to process: a sharded model, whose processes must
-    take the same steps, gets the quarter.
-    """
-    device = next(text_decoder(model).parameters()).device
-    if device.type != "cuda":
-        total: int = psutil.virtual_memory().total
-        return min(_CACHE_BYTES_ON_CPU, total // 8)
-    share: int = torch.cuda.get_device_properties(device).total_memory // 4
-    if is_sharded(model):
-        return share
-    return min(share, free_memory(device) // 2)
 
 
 def _slots(model: nn.Module, prompts: Sequence[list[int]], max_new_tokens: int, cache_bytes: int | None) -> int:

@@ -3,15 +3,19 @@
 from collections.abc import Sequence
 from typing import cast
 
+import psutil
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from lorachain.inference.masks import as_attention_mask
 from lorachain.inference.prefix_cache import KeyValues
+from lorachain.memory import free_memory
+from lorachain.weights.load import is_sharded, text_decoder
 
 _GROWTH = 64
 """Ids that the buffers grow by, at least."""
+_BYTES_ON_CPU = 2 * 2**30
 _KINDS = ("full_attention", "sliding_attention")
 
 
@@ -180,3 +184,21 @@ def _grown(buffer: Tensor, size: int) -> Tensor:
     if size == held:
         return buffer
     return torch.cat([buffer, buffer.new_zeros((slots, heads, size - held, width))], dim=2)
+
+
+def default_cache_bytes(model: nn.Module) -> int:
+    """Bytes for keys and values: on a CPU 2 GiB, or an eighth of the memory where that is less; on an accelerator a
+    quarter of its memory, or half of what is free there where that is less.
+
+    On a CPU the same for every run, whatever else is running: the number of sequences in a batch decides how its sums
+    are rounded. What is free on an accelerator differs from process to process: a sharded model, whose processes must
+    take the same steps, gets the quarter.
+    """
+    device = next(text_decoder(model).parameters()).device
+    if device.type != "cuda":
+        total: int = psutil.virtual_memory().total
+        return min(_BYTES_ON_CPU, total // 8)
+    share: int = torch.cuda.get_device_properties(device).total_memory // 4
+    if is_sharded(model):
+        return share
+    return min(share, free_memory(device) // 2)

@@ -19,6 +19,9 @@ from lorachain.tokens import IGNORE_INDEX, TokenRow, collate, collate_packed, pa
 Pack = Sequence[TokenRow]
 """A row of a training batch: one sequence, or several that do not attend to each other."""
 
+PacksOfEpoch = Callable[[int], Sequence[Pack]]
+"""The packs of an epoch (0-based)."""
+
 BUCKET_STEPS = 16
 """Packs are sorted by length within so many steps: less padding, and still a random order over the epoch."""
 
@@ -48,7 +51,7 @@ class BatchSchedule(Dataset[StepInputs]):
 
     def __init__(
         self,
-        packs_of_epoch: Callable[[int], Sequence[Pack]],
+        packs_of_epoch: PacksOfEpoch,
         *,
         epochs: int,
         batch_size: int,
@@ -56,7 +59,7 @@ class BatchSchedule(Dataset[StepInputs]):
         pad_id: int,
         seed: int,
         processes: Processes | None = None,
-        replay_of_epoch: Callable[[int], Sequence[Pack]] | None = None,
+        replay_of_epoch: PacksOfEpoch | None = None,
     ) -> None:
         self.packs_of_epoch = packs_of_epoch
         self.replay_of_epoch = replay_of_epoch
