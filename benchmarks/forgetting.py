@@ -1,10 +1,12 @@
 """Forgetting made, then prevented: names are taught, then another convention on prompts of the same form, with replay.
 
-    python benchmarks/forgetting.py --names kcd8_ko_en.jsonl --out forgetting/ [--seeds 0,1,2]
+    python benchmarks/forgetting.py --names kcd8_ko_en.jsonl --out forgetting/ [--seeds 0,1,2] [--chapter M]
 
 Task A teaches the English names of 300 diseases in the form `용어: … / 영어:`, and back. Task B has the same form and
-300 other diseases, but writes "ICD" before each English name: what it overwrites is the convention, not a name. Both
-are stage 01's task with its own form only (`forms = 0`); B replays A at each share, in batches of the same schedule.
+300 other diseases, but writes "ICD" before each English name: what it overwrites is the convention, not a name. Which
+diseases belong to which task is arbitrary, or with --chapter recognizable: B has the names of that chapter, A those of
+the others. Both are stage 01's task with its own form only (`forms = 0`); B replays A at each share, in batches of the
+same schedule.
 Reported, for each share: exact match of the English names of A and of B after B, with Wilson intervals, and A after A.
 The rows of --names are objects with `code`, `korean` and `english`. A run that was interrupted resumes; finished scores
 are not repeated.
@@ -25,9 +27,11 @@ LONGEST_KOREAN, LONGEST_ENGLISH = 20, 40
 ASKED: Any = "term->english"
 
 
-def draw_names(path: Path, count: int, seed: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+def draw_names(
+    path: Path, count: int, seed: int, chapter: str | None = None
+) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """Entries of the two tasks, no name, English name or code in both: chapters A to N, short names that say neither
-    "other" nor "unspecified"."""
+    "other" nor "unspecified". With a chapter, the second task has only its names and the first none of them."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     usable: dict[str, dict[str, str]] = {}
     for row in rows:
@@ -35,9 +39,16 @@ def draw_names(path: Path, count: int, seed: int) -> tuple[list[dict[str, str]],
         short = len(row["korean"]) <= LONGEST_KOREAN and len(row["english"]) <= LONGEST_ENGLISH
         if "A" <= row["code"][0] <= "N" and short and not vague:
             usable.setdefault(row["korean"], row)
-    drawn = random.Random(f"forgetting:{seed}").sample(sorted(usable.values(), key=lambda r: r["code"]), 2 * count)
-    first = [{"term": row["korean"], "english": row["english"]} for row in drawn[:count]]
-    second = [{"term": row["korean"], "english": f"ICD {row['english']}"} for row in drawn[count:]]
+    names = sorted(usable.values(), key=lambda row: row["code"])
+    generator = random.Random(f"forgetting:{seed}")
+    if chapter is None:
+        drawn = generator.sample(names, 2 * count)
+        own, others = drawn[count:], drawn[:count]
+    else:
+        own = generator.sample([row for row in names if row["code"].startswith(chapter)], count)
+        others = generator.sample([row for row in names if not row["code"].startswith(chapter)], count)
+    first = [{"term": row["korean"], "english": row["english"]} for row in others]
+    second = [{"term": row["korean"], "english": f"ICD {row['english']}"} for row in own]
     return first, second
 
 
@@ -98,7 +109,7 @@ def run_one(arguments: argparse.Namespace, seed: int, share: float) -> dict[str,
     if done.exists():
         stored: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
         return stored
-    first, second = draw_names(arguments.names, arguments.count, seed)
+    first, second = draw_names(arguments.names, arguments.count, seed, arguments.chapter)
     files = {"A": write_entries(place / "a.jsonl", first), "B": write_entries(place / "b.jsonl", second)}
     workspace = place / f"replay-{share:g}"
     after_first = place / "after-a"
@@ -188,6 +199,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--shares", default=",".join(f"{share:g}" for share in SHARES))
     parser.add_argument("--count", type=int, default=300, help="names per task")
+    parser.add_argument("--chapter", help="the chapter of KCD whose names task B teaches; without it any")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     arguments = parser.parse_args()
