@@ -3,7 +3,7 @@
     python benchmarks/reasoning.py --adapter DIR --base DIR --exam DIR --dictionary FILE [--questions 6]
 
 The writer is an adapter that was trained on reasoning, so that some samples are accepted. Both contenders draw
-`--samples` samples for each of the same questions and make the same checks. `plain` calls `transformers.generate` with
+`--samples` samples for each of a round's questions and make the same checks. `plain` calls `transformers.generate` with
 batches of 8 and transformers' own attention, every prompt by itself, the options in the order of the question; its
 further orders of the shuffle check are asked in the same way. The support of an answer is scored by the same code for
 both, which favors `plain`. Sampling is not the same draw for draw, so accepted samples differ by chance: samples drawn
@@ -116,9 +116,8 @@ def load(arguments: argparse.Namespace) -> Setting:
         scorer = ModelScorer(model, encoder, "options", lambda question: "", 8192)
         return writer, Verifier(writer, scorer, screen, terms, min_hangul=0.7, orders=2)
 
-    return Setting(
-        model, encoder, spread(train, arguments.questions), verifier_for, plain_model(model).config._attn_implementation
-    )
+    questions = spread(train, arguments.questions * arguments.rounds)
+    return Setting(model, encoder, questions, verifier_for, plain_model(model).config._attn_implementation)
 
 
 def ours(setting: Setting) -> list[Any]:
@@ -174,7 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("adapter", "base", "exam", "dictionary"):
         parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--questions", type=int, default=6)
+    parser.add_argument("--questions", type=int, default=6, help="in each round, others in every round")
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--new-tokens", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=2)
@@ -186,9 +185,10 @@ def main() -> None:
     contenders = {"lorachain": ours, "plain": plain}
     totals = {name: {"seconds": 0.0, "cpu_seconds": 0.0, "drawn": 0, "right": 0, "accepted": 0} for name in contenders}
     for number in range(arguments.rounds):
+        of_round = replace(setting, questions=setting.questions[number :: arguments.rounds])
         for name, write in contenders.items():
             start, cpu = time.monotonic(), time.process_time()
-            samples = write(setting)
+            samples = write(of_round)
             figures = {
                 "seconds": time.monotonic() - start,
                 "cpu_seconds": time.process_time() - cpu,

@@ -52,6 +52,17 @@ def test_the_tasks_share_no_name_and_differ_in_their_convention(names: Path) -> 
     assert forgetting.draw_names(names, 20, 1) != (first, second)
 
 
+def test_with_a_chapter_the_second_task_has_only_its_names(names: Path) -> None:
+    with names.open("a", encoding="utf-8") as file:
+        for number in range(5):
+            row = {"code": f"M{number:02}.0", "korean": f"관절병{number}", "english": f"joint disease {number}"}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    first, second = forgetting.draw_names(names, 5, 0, "M")
+    assert {entry["term"] for entry in second} == {f"관절병{number}" for number in range(5)}
+    assert not any("joint" in entry["english"] for entry in first)
+    assert len(first) == 5
+
+
 def test_the_second_task_continues_the_lora_of_the_first() -> None:
     init, first, second = forgetting.two_task_chain()
     assert (init.kind, first.parent, second.parent) == ("init", "init", "01")
