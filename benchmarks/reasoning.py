@@ -114,7 +114,7 @@ def load(arguments: argparse.Namespace) -> Setting:
 
         writer = Writer(engine, request, settings)
         scorer = ModelScorer(model, encoder, "options", lambda question: "", 8192)
-        return writer, Verifier(writer, scorer, screen, terms, min_hangul=0.7, orders=2)
+        return writer, Verifier(writer, "options", scorer, screen, terms, min_hangul=0.7, orders=2)
 
     questions = spread(train, arguments.questions * arguments.rounds)
     return Setting(model, encoder, questions, verifier_for, plain_model(model).config._attn_implementation)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from lorachain.data.gates.held_out import open_text_screen
 from lorachain.data_settings import ContaminationConfig
 from lorachain.inference.engines.base import Completion, EngineIdentity, FinishReason, Message, Sampling, TextRequest
+from lorachain.prompts import AnswerStyle
 from lorachain.reasoning.orders import in_order, sample_order
 from lorachain.reasoning.sample import Written, question_key
 from lorachain.reasoning.term_check import TermCheck
@@ -90,9 +91,14 @@ def writer(engine: ScriptedEngine, settings: WritingSettings = SETTINGS) -> Writ
     return Writer(engine, engine.request, settings)
 
 
-def verifier(engine: ScriptedEngine, support: Callable[[str | None], bool] | None = None) -> Verifier:
+def verifier(
+    engine: ScriptedEngine,
+    support: Callable[[str | None], bool] | None = None,
+    style: AnswerStyle = "options",
+) -> Verifier:
     return Verifier(
         writer=writer(engine),
+        style=style,
         score_options=scorer(support or (lambda text: text is not None and "혈색소" in text)),
         screen=open_text_screen([HELD_OUT], ContaminationConfig()),
         terms=TermCheck(DICTIONARY),

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from reasoning_making import GOOD, HELD_OUT, QUESTION, Answer, ScriptedEngine, named, right, verifier, written
 
+from lorachain.prompts import AnswerStyle
 from lorachain.reasoning.sample import Check, Sample, question_key
 from lorachain.reasoning.text_checks import miscopies_a_term
 from lorachain.records import ExamQuestion
@@ -93,6 +94,20 @@ def test_an_answer_that_changes_with_the_order_is_rejected(number: int) -> None:
     letter = "ABCDE"[own.order.index(QUESTION.answer)]
     following = "ABCDE"[("ABCDE".index(letter) + 1) % 5]
     assert check(right, number, asked_again=lucky(letter + following)).rejected_by == "shuffle"
+
+
+@pytest.mark.parametrize(("style", "passes"), [("options", True), ("letters", False)])
+def test_an_answer_is_read_in_the_way_that_the_model_is_scored(style: AnswerStyle, passes: bool) -> None:
+    """The right option's text with a letter that is another's: where the model answers by the text, the text counts."""
+
+    def right_text(question: ExamQuestion) -> str:
+        other = "A" if question.answer_letter != "A" else "B"
+        return f" {GOOD}\n정답： {question.answer_text} ({other})"
+
+    checks = verifier(ScriptedEngine(right_text), style=style)
+    drawn_right, drawn = checks.check({question_key(QUESTION): QUESTION}, [written(right), written(right_text, 1)])
+    assert ("shuffle" not in drawn_right.failed) == passes
+    assert ("right" not in drawn.failed) == passes
 
 
 def test_the_further_orders_repeat_no_letter_of_the_right_option() -> None:

@@ -232,6 +232,7 @@ def _write(
     )
     verifier = Verifier(
         writer=writer,
+        style=context.entry.answer_style,
         score_options=ModelScorer(
             weights, encoder, context.entry.answer_style, examples.text, context.config.validation.token_budget
         ),

@@ -9,10 +9,11 @@ Lines are cut to a length that the options decide, and patterns on them have a b
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from lorachain.content_letters import ENDINGS, WINDOW, cleaned, is_known_name, squeezed
+from lorachain.prompts import AnswerStyle
 from lorachain.records import LETTERS
 
 _BLANK_OR_EMPHASIS = " \t\r\n\f\v\u00a0\u3000*_`"
@@ -97,6 +98,11 @@ def reasoned_text_choice(text: str, options: Sequence[str]) -> int | None:
         if len(named) == 1:
             return named[0]
     return reasoned_choice(text, options)
+
+
+def choice_reader(style: AnswerStyle) -> Callable[[str, Sequence[str]], int | None]:
+    """How an answer in free text is read of a model that answers in this style."""
+    return reasoned_text_choice if style == "options" else reasoned_choice
 
 
 def _choice_of_statement(line: str, options: Sequence[str]) -> int | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from lorachain.evaluation.answer_line import answer_line_complete, reasoned_choice, reasoned_text_choice
+from lorachain.evaluation.answer_line import answer_line_complete, choice_reader
 from lorachain.evaluation.measures import DIRECT, EXPLAINED, MeasureKind
 from lorachain.evaluation.reasoning_text import hangul_share, names_another, reasoning_of
 from lorachain.evaluation.scoring import score_questions
@@ -94,8 +94,7 @@ def direct_choices(
 
 
 def _explanation(question: ExamQuestion, direct: int, generation: Generation, style: AnswerStyle) -> Explanation:
-    read = reasoned_text_choice if style == "options" else reasoned_choice
-    chosen = read(generation.text, question.options)
+    chosen = choice_reader(style)(generation.text, question.options)
     reasoning = reasoning_of(generation.text)
     return Explanation(
         question=(question.exam, question.id),

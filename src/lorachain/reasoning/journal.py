@@ -13,12 +13,13 @@ from lorachain.append_file import append_line, drop_cut_off_line, read_complete_
 from lorachain.artifacts.reasoning import WrittenSample, WrittenUnit
 from lorachain.artifacts.schema import first_problem
 from lorachain.errors import DataError
+from lorachain.prompts import AnswerStyle
 from lorachain.reasoning.orders import in_order
 from lorachain.reasoning.requests import split_sample
 from lorachain.reasoning.sample import Check, Sample, Written
 from lorachain.records import ExamQuestion
 
-VERSION = 1
+VERSION = 2
 
 
 class ReasoningJournal:
@@ -83,12 +84,12 @@ def stored_sample(sample: Sample) -> WrittenSample:
     )
 
 
-def restored_sample(stored: WrittenSample, question: ExamQuestion) -> Sample:
-    """The checked sample that the journal holds."""
+def restored_sample(stored: WrittenSample, question: ExamQuestion, style: AnswerStyle) -> Sample:
+    """The checked sample that the journal holds, of a model that answers in this style."""
     written = Written(
         stored.question, stored.number, stored.order, stored.hinted, stored.text, stored.tokens, stored.finish
     )
-    sample = split_sample(written, in_order(question, stored.order))
+    sample = split_sample(written, in_order(question, stored.order), style)
     sample.failed = cast(list[Check], list(stored.failed))
     sample.shuffled_choices = stored.shuffled_choices
     sample.support, sample.support_gain = stored.support, stored.support_gain

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lorachain.evaluation.answer_line import reasoned_choice
+from lorachain.evaluation.answer_line import choice_reader
 from lorachain.evaluation.reasoning_text import reasoning_of
 from lorachain.inference.engines.base import Message, TextRequest
 from lorachain.prompts import (
@@ -46,11 +46,13 @@ def writing_request(
     return TextRequest(render(prompt, turns), (message,), seed)
 
 
-def split_sample(written: Written, shown: ExamQuestion) -> Sample:
+def split_sample(written: Written, shown: ExamQuestion, style: AnswerStyle) -> Sample:
     """The reasoning before the answer line, and the option that the answer names.
 
     Args:
         shown: the question with its options in the sample's order.
+        style: how the model is trained to answer: where that is by an option's text, the text decides, not a letter
+            behind it, as where the model is scored.
     """
     text = written.text.strip().removeprefix(REASONING_CUE).strip()
-    return Sample(written, reasoning_of(text), reasoned_choice(text, shown.options))
+    return Sample(written, reasoning_of(text), choice_reader(style)(text, shown.options))

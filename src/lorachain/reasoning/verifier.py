@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lorachain.data.gates.held_out import TextScreen
+from lorachain.evaluation.answer_line import choice_reader
 from lorachain.evaluation.reasoning_text import hangul_share
+from lorachain.prompts import AnswerStyle
 from lorachain.reasoning import text_checks
 from lorachain.reasoning.orders import Order, check_letters, check_order, in_order
 from lorachain.reasoning.requests import split_sample
@@ -30,6 +32,8 @@ class Verifier:
 
     writer: Writer
     """It answers again."""
+    style: AnswerStyle
+    """How it answers."""
     score_options: OptionScorer
     screen: TextScreen
     terms: TermCheck
@@ -54,7 +58,7 @@ class Verifier:
 
     def _check_text(self, question: ExamQuestion, written: Written) -> Sample:
         shown = in_order(question, written.order)
-        sample = split_sample(written, shown)
+        sample = split_sample(written, shown, self.style)
         text = sample.reasoning
         if sample.chosen is None:
             sample.failed.append("parsed")
@@ -94,10 +98,9 @@ class Verifier:
                 asked[sample.written.question, order] = None
         keys = list(asked)
         shown = [in_order(questions[name], order) for name, order in keys]
+        read = choice_reader(self.style)
         for (name, order), question, completion in zip(keys, shown, self.writer.answer(shown), strict=True):
-            choice = split_sample(
-                Written(name, 0, order, False, completion.text, completion.tokens, completion.finish), question
-            ).chosen
+            choice = read(completion.text, question.options)
             asked[name, order] = None if choice is None else order[choice]
         for sample in samples:
             question = questions[sample.written.question]

@@ -49,7 +49,7 @@ def write_reasoning(
         names = tuple(map(question_key, part))
         first = 0
         for unit in stored[names, hinted]:
-            samples.extend(restored_sample(one, by_key[one.question]) for one in unit.samples)
+            samples.extend(restored_sample(one, by_key[one.question], verifier.style) for one in unit.samples)
             first = unit.end
         if first < writer.settings.samples:
             numbers = range(first, writer.settings.samples)

@@ -11,7 +11,7 @@ from torch import nn
 
 from lorachain.artifacts.schema import Record
 from lorachain.errors import ConfigError
-from lorachain.evaluation.answer_line import answer_line_complete, reasoned_choice, reasoned_text_choice
+from lorachain.evaluation.answer_line import answer_line_complete, choice_reader
 from lorachain.evaluation.explained import direct_choices, tax_of_explaining
 from lorachain.evaluation.protocols.base import Option, QuestionResult
 from lorachain.evaluation.protocols.generated import WrittenDetail, written_report, written_row
@@ -91,7 +91,7 @@ class Reasoning:
         direct: list[int] | list[None] = [None] * len(questions)
         if model is not None and encoder is not None:
             direct = direct_choices(model, encoder, questions, self.style, token_budget=self.token_budget)
-        read = reasoned_text_choice if self.style == "options" else reasoned_choice
+        read = choice_reader(self.style)
         rows = []
         for number, question in enumerate(questions):
             samples = [completions[number * self.samples + sample] for sample in range(self.samples)]
