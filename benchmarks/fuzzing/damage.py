@@ -1,8 +1,10 @@
 """Damaged files, drawn by Hypothesis from good ones."""
 
+import io
 import json
 import re
 import struct
+import zipfile
 from copy import deepcopy
 from typing import Any
 
@@ -180,6 +182,42 @@ def damaged_header(draw: st.DrawFn, content: bytes) -> bytes:
     if draw(st.integers(0, 9)) == 0:
         data = data[: draw(st.integers(0, len(data)))] + draw(st.binary(max_size=9))
     return struct.pack("<Q", len(changed)) + changed + data
+
+
+@st.composite
+def damaged_workbook(draw: st.DrawFn, content: bytes) -> bytes:
+    """A zip archive with one part damaged, missing or much larger when unpacked; or damaged as bytes."""
+    how = draw(st.sampled_from(["part", "part", "part", "attribute", "attribute", "missing", "large", "bytes"]))
+    if how == "bytes":
+        return draw(damaged_bytes(content, len(content)))
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    name = draw(st.sampled_from(sorted(parts)))
+    if how == "part":
+        parts[name] = draw(damaged_bytes(parts[name], len(parts[name])))
+    elif how == "attribute":
+        parts[name] = _other_attribute(draw, parts[name])
+    elif how == "missing":
+        del parts[name]
+    else:
+        parts[name] += draw(st.sampled_from([b" ", b"<row>", b"<c>0</c>"])) * draw(st.sampled_from([10**4, 10**7]))
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for part, data in parts.items():
+            archive.writestr(part, data)
+    return packed.getvalue()
+
+
+def _other_attribute(draw: st.DrawFn, xml: bytes) -> bytes:
+    """XML with another value in one attribute, such as a cell's position, type or repetition."""
+    values = list(re.finditer(rb'="([^"]*)"', xml))
+    if not values:
+        return xml
+    chosen = draw(st.sampled_from(values))
+    other = draw(
+        st.sampled_from([b"", b"-1", b"0", b"1048576", b"XFD1048576", b"99999999999", b"s", b"e", b"d", b"&x;"])
+    )
+    return xml[: chosen.start(1)] + other + xml[chosen.end(1) :]
 
 
 TEMPLATE_PARTS = [

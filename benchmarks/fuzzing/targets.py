@@ -41,6 +41,7 @@ def make_target(kind: str, root: Path) -> Target:
         "checkpoint": _checkpoint,
         "lock": _lock,
         "journal": _journal,
+        "data": _data,
     }
     return makers[kind](root)
 
@@ -316,3 +317,67 @@ def _journal(root: Path) -> Target:
         return ""
 
     return Target(d.damaged_lines(content).map(lambda changed: {name: changed}), read)
+
+
+def _data(root: Path) -> Target:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from lorachain.data.dictionary import load_dictionary
+    from lorachain.data.exam import load_exam
+    from lorachain.data.instruct import load_instructions
+    from lorachain.data.plain_text import stream_plain_text
+    from lorachain.errors import LorachainError
+    from workbook_making import write_workbook
+
+    row: dict[str, Any] = {
+        "term": "간염", "definition": "간의 염증", "english": "hepatitis", "text": "문서", "question": "질문은?",
+        **dict(zip("ABCDE", "가나다라마", strict=True)), "answer": 1, "cot": "", "year": 2021, "period": 1,
+        "q_number": 1,
+    }  # fmt: skip
+    turns = [{"role": "user", "content": "무엇?"}, {"role": "assistant", "content": "답"}]
+    line = json.dumps(row, ensure_ascii=False)
+    table = "\n".join(",".join(map(str, values)) for values in (row, row.values(), row.values()))
+    for name, text in {
+        "rows.jsonl": f"{line}\n{line}\n",
+        "rows.json": f"[{line}]",
+        "chat.jsonl": json.dumps({"messages": turns}) + "\n",
+        "rows.csv": table,
+        "rows.tsv": table.replace(",", "\t"),
+        "rows.txt": "문서\n\n둘째 문서\n",
+    }.items():
+        (root / name).write_text(text, encoding="utf-8")
+    pq.write_table(pa.Table.from_pylist([row] * 3), root / "rows.parquet")
+    cells = [list(row), list(row.values()), list(row.values())]
+    for name in ("rows.xlsx", "rows.ods"):
+        write_workbook(root / name, {"표": cells})
+
+    def read_all(path: str) -> str:
+        """The messages, or nothing where one of the readers takes the file."""
+        readers: list[Callable[[], object]] = [
+            lambda: load_dictionary([path]),
+            lambda: load_exam([path], "train"),
+            lambda: list(stream_plain_text([path])),
+            lambda: load_instructions([path]),
+        ]
+        refused = []
+        for read in readers:
+            try:
+                read()
+            except LorachainError as error:
+                refused.append(str(error) or "no message")
+        return "\n".join(refused) if len(refused) == len(readers) else ""
+
+    def read(files: Files) -> str:
+        ((name, content),) = files.items()
+        good = (root / name).read_bytes()
+        try:
+            (root / name).write_bytes(content)
+            return read_all(str(root / name))
+        finally:
+            (root / name).write_bytes(good)
+
+    ways: dict[str, Any] = dict.fromkeys(["rows.jsonl", "chat.jsonl"], d.damaged_lines)
+    ways |= {"rows.json": d.damaged_json, "rows.xlsx": d.damaged_workbook, "rows.ods": d.damaged_workbook}
+    ways |= dict.fromkeys(["rows.csv", "rows.tsv", "rows.txt", "rows.parquet"], d.damaged_bytes)
+    return Target(_of(root, ways), read)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-KINDS = ("config", "adapter", "safetensors", "index", "tokenizer", "checkpoint", "lock", "journal")
+KINDS = ("config", "adapter", "safetensors", "index", "tokenizer", "checkpoint", "lock", "journal", "data")
 _PER_ROUND = 300
 """Examples of one seed: Hypothesis remembers all of a round."""
 _MOST_ADDRESS_SPACE = 24 * 2**30
