@@ -132,7 +132,9 @@ def ours(setting: Setting) -> list[Any]:
     )
     with tempfile.TemporaryDirectory() as folder:
         journal = ReasoningJournal(Path(folder) / "journal.jsonl", {})
-        return write_reasoning(setting.questions, writer, verifier, journal, [], on_progress=lambda drawn, passed: None)
+        return write_reasoning(
+            setting.questions, writer, verifier, [], store=journal.append, on_progress=lambda drawn, passed: None
+        )
 
 
 def plain(setting: Setting) -> list[Any]:

@@ -3,6 +3,7 @@
 The adapter is that of one process to rounding, and an interrupted run resumes exactly.
 """
 
+import json
 import os
 import signal
 import socket
@@ -55,14 +56,14 @@ class Pair:
             for rank, environment in enumerate(environments())
         ]
 
-    def start_evaluation(self, command: tuple[str, ...], at: int = 0) -> list[Running]:
+    def start_command(self, command: tuple[str, ...], at: int = 0) -> list[Running]:
         return [
             self.base.server.start(*command, environment={**environment, **self.sharding}, at=0 if rank else at)
             for rank, environment in enumerate(environments())
         ]
 
-    def evaluate(self, command: tuple[str, ...]) -> list[Done]:
-        both = self.wait(self.start_evaluation(command))
+    def run_command(self, command: tuple[str, ...]) -> list[Done]:
+        both = self.wait(self.start_command(command))
         assert [done.code for done in both] == [0, 0], [done.err for done in both]
         return both
 
@@ -150,17 +151,62 @@ def test_an_evaluation_by_two_processes_is_that_of_one(pair: Pair, protocol: str
         return ("eval", "base", "--out", str(pair.place.root / out), "--device", "cpu", *settings, *limit)
 
     assert pair.base.server.run(*command("one.json")).code == 0
-    _, other = pair.evaluate(command("two.json"))
+    _, other = pair.run_command(command("two.json"))
     assert other.out == other.err == ""
     assert scores(pair.place.root / "two.json") == scores(pair.place.root / "one.json")
 
-    killed, left = pair.start_evaluation(command("three.json"), at=3)  # as the third batch is written
+    killed, left = pair.start_command(command("three.json"), at=3)  # as the third batch is written
     assert pair.base.server.wait(killed).code == -9
     os.kill(left.pid, signal.SIGKILL)
     pair.base.server.wait(left)
     assert (pair.place.root / "three.json.unfinished.jsonl").is_file()
     assert pair.base.server.run(*command("three.json")).code == 0
     assert scores(pair.place.root / "three.json") == scores(pair.place.root / "one.json")
+
+
+def test_reasoning_written_by_two_processes_is_that_of_one(pair: Pair) -> None:
+    """Sample by sample, with the command and its bytes; a killed run resumes with any number of processes."""
+    pair.renew()
+    questions = [
+        {"question": f"맥박 {i}?", **dict(zip("ABCDE", "가나다라마", strict=True)), "answer": i % 5 + 1}
+        for i in range(20)
+    ]
+    exam = pair.place.root / "exam" / "doctor"
+    exam.mkdir(parents=True)
+    for split, rows in (("train", questions[:18]), ("dev", questions[18:])):
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (exam / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+
+    def command(out: str) -> tuple[str, ...]:
+        settings = ("--samples", "2", "--set", "reasoning.max_new_tokens=24", "--exam", str(exam.parent))
+        command = (
+            "write-reasoning",
+            "--from",
+            "base",
+            "--out",
+            str(pair.place.root / out),
+            "--device",
+            "cpu",
+            *settings,
+        )
+        return pair.place.command(*command)
+
+    def files(out: str) -> dict[str, bytes]:
+        root = pair.place.root / out
+        return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.parquet")}
+
+    assert pair.base.server.run(*command("one")).code == 0
+    _, other = pair.run_command(command("two"))
+    assert other.out == other.err == ""
+    assert files("two") == files("one")
+    assert files("one")
+
+    killed, left = pair.start_command(command("three"), at=2)  # as the second unit is stored
+    assert pair.base.server.wait(killed).code == -9
+    os.kill(left.pid, signal.SIGKILL)
+    pair.base.server.wait(left)
+    assert pair.base.server.run(*command("three")).code == 0
+    assert files("three") == files("one")
 
 
 def scores(out: Path) -> Any:
@@ -234,6 +280,10 @@ def test_other_kinds_of_sharding_are_refused(undisturbed: Undisturbed, setting: 
 @pytest.mark.parametrize(
     ("command", "says"),
     [
+        (
+            ("write-reasoning", "--engine", "openai", "--base-url", "http://[::1]"),
+            "--engine openai uses its own GPUs; start `lorachain write-reasoning` without a launcher",
+        ),
         (("ablate",), "a launcher started 2 processes, and this command does not share its work"),
         (
             (

@@ -103,8 +103,8 @@ def run(
         asked,
         writer(engine, settings),
         verifier(engine),
-        journal,
         finished,
+        store=journal.append,
         on_progress=lambda drawn, passed: None,
     )
 
@@ -213,8 +213,8 @@ def test_rationalization_hints_only_where_no_sample_passed(tmp_path: Path) -> No
         asked,
         writer(engine, replace(SETTINGS, rationalize=True)),
         verifier(engine),
-        journal,
         [],
+        store=journal.append,
         on_progress=lambda drawn, passed: None,
     )
     solved = {

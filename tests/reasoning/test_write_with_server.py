@@ -54,7 +54,9 @@ def write(path: Path, scripted: ScriptedEngine, url: str | None, *, attempts: in
     journal = ReasoningJournal(path, {"identity": "one"})
     finished = journal.read()
     assert finished is not None
-    return write_reasoning(questions(COUNT), writer, checks, journal, finished, on_progress=lambda drawn, passed: None)
+    return write_reasoning(
+        questions(COUNT), writer, checks, finished, store=journal.append, on_progress=lambda drawn, passed: None
+    )
 
 
 class InProcess(ScriptedEngine):

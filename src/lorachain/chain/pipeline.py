@@ -78,7 +78,7 @@ def _confirm_replacement(context: ChainContext, state: StageState) -> None:
 
 
 def _run(context: ChainContext, runtime: Runtime, stage: Stage, lock: ModelLock | None) -> None:
-    """All processes train; everything else is done by the main process."""
+    """All processes train and write reasoning; everything else is done by the main process."""
     main = runtime.processes.main
     if lock is not None:
         lock.working_on(stage.name)
@@ -86,11 +86,11 @@ def _run(context: ChainContext, runtime: Runtime, stage: Stage, lock: ModelLock 
     with log:
         if stage.kind == "training":
             train_stage(context, runtime, stage)
+        elif stage.kind == "reasoning":
+            write_chain_reasoning(context, runtime, stage)
         elif main:
             if stage.kind == "init":
                 initialize(context, stage)
-            elif stage.kind == "reasoning":
-                write_chain_reasoning(context, runtime, stage)
             else:
                 merge_and_add_lora(context, runtime, stage)
     release()

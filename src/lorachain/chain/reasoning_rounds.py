@@ -7,6 +7,7 @@ Every round trains a new LoRA from the same parent, so that a round's mistakes a
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from lorachain.artifacts import Measure, read_training_info
@@ -55,18 +56,20 @@ def write_in_rounds(
     context = replace(context, confirm=lambda question: True)
     step = find_reasoning_step()
     stage = trained_on_reasoning(step)
+    processes = runtime.processes
     done: list[Round] = []
     if load_writing_data(context, subjects=subjects).skipped["have reasoning"]:
         done.append(_first_round(context, runtime, step, stage))
     for number in range(1, rounds + 1):
         writer = str(done[-1].folder) if done else str(stage.parent)
         folder = _folder(context, step, number)
-        if not _is_finished(context, runtime, stage, folder, writer, engine, subjects):
+        finished = partial(_is_finished, context, runtime, stage, folder, writer, engine, subjects)
+        if not processes.broadcast(finished):
             report = write_with(context, runtime, writer, None, engine=engine, subjects=subjects)
             context.reporter.message(f"round {number}: {writing_summary(report)}")
             run_stages(context, runtime, [stage])
-            _keep(context, step, stage, folder)
-        done.append(_round(number, folder))
+            processes.broadcast(partial(_keep, context, step, stage, folder))
+        done.append(processes.broadcast(partial(_round, number, folder)))
         if len(done) > 1 and (reason := _why_stop(done[-2], done[-1])):
             context.reporter.message(f"round {number}: {reason}; stopping")
             break
@@ -86,10 +89,16 @@ def _first_round(context: ChainContext, runtime: Runtime, step: Stage, stage: St
         "stages": {**config.stages, stage.name: config.stages[stage.name].without_preference()},
     }
     context = replace(context, config=config.model_copy(update=sources_alone))
-    if not (folder / TRAINING_INFO).is_file() or why_stale(context, stage, folder, read_training_info(folder)):
+    processes = runtime.processes
+
+    def must_train() -> bool:
+        missing = not (folder / TRAINING_INFO).is_file()
+        return missing or bool(why_stale(context, stage, folder, read_training_info(folder)))
+
+    if processes.broadcast(must_train):
         run_stages(context, runtime, [stage])
-        _keep(context, step, stage, folder)
-    return _round(0, folder)
+        processes.broadcast(partial(_keep, context, step, stage, folder))
+    return processes.broadcast(partial(_round, 0, folder))
 
 
 def _is_finished(

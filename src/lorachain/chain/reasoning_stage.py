@@ -1,6 +1,8 @@
 """02_reasoning: the chain's own model writes reasoning for the questions that stage 02 trains on."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from lorachain.chain.runtime import Runtime
 from lorachain.chain.scored_model import ScoredModel, find_scored_model
 from lorachain.chain.stages import Stage, find_reasoning_step
 from lorachain.chain.written_reasoning import WriterChoice, load_writing_data, write_to, writing_fingerprint
-from lorachain.errors import WorkspaceError
+from lorachain.errors import ConfigError, WorkspaceError
 from lorachain.inference.engines.base import EngineIdentity
 from lorachain.inference.engines.local import LocalEngine
 from lorachain.inference.engines.select import EngineOptions, check_engine_options, open_engine
@@ -62,18 +64,22 @@ def write_with(
     Raises:
         ConfigError, DataError, EngineError, ModelError, AdapterError, WorkspaceError: for what they name.
     """
+    if engine.engine != "local" and runtime.processes.world > 1:
+        raise ConfigError(
+            f"--engine {engine.engine} uses its own GPUs; start `lorachain write-reasoning` without a launcher"
+        )
     step = find_reasoning_step()
     command = context.command(step.command)
-    with (
-        unwritable_as_error(context.workspace.model_root),
-        model_lock(context.workspace, context.model, command) as lock,
-    ):
-        lock.working_on(step.name)
+    locked = model_lock(context.workspace, context.model, command) if runtime.processes.main else nullcontext()
+    with unwritable_as_error(context.workspace.model_root), locked as lock:
+        if lock is not None:
+            lock.working_on(step.name)
         model = find_scored_model(context, what)
         data = load_writing_data(context, subjects=subjects)
         choice = choose_writer(runtime, model, engine)
         target = out or context.output(step)
-        _confirm_replacement(context, target, lambda: writing_fingerprint(context, data, model, choice))
+        fingerprint = partial(writing_fingerprint, context, data, model, choice)
+        runtime.processes.broadcast(lambda: _confirm_replacement(context, target, fingerprint))
         return write_to(context, runtime, data, model, choice, target, by_parent=False)
 
 

@@ -54,7 +54,7 @@ def start_runtime(config: ChainConfig, *, shared: bool = False) -> Runtime:
     if launched_processes() > 1 and not shared:
         raise ConfigError(
             f"a launcher started {launched_processes()} processes, and this command does not share its work; start it "
-            "without a launcher (those that do: init, train, run, eval)"
+            "without a launcher (those that do: init, train, run, eval, write-reasoning)"
         )
     if config.training.deterministic:
         prepare_determinism()

@@ -22,6 +22,7 @@ from lorachain.data.gates.held_out import open_text_screen, without_same_questio
 from lorachain.data.sources import SourceInfo
 from lorachain.errors import DataError
 from lorachain.inference.engines.base import EngineIdentity, TextEngine, TextRequest
+from lorachain.inference.shared_work import shared_inference
 from lorachain.licences import writer_licence
 from lorachain.prompts import PROMPT_VERSION, options_depend_on_order
 from lorachain.provenance import sha256_json
@@ -115,7 +116,8 @@ def write_to(
     by_parent: bool,
 ) -> ReasoningReport:
     """Writes, checks and selects reasoning, and publishes it at `out`; an interrupted run resumes. Where every question
-    has reasoning already, no model is loaded, and the report says so.
+    has reasoning already, no model is loaded, and the report says so. Several processes share the work; the main one
+    writes the files.
 
     Args:
         model: scores how much reasoning supports its answer, and writes where the engine is `local`.
@@ -132,31 +134,40 @@ def write_to(
     examples = _worked_examples(context, data, model, choice)
     inputs = _inputs(context, data, model, choice, examples)
     journal = ReasoningJournal(journal_path(out), inputs.identity())
-    finished = journal.read()
-    if finished is None:
-        aside = journal.path.with_name(f"{journal.path.name}.superseded")
-        os.replace(journal.path, aside)
-        context.reporter.message(f"an earlier writing run had other settings or data: its samples are in {aside}")
-        finished = []
-
+    finished = runtime.processes.broadcast(lambda: _finished_units(context, journal))
     samples: list[Sample] = []
     if data.questions:
         samples = _write(context, runtime, data, model, choice, examples, journal, finished)
-    with atomic_folder(out) as staging:
-        return publish_reasoning(
-            staging,
-            samples,
-            {question_key(question): question for question in data.questions},
-            inputs=inputs,
-            fingerprint=sha256_json(inputs.identity()),
-            by_parent=by_parent,
-            samples_per_question=config.samples,
-            skipped=data.skipped,
-            licence=writer_licence(choice.identity.model),
-            sources=source_records(data.sources),
-            exam_sources=source_records(data.exam_sources),
-            dictionary_sources=source_records(data.dictionary_sources),
-        )
+
+    def publish() -> ReasoningReport:
+        with atomic_folder(out) as staging:
+            return publish_reasoning(
+                staging,
+                samples,
+                {question_key(question): question for question in data.questions},
+                inputs=inputs,
+                fingerprint=sha256_json(inputs.identity()),
+                by_parent=by_parent,
+                samples_per_question=config.samples,
+                skipped=data.skipped,
+                licence=writer_licence(choice.identity.model),
+                sources=source_records(data.sources),
+                exam_sources=source_records(data.exam_sources),
+                dictionary_sources=source_records(data.dictionary_sources),
+            )
+
+    return runtime.processes.broadcast(publish)
+
+
+def _finished_units(context: ChainContext, journal: ReasoningJournal) -> list[WrittenUnit]:
+    """What an interrupted run has finished; of a run with other settings or data nothing, and its file is moved."""
+    finished = journal.read()
+    if finished is not None:
+        return finished
+    aside = journal.path.with_name(f"{journal.path.name}.superseded")
+    os.replace(journal.path, aside)
+    context.reporter.message(f"an earlier writing run had other settings or data: its samples are in {aside}")
+    return []
 
 
 def _worked_examples(
@@ -210,7 +221,8 @@ def _write(
     finished: Sequence[WrittenUnit],
 ) -> list[Sample]:
     config = context.config.reasoning
-    weights, encoder = model.load(runtime.device, runtime.dtype)
+    weights, encoder = model.load(runtime.loading_device, runtime.dtype)
+    runtime.distribute(weights)
     engine = choice.open(weights, encoder)
     turns = encoder.turns if choice.chat_turns else None
 
@@ -242,17 +254,19 @@ def _write(
         orders=config.orders,
     )
     total = len(data.questions) * config.samples
-    if not finished:
-        _announce(context, writer, data.questions, total)
-    with context.reporter.bar(f"writing reasoning for {len(data.questions):,} questions", total) as bar:
-        return write_reasoning(
-            data.questions,
-            writer,
-            verifier,
-            journal,
-            finished,
-            on_progress=lambda drawn, passed: bar(min(drawn, total), f"{passed:,} samples passed"),
-        )
+    processes = runtime.processes
+    with shared_inference(processes):
+        if not finished:
+            _announce(context, writer, data.questions, total)
+        with context.reporter.bar(f"writing reasoning for {len(data.questions):,} questions", total) as bar:
+            return write_reasoning(
+                data.questions,
+                writer,
+                verifier,
+                finished,
+                store=lambda unit: processes.broadcast(lambda: journal.append(unit)),
+                on_progress=lambda drawn, passed: bar(min(drawn, total), f"{passed:,} samples passed"),
+            )
 
 
 def _announce(context: ChainContext, writer: Writer, questions: Sequence[ExamQuestion], total: int) -> None:

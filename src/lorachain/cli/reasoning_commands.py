@@ -88,7 +88,7 @@ def write_reasoning(
         print(json.dumps({**planned, "rounds": rounds or None}, ensure_ascii=False, indent=2))
         return
     quiet_libraries()
-    runtime = start_runtime(context.config)
+    runtime = start_runtime(context.config, shared=True)
     with stoppable(context, "write-reasoning"):
         if rounds:
             for done in write_in_rounds(context, runtime, rounds, engine=options, subjects=subjects):

@@ -87,8 +87,8 @@ def generate(
         on_generation: called with the index of the prompt as soon as its generation is finished.
         on_progress: called with the number of finished prompts.
 
-    Within `shared_inference` the prompts are shared out, those of one family together; `on_token` and `on_generation`
-    are then called for the process's own prompts only.
+    Within `shared_inference` the prompts are shared out, those of one family together. `on_token` is then called for the
+    process's own prompts only, `on_generation` for those of the others when all are finished.
 
     Where the device runs out of memory, the prompts that are not finished are started again, half as many at a time.
 
@@ -97,20 +97,21 @@ def generate(
         DeviceError: a single sequence does not fit in the device's memory.
     """
 
+    finished: dict[int, Generation] = {}  # by this process
+
     def own(families: list[list[int]], report: Callable[[int], None]) -> dict[int, Generation]:
         mine = sorted(index for family in families for index in family)
-        generations: dict[int, Generation] = {}
 
         def finish(index: int, generation: Generation) -> None:
-            generations[index] = generation
+            finished[index] = generation
             if on_generation is not None:
                 on_generation(index, generation)
-            report(len(generations))
+            report(len(finished))
 
         slots = _slots(model, [prompts[i] for i in mine], max_new_tokens, cache_bytes) if mine else 0
         budget = token_budget
-        while len(generations) < len(mine):
-            left = _Prompts([i for i in mine if i not in generations], prompts, seeds)
+        while len(finished) < len(mine):
+            left = _Prompts([i for i in mine if i not in finished], prompts, seeds)
             slots = min(slots, len(left.indices))
             attempt = partial(
                 _generate, model, encoder, left, stop=stop, max_new_tokens=max_new_tokens, token_budget=budget,
@@ -118,10 +119,13 @@ def generate(
             )  # fmt: skip
             if not fits(model, attempt):
                 slots, budget = _half(model, slots), max(1, budget // 2)
-        return generations
+        return finished
 
     families = [family for group in prefix_groups(prompts) for family in group.families] if prompts else []
     generations = share_groups(families, own, on_progress)
+    if on_generation is not None:
+        for index in sorted(generations.keys() - finished.keys()):
+            on_generation(index, generations[index])
     return [generations[i] for i in range(len(prompts))]
 
 

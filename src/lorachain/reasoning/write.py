@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from lorachain.artifacts.reasoning import WrittenUnit
 from lorachain.prompts import options_depend_on_order
-from lorachain.reasoning.journal import ReasoningJournal, restored_sample, stored_sample
+from lorachain.reasoning.journal import restored_sample, stored_sample
 from lorachain.reasoning.orders import in_order, inverse
 from lorachain.reasoning.sample import Sample, question_key
 from lorachain.reasoning.selection import select
@@ -22,9 +22,9 @@ def write_reasoning(
     questions: Sequence[ExamQuestion],
     writer: Writer,
     verifier: Verifier,
-    journal: ReasoningJournal,
     finished: Iterable[WrittenUnit],
     *,
+    store: Callable[[WrittenUnit], None],
     on_progress: Callable[[int, int], None],
 ) -> list[Sample]:
     """Every sample of every question, checked and selected, in the order of the questions.
@@ -33,11 +33,12 @@ def write_reasoning(
 
     Args:
         questions: none of them twice, none of which depends on the order of its options.
-        finished: the units that `journal` holds.
+        finished: the units of an earlier run.
+        store: called with each unit once it is checked.
         on_progress: called with the numbers of samples drawn and passed so far, over all units.
 
     Raises:
-        EngineError: the writer fails; what is finished is in the journal.
+        EngineError: the writer fails; what is finished is stored.
     """
     by_key = {question_key(question): question for question in questions}
     stored: dict[tuple[tuple[str, ...], bool], list[WrittenUnit]] = defaultdict(list)
@@ -55,7 +56,7 @@ def write_reasoning(
             numbers = range(first, writer.settings.samples)
             checked = verifier.check(by_key, writer.draw(part, numbers, hinted=hinted))
             rows = tuple(map(stored_sample, checked))
-            journal.append(WrittenUnit(questions=names, first=first, end=numbers.stop, hinted=hinted, samples=rows))
+            store(WrittenUnit(questions=names, first=first, end=numbers.stop, hinted=hinted, samples=rows))
             samples.extend(checked)
         on_progress(len(samples), sum(not sample.failed for sample in samples))
 
