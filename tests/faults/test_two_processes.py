@@ -140,6 +140,25 @@ def test_two_processes_train_the_adapter_that_one_trains(pair: Pair) -> None:
         torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_two_processes_train_on_a_quantized_base_what_one_trains(undisturbed: Undisturbed, quantization: str) -> None:
+    place = replace(undisturbed.place, root=undisturbed.place.root.with_name("quantized"), dropout=0.0)
+    pair = Pair(undisturbed, place, {})
+    adapters = []
+    for processes in (1, 2):
+        pair.renew()
+        command = ("train", "00", "--set", f"quantization={quantization}")
+        if processes == 2:
+            pair.run(*command)
+        else:
+            assert undisturbed.server.run(*place.command(*command)).code == 0
+        adapters.append(load_file(place.model / "00_trained" / "tiny" / "adapter_model.safetensors"))
+    one, two = adapters
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("protocol", ["letters", "reasoning"])
 def test_an_evaluation_by_two_processes_is_that_of_one(pair: Pair, protocol: str) -> None:
     """Question by question; a killed one resumes, with any number of processes."""
