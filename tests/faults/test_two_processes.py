@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from fault_client import Done, Running
 from fault_making import Place, Undisturbed, differences, outcome
 from lorachain.evaluation.results import read_results
+from lorachain.weights.quantized import trained_in
 
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 """The variables that `accelerate launch --use_fsdp --fsdp_version 2` sets."""
@@ -142,21 +143,28 @@ def test_two_processes_train_the_adapter_that_one_trains(pair: Pair) -> None:
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 def test_two_processes_train_on_a_quantized_base_what_one_trains(undisturbed: Undisturbed, quantization: str) -> None:
+    """To rounding; with sharded layers to the last bit what two whole models train."""
     place = replace(undisturbed.place, root=undisturbed.place.root.with_name("quantized"), dropout=0.0)
-    pair = Pair(undisturbed, place, {})
-    adapters = []
-    for processes in (1, 2):
+    command = ("train", "00", "--set", f"quantization={quantization}")
+
+    def trained(sharding: dict[str, str] | None) -> dict[str, torch.Tensor]:
+        pair = Pair(undisturbed, place, sharding or {})
         pair.renew()
-        command = ("train", "00", "--set", f"quantization={quantization}")
-        if processes == 2:
-            pair.run(*command)
-        else:
+        if sharding is None:
             assert undisturbed.server.run(*place.command(*command)).code == 0
-        adapters.append(load_file(place.model / "00_trained" / "tiny" / "adapter_model.safetensors"))
-    one, two = adapters
+        else:
+            pair.run(*command)
+        adapter = place.model / "00_trained" / "tiny"
+        assert trained_in(adapter) == quantization
+        return load_file(adapter / "adapter_model.safetensors")
+
+    one, two = trained(None), trained({})
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-6)
+    if quantization == "nf4":  # the other is refused
+        sharded = trained(FSDP2)
+        assert all(torch.equal(sharded[name], tensor) for name, tensor in two.items())
 
 
 @pytest.mark.parametrize("protocol", ["letters", "reasoning"])
@@ -330,10 +338,10 @@ def test_work_that_is_not_shared_is_refused(undisturbed: Undisturbed, command: t
     assert says in main.err
 
 
-def test_a_quantized_base_is_not_sharded(undisturbed: Undisturbed, tmp_path: Path) -> None:
-    (tmp_path / "quantized.toml").write_text('quantization = "nf4"', encoding="utf-8")
+def test_a_base_in_8_bits_is_not_sharded(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    (tmp_path / "quantized.toml").write_text('quantization = "int8"', encoding="utf-8")
     command = ("train", "00", "--model", "tiny", "--workspace", str(undisturbed.place.root))
     environment = {**environments()[0], **FSDP2}
     done = undisturbed.server.run(*command, "--config", str(tmp_path / "quantized.toml"), environment=environment)
     assert done.code == 2
-    assert "the bytes of quantized layers are not sharded" in done.err
+    assert "'quantization' is 'int8', which is not sharded" in done.err

@@ -81,7 +81,7 @@ def test_each_process_of_a_launcher_touches_its_own_gpu_only(monkeypatch: pytest
         return torch.device(name if name != "auto" else "cuda")
 
     monkeypatch.setattr(runtime, "resolve_device", resolve)
-    monkeypatch.setattr(runtime, "join_processes", lambda device, quantized: (Processes(1, 2), device))
+    monkeypatch.setattr(runtime, "join_processes", lambda device, quantization: (Processes(1, 2), device))
     monkeypatch.setenv("LOCAL_RANK", "1")
     for world, name in (("1", "cuda:1"), ("2", "cuda"), ("2", "auto"), ("2", "cpu")):
         monkeypatch.setenv("WORLD_SIZE", world)

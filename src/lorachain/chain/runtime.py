@@ -59,7 +59,7 @@ def start_runtime(config: ChainConfig, *, shared: bool = False) -> Runtime:
     if config.training.deterministic:
         prepare_determinism()
     device = resolve_device(_own_device(config.device))
-    processes, device = join_processes(device, quantized=config.quantization != "none")
+    processes, device = join_processes(device, config.quantization)
     return Runtime(device, dtype_of(config), processes)
 
 

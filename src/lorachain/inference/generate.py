@@ -87,8 +87,8 @@ def generate(
         on_generation: called with the index of the prompt as soon as its generation is finished.
         on_progress: called with the number of finished prompts.
 
-    Within `shared_inference` the prompts are shared out, those of one family together. `on_token` is then called for the
-    process's own prompts only, `on_generation` for those of the others when all are finished.
+    Within `shared_inference` the prompts are shared out, those of one family together. `on_token` is then called for
+    the process's own prompts only, `on_generation` for those of the others when all are finished.
 
     Where the device runs out of memory, the prompts that are not finished are started again, half as many at a time.
 
@@ -96,7 +96,6 @@ def generate(
         NonFiniteError: logits are NaN or infinite.
         DeviceError: a single sequence does not fit in the device's memory.
     """
-
     finished: dict[int, Generation] = {}  # by this process
 
     def own(families: list[list[int]], report: Callable[[int], None]) -> dict[int, Generation]:

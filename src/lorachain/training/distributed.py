@@ -10,6 +10,7 @@ from datetime import timedelta
 import torch
 from accelerate import PartialState
 
+from lorachain.config import Quantization
 from lorachain.errors import ConfigError
 from lorachain.processes import Processes
 from lorachain.training.sharding import take_sharding_request
@@ -23,18 +24,18 @@ def launched_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def join_processes(device: torch.device, *, quantized: bool = False) -> tuple[Processes, torch.device]:
+def join_processes(device: torch.device, quantization: Quantization = "none") -> tuple[Processes, torch.device]:
     """Connects to the other processes, if a launcher started several; returns them and this process's device.
 
     Raises:
-        ConfigError: the launcher requests a kind of sharding that lorachain does not support, or sharding of a
-            `quantized` model.
+        ConfigError: the launcher requests a kind of sharding that lorachain does not support, or sharding of a base
+            that is held in 8 bits.
     """
     sharded = take_sharding_request()
-    if sharded and quantized:
+    if sharded and quantization == "int8":  # its scales are attributes of parameters, which FSDP2 replaces
         raise ConfigError(
-            "FSDP2 is requested and 'quantization' is set: the bytes of quantized layers are not sharded. "
-            'Launch without --use_fsdp, or set quantization = "none"'
+            "FSDP2 is requested and 'quantization' is 'int8', which is not sharded; set quantization to \"nf4\" or "
+            '"none", or launch without --use_fsdp'
         )
     if launched_processes() < 2:
         return Processes(), device
