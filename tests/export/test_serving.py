@@ -41,7 +41,8 @@ def test_an_adapter(rank: int, allowed: str) -> None:
     assert words[2] == "google/medgemma-4b-it"
     assert words[words.index("--max-lora-rank") + 1] == allowed
     assert words[words.index("--lora-modules") + 1] == "kormed=THIS_DIRECTORY"
-    assert command(text, "lorachain compare") == ["lorachain", "compare", "base.json", "adapter.json"]
+    server = ["--serving", "http://localhost:8000/v1", "--server-model", "kormed"]
+    assert command(text, "lorachain doctor") == ["lorachain", "doctor", "THIS_DIRECTORY", *server]
     assert "llmcompressor" not in text
 
 

@@ -94,18 +94,16 @@ def _prompts(facts: CardFacts) -> str:
 def _check(facts: CardFacts, *, adapter: bool) -> str:
     options = f"--engine openai --base-url http://localhost:8000/v1{'' if facts.chat else ' --completions'}"
     command = f"{options} --protocol reasoning --limit 40"
-    if not adapter:
-        return (
-            "## Check\n\nScore what the server answers, and compare it with the card's scores of the same questions:"
-            f"\n\n```sh\nlorachain eval {facts.name} {command} --out served.json\n```"
-        )
+    faults = "other weights, another chat template or a missing BOS"
     return (
-        "## Check\n\nScore the base and the adapter through the server. Where no question changes, the server has "
-        "dropped the adapter:\n\n"
+        "## Check\n\nFour greedy answers of the server under the weights of this directory show "
+        f"{'a dropped adapter, ' if adapter else ''}{faults}:\n\n"
         "```sh\n"
-        f"lorachain eval {facts.base} {command} --out base.json\n"
-        f"lorachain eval {facts.name} {command} --out adapter.json\n"
-        "lorachain compare base.json adapter.json\n"
+        f"lorachain doctor THIS_DIRECTORY --serving http://localhost:8000/v1 --server-model {facts.name}\n"
+        "```\n\n"
+        "Then score what the server answers, and compare it with the card's scores of the same questions:\n\n"
+        "```sh\n"
+        f"lorachain eval {facts.name} {command} --out served.json\n"
         "```"
     )
 
