@@ -11,7 +11,7 @@ from torch import nn
 from lorachain.artifacts import EvalResult
 from lorachain.artifacts.evaluation import ScoredModelIdentity
 from lorachain.chain.context import ChainContext
-from lorachain.chain.runtime import Runtime
+from lorachain.chain.runtime import Runtime, refuse_launcher
 from lorachain.chain.scored_model import find_scored_model
 from lorachain.data.exam import load_exam, load_fewshot
 from lorachain.errors import ConfigError
@@ -56,8 +56,7 @@ def evaluate_model(
     """
     runtime.processes.broadcast(lambda: check_output(out))
     _check_engine(engine, protocol)
-    if engine.engine != "local" and runtime.processes.world > 1:
-        raise ConfigError(f"--engine {engine.engine} uses its own GPUs; start `lorachain eval` without a launcher")
+    refuse_launcher(engine.engine, "eval")
     if split not in SPLITS:
         raise ConfigError(f"--split is {split!r}; allowed: {', '.join(SPLITS)}")
     sources = context.sources.exam

@@ -16,7 +16,7 @@ from lorachain.chain.runtime import Runtime
 from lorachain.chain.scored_model import ScoredModel, find_scored_model
 from lorachain.chain.stages import Stage, find_reasoning_step
 from lorachain.chain.written_reasoning import WriterChoice, load_writing_data, write_to, writing_fingerprint
-from lorachain.errors import ConfigError, WorkspaceError
+from lorachain.errors import WorkspaceError
 from lorachain.inference.engines.base import EngineIdentity
 from lorachain.inference.engines.local import LocalEngine
 from lorachain.inference.engines.select import EngineOptions, check_engine_options, open_engine
@@ -64,10 +64,6 @@ def write_with(
     Raises:
         ConfigError, DataError, EngineError, ModelError, AdapterError, WorkspaceError: for what they name.
     """
-    if engine.engine != "local" and runtime.processes.world > 1:
-        raise ConfigError(
-            f"--engine {engine.engine} uses its own GPUs; start `lorachain write-reasoning` without a launcher"
-        )
     step = find_reasoning_step()
     command = context.command(step.command)
     locked = model_lock(context.workspace, context.model, command) if runtime.processes.main else nullcontext()

@@ -63,6 +63,12 @@ def start_runtime(config: ChainConfig, *, shared: bool = False) -> Runtime:
     return Runtime(device, dtype_of(config), processes)
 
 
+def refuse_launcher(engine: str, command: str) -> None:
+    """Raises ConfigError where a launcher started several processes for another engine than `local`."""
+    if engine != "local" and launched_processes() > 1:
+        raise ConfigError(f"--engine {engine} uses its own GPUs; start `lorachain {command}` without a launcher")
+
+
 def _own_device(name: str) -> str:
     """The device of the settings; of several processes, each one's own GPU: none of them touches another's."""
     if launched_processes() < 2 or not name.startswith("cuda"):

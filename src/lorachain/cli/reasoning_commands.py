@@ -70,7 +70,7 @@ def write_reasoning(
     from lorachain.chain.debug_log import quiet_libraries
     from lorachain.chain.reasoning_rounds import write_in_rounds
     from lorachain.chain.reasoning_stage import plan_writing, write_with, writing_summary
-    from lorachain.chain.runtime import start_runtime
+    from lorachain.chain.runtime import refuse_launcher, start_runtime
     from lorachain.chain.stages import stages_of_command
 
     context = o.build_context(common, "write-reasoning", stages_of_command("write-reasoning"))
@@ -88,6 +88,7 @@ def write_reasoning(
         print(json.dumps({**planned, "rounds": rounds or None}, ensure_ascii=False, indent=2))
         return
     quiet_libraries()
+    refuse_launcher(options.engine, "write-reasoning")  # before the processes join: each of them says so and exits
     runtime = start_runtime(context.config, shared=True)
     with stoppable(context, "write-reasoning"):
         if rounds:
