@@ -1,8 +1,6 @@
 """One BOS, exactly the completion supervised, packing that loses no token and isolates documents (design, section 3,
 lines 6 and 7)."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given
@@ -16,7 +14,6 @@ from lorachain.tokens import (
     TokenEncoder,
     TokenRow,
     collate,
-    least_padded_groups,
     pack,
     split_long,
     token_budget_groups,
@@ -169,37 +166,6 @@ def test_token_budget_groups_contain_every_row_once_within_the_budget(lengths: l
     assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
     for group in groups:
         assert len(group) == 1 or len(group) * max(lengths[i] for i in group) <= budget
-
-
-def partitions(items: list[int]) -> Iterator[list[list[int]]]:
-    """All ways to put the items into groups."""
-    if not items:
-        yield []
-        return
-    first, *rest = items
-    for groups in partitions(rest):
-        yield [[first], *groups]
-        for number, group in enumerate(groups):
-            yield [*groups[:number], [first, *group], *groups[number + 1 :]]
-
-
-@given(st.lists(st.integers(1, 50), max_size=6), st.integers(1, 100), st.integers(0, 60))
-def test_least_padded_groups_cost_least_of_all_partitions(lengths: list[int], budget: int, group_cost: int) -> None:
-    def padded(group: list[int]) -> int:
-        return len(group) * max(lengths[i] for i in group)
-
-    def cost(groups: list[list[int]]) -> int:
-        return sum(padded(group) + group_cost for group in groups)
-
-    groups = least_padded_groups(lengths, budget, group_cost)
-    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
-    fitting = (
-        found
-        for found in partitions(list(range(len(lengths))))
-        if all(len(group) == 1 or padded(group) <= budget for group in found)
-    )
-    assert cost(groups) == min(map(cost, fitting))
-    assert [lengths[i] for group in groups for i in group] == sorted(lengths, reverse=True)
 
 
 @pytest.mark.parametrize("kind", ["text", "multimodal"])

@@ -289,27 +289,6 @@ def token_budget_groups(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return groups
 
 
-def least_padded_groups(lengths: Sequence[int], budget: int, group_cost: int) -> list[list[int]]:
-    """Indices, longest first, in the groups of `token_budget_groups`' kind that cost least: their padded sizes, and
-    `group_cost` tokens for each group.
-
-    A row longer than the budget is a group by itself.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    cost, start_of = [0], [0]  # of the first 0, 1, ... rows: the least cost, and where their last group starts
-    for end in range(1, len(order) + 1):
-        starts = [s for s in range(end) if s == end - 1 or (end - s) * lengths[order[s]] <= budget]
-        costs = [cost[s] + (end - s) * lengths[order[s]] + group_cost for s in starts]
-        cost.append(min(costs))
-        start_of.append(starts[costs.index(cost[-1])])
-    groups: list[list[int]] = []
-    end = len(order)
-    while end:
-        groups.insert(0, order[start_of[end] : end])
-        end = start_of[end]
-    return groups
-
-
 def packed_groups(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Indices, longest first, in groups of at most `budget` tokens without padding.
 

@@ -68,26 +68,6 @@ def test_packed_micro_batches_are_single_rows_of_the_same_sequences() -> None:
         assert sorted(sequences) == sorted(row.ids for pack in padded.packs_of_step(step) for row in pack)
 
 
-def test_a_long_row_is_a_micro_batch_of_its_own_where_padding_costs_more() -> None:
-    packs: list[Pack] = [[TokenRow([2] * length, 1)] for length in (9, 10, 200, 10, 9)]
-
-    def shapes(splits: bool, longest: int) -> list[tuple[int, ...]]:
-        schedule = BatchSchedule(
-            lambda _: [pack for pack in packs if len(pack[0]) <= longest],
-            epochs=1,
-            batch_size=5,
-            micro_batch_tokens=2048,
-            pad_id=0,
-            seed=0,
-        )
-        schedule.splits_uneven = splits
-        return [tuple(batch["input_ids"].shape) for batch in schedule[0]["micro_batches"]]
-
-    assert shapes(splits=False, longest=200) == [(5, 200)]
-    assert shapes(splits=True, longest=200) == [(1, 200), (4, 10)]
-    assert shapes(splits=True, longest=10) == [(4, 10)]
-
-
 def test_construction_loads_nothing() -> None:
     loaded: list[int] = []
 

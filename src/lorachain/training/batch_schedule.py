@@ -14,15 +14,7 @@ from torch.utils.data import Dataset
 
 from lorachain.processes import Processes
 from lorachain.token_store import StoredPacks
-from lorachain.tokens import (
-    IGNORE_INDEX,
-    TokenRow,
-    collate,
-    collate_packed,
-    least_padded_groups,
-    packed_groups,
-    token_budget_groups,
-)
+from lorachain.tokens import IGNORE_INDEX, TokenRow, collate, collate_packed, packed_groups, token_budget_groups
 
 Pack = Sequence[TokenRow]
 """A row of a training batch: one sequence, or several that do not attend to each other."""
@@ -32,10 +24,6 @@ PacksOfEpoch = Callable[[int], Sequence[Pack]]
 
 BUCKET_STEPS = 16
 """Packs are sorted by length within so many steps: less padding, and still a random order over the epoch."""
-
-MICRO_BATCH_COST = 64
-"""What one more micro-batch costs on a CPU, in tokens (gemma-3-270m in bf16 on one core, forward and backward: 0.28 s
-for 16 tokens, 0.48 for 64, 3.5 for 1,024)."""
 
 
 class StepInputs(TypedDict):
@@ -80,8 +68,6 @@ class BatchSchedule(Dataset[StepInputs]):
         """Where the schedule ends, within an epoch perhaps, and after more than `epochs`; None: after `epochs`."""
         self.packed = False
         """Whether a micro-batch is one row without padding, with the bounds of its sequences (`collate_packed`)."""
-        self.splits_uneven = False
-        """Whether a few long rows are a micro-batch of their own where the padding of the others costs more."""
         self.batch_size = batch_size
         self.micro_batch_tokens = micro_batch_tokens
         self.pad_id = pad_id
@@ -155,14 +141,14 @@ class BatchSchedule(Dataset[StepInputs]):
         if self._splits_packs:
             packs = [part for pack in packs for part in parts_of_pack(pack, self.micro_batch_tokens)]
         lengths = [sum(map(len, pack)) for pack in packs]
-        groups = self._groups(lengths)
+        grouped, collated = (packed_groups, collate_packed) if self.packed else (token_budget_groups, collate)
+        groups = grouped(lengths, self.micro_batch_tokens)
         # Every process runs equally many micro-batches, otherwise the gradient exchange would wait forever.
         while len(groups) % self.processes.world and max(map(len, groups)) > 1:
             largest = max(range(len(groups)), key=lambda g: len(groups[g]))
             half = len(groups[largest]) // 2
             groups[largest : largest + 1] = [groups[largest][:half], groups[largest][half:]]
         mine = list(self.processes.share(groups))
-        collated = collate_packed if self.packed else collate
         batches = [collated([packs[i] for i in group], self.pad_id).as_inputs() for group in mine]
         if len(mine) < -(-len(groups) // self.processes.world):  # fewer packs than processes: one that has no loss
             spare = collated([packs[groups[0][0]]], self.pad_id).as_inputs()
@@ -177,14 +163,6 @@ class BatchSchedule(Dataset[StepInputs]):
             supervised=supervised,
             pairs=torch.tensor(float(sum(row.is_rejected for pack in packs for row in pack))),
         )
-
-    def _groups(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Indices of the packs of each micro-batch."""
-        if self.packed:
-            return packed_groups(lengths, self.micro_batch_tokens)
-        if self.splits_uneven:
-            return least_padded_groups(lengths, self.micro_batch_tokens, MICRO_BATCH_COST)
-        return token_budget_groups(lengths, self.micro_batch_tokens)
 
 
 def replayed_before(index: int, replayed: int, steps: int) -> int:

@@ -74,7 +74,6 @@ def train(
     layers = choose_layers(decoder, device, settings.kernels, compile=settings.compile, on_message=on_message)
     trainer = ChainTrainer(model, schedule, settings, processes, run, fingerprint, tracking, layers, memory, on_message)
     schedule.packed = takes_segments(decoder)
-    schedule.splits_uneven = device.type == "cpu"
     trainer.kept_steps = {best_step} if best_step is not None else set()
     if trainer.processes.main:
         trainer.keep_newest(checkpoint.step)
