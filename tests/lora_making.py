@@ -7,13 +7,25 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Gemma3ForCausalLM, PreTrainedModel
 
-from conftest import make_multimodal_model, make_text_model, make_tokenizer
+from conftest import make_multimodal_model, make_text_model, make_tokenizer, text_config
 
 LANGUAGE_LINEAR = r".*(language_model|model)\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 ATTENTION = r".*(language_model|model)\.layers\.\d+\.self_attn\.[qv]_proj"
 IDS = torch.tensor([[2, 70, 101, 33, 8, 300, 261, 45, 90]])
+
+
+def save_zeros(folder: Path, **overrides: Any) -> None:
+    """A text base of one layer in bf16 whose weights are zeros: for what depends on sizes alone."""
+    config = text_config(**overrides, layer_types=["full_attention"])
+    config.dtype = torch.bfloat16
+    config.save_pretrained(folder)
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in Gemma3ForCausalLM(config).state_dict().items()}
+    del shapes["lm_head.weight"]  # tied to the embeddings
+    zeros = {name: torch.zeros(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}
+    save_file(zeros, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def save_base(

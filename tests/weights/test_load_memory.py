@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from transformers import Gemma3ForCausalLM
 
-from conftest import text_config
+from lora_making import save_zeros
 from lorachain.weights.load import load_model
 
 MEGABYTES = 96
@@ -26,16 +24,7 @@ def anonymous_megabytes() -> float:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads anonymous memory from /proc")
 def test_weights_of_the_files_type_take_no_memory_of_their_own(tmp_path: Path) -> None:
-    config = text_config(hidden_size=512, intermediate_size=32768, num_hidden_layers=1, layer_types=["full_attention"])
-    config.dtype = torch.bfloat16
-    config.save_pretrained(tmp_path)
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in Gemma3ForCausalLM(config).state_dict().items()}
-    tensors = {
-        name: torch.zeros(shape, dtype=torch.bfloat16) for name, shape in shapes.items() if name != "lm_head.weight"
-    }
-    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    del tensors
+    save_zeros(tmp_path, hidden_size=512, intermediate_size=32768, num_hidden_layers=1)
     assert (tmp_path / "model.safetensors").stat().st_size > MEGABYTES * 2**20
 
     before = anonymous_megabytes()

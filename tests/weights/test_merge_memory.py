@@ -6,11 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from transformers import Gemma3ForCausalLM
+from safetensors.torch import load_file
 
-from conftest import text_config
-from lora_making import save_adapter_for
+from lora_making import save_adapter_for, save_zeros
 from lorachain.weights import blockwise
 from lorachain.weights.merge import merge_adapter
 
@@ -30,16 +28,7 @@ def test_peak_memory_is_a_few_blocks_neither_the_model_nor_a_tensor(
 ) -> None:
     monkeypatch.setattr(blockwise, "_MAX_WORKERS", 2)  # memory is in proportion to them
     base = tmp_path / "base"
-    config = text_config(**BIG, layer_types=["full_attention"])
-    config.dtype = torch.bfloat16
-    config.save_pretrained(base)
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in Gemma3ForCausalLM(config).state_dict().items()}
-    zeros = {
-        name: torch.zeros(shape, dtype=torch.bfloat16) for name, shape in shapes.items() if name != "lm_head.weight"
-    }
-    save_file(zeros, base / "model.safetensors", metadata={"format": "pt"})
-    del zeros
+    save_zeros(base, **BIG)
     names = ["gate_proj", "up_proj"]  # 2,048 rows a block; of down_proj, 256 rows of such a width would be half of it
     adapter = save_adapter_for(base, tmp_path / "adapter", "text", r=2, target_modules=names)
     assert (base / "model.safetensors").stat().st_size > 3 * TENSOR * 2**20
